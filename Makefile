@@ -1,0 +1,39 @@
+# On a fresh machine with Python 3.11, pip and make, each target does its own set-up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+READY := $(VENV)/.ready
+
+.PHONY: demo test slow lint bench docs clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/paredown run mnist/prune-quantize-distill --task paredown.integrations.tasks.mnist:task --output runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/masks.py
+
+docs: $(READY)
+	$(BIN)/paredown schema --output docs/recipe.schema.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""paredown: compression of any PyTorch model, written down as a recipe."""
