@@ -1,0 +1,222 @@
+"""Losses that reach the gradient of a loop that does not know of them.
+
+The managed forward of the model computes the terms from its output and passes a copy of that output through an
+autograd function: the identity forwards; backwards it gives the incoming gradient on, times (1 - sum of weights), and
+hands each term its own gradient. The total is (1 - sum of weights) x the user's loss + sum of weight x term.
+
+Three doors, one engine: (a) nothing to add, (b) `AuxiliaryLosses.combine`, (c) a wrapped criterion. Which one is open
+is known by the time of backward through a 0-d tensor that the graph reads there. Backward passes are counted by the
+gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from paredown.framework.errors import ParedownError, ScheduleError, TargetError
+from paredown.framework.managed import Link
+
+__all__ = ["AuxiliaryLosses", "Scaling", "Term"]
+
+OTHER_DOORS = (
+    "compute the loss once a forward and pass it through `loss = manager.loss(loss)`, "
+    "or wrap the criterion: `criterion = manager.wrap_criterion(criterion)`"
+)
+
+
+@dataclass
+class Scaling:
+    """What the user declared to do to the loss after it was computed."""
+
+    accumulate: int | None = None
+    grad_scaler: Any = None
+
+    def live_scale(self, device: torch.device) -> Tensor:
+        """The scaler's scale, a 0-d tensor that the scaler updates in place; 1 where there is none."""
+        if self.grad_scaler is None or not self.grad_scaler.is_enabled():
+            return torch.ones((), dtype=torch.float64, device=device)
+        self.grad_scaler.scale(torch.zeros((), device=device))  # creates its scale where that was not done yet
+        scale: Tensor = self.grad_scaler._scale
+        return scale
+
+
+@dataclass
+class Term:
+    """One auxiliary loss: ``compute(output, args, kwargs)`` gives a 0-d tensor; ``add`` leaves the user's loss whole."""
+
+    compute: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor]
+    weight: float
+    add: bool = False
+
+
+class AuxiliaryLosses(Link):
+    """The link around the model's forward that computes all terms and injects their gradients."""
+
+    def __init__(self, terms: Mapping[str, Term], scaling: Scaling, device: torch.device) -> None:
+        self.terms = dict(terms)
+        self.scaling = scaling
+        self.weights = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.values = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.keep, self.door, self.fp16 = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
+        self.forwards = torch.zeros((), dtype=torch.int64, device=device)
+        self.ticket = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)
+        self.share = torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device)
+        self.scale = scaling.live_scale(device)
+        self.pending: Tensor | None = None
+        self.combined = 0
+        self.total: float | None = None
+        self.reweigh()
+
+    def reweigh(self) -> None:
+        """Take over the terms' weights.
+
+        Raises:
+            ScheduleError: they are more than 1 in sum.
+        """
+        replacing = sum(term.weight for term in self.terms.values() if not term.add)
+        if replacing > 1 + 1e-12:
+            parts = ", ".join(f"{name} {term.weight:g}" for name, term in self.terms.items() if not term.add)
+            raise ScheduleError(f"the weights of the auxiliary losses are {replacing:g} in sum, above 1: {parts}")
+        self.keep.data.fill_(1 - replacing)
+        self.weights.data.copy_(torch.tensor([term.weight for term in self.terms.values()], dtype=torch.float64))
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        output = call(module, *args, **kwargs)
+        if not (module.training and torch.is_grad_enabled()):
+            return output
+        if self._unscaled_fp16():
+            self.fp16.fill_(1.0)
+        return self._inject(output, args, kwargs)
+
+    def combine(self, loss: Tensor) -> Tensor:
+        """Door (b): the whole loss, explicitly; the injection steps aside for this backward."""
+        if self.pending is None:
+            return loss
+        self.door.data.fill_(1.0)
+        pending, self.pending = self.pending, None
+        self.combined += 1
+        total = loss * self.keep.to(loss.dtype) + pending.to(loss.dtype)
+        self.total = float(total.detach())
+        return total
+
+    def last_losses(self) -> dict[str, float]:
+        """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c)."""
+        told = dict(zip(self.terms, self.values.tolist(), strict=True))
+        told["injected"] = float((self.values * self.weights).sum())
+        return told if self.total is None else {**told, "total": self.total}
+
+    def check_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the optimizer takes a step: every term must have reached its gradient once, and rightly scaled.
+
+        Raises:
+            ParedownError: scaling that was not declared, a second backward, or a term that no backward reached.
+        """
+        forwards = int(self.forwards)
+        backwards = 0 if self.ticket.grad is None else int(self.ticket.grad)
+        through_door_a = not self.combined
+        if through_door_a:
+            self._check_scaling(forwards, optimizer)
+        elif self.combined != forwards:
+            raise ParedownError(
+                f"{forwards} training forwards, but {self.combined} calls of manager.loss or of the wrapped criterion "
+                "in this step: call it once after each forward"
+            )
+        self._check_backwards(forwards, backwards)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin the count of the next step."""
+        self.forwards.zero_()
+        self.ticket.grad = None
+        self.pending = None
+        self.combined = 0
+        self.door.data.fill_(0.0)
+
+    def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        leaves, structure = tree_flatten(output)
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if not places:
+            raise TargetError(
+                f"the model's output, a {type(output).__name__}, holds no tensor with a gradient: "
+                f"{', '.join(self.terms)} cannot reach the weights through it"
+            )
+        terms = torch.stack([term.compute(output, args, kwargs).double() for term in self.terms.values()])
+        weighted = (terms * self.weights).sum()
+        with torch.no_grad():
+            self.values.copy_(terms)
+            self.forwards.add_(1)
+        self.pending = weighted
+        passed = _Injection.apply(
+            weighted, self.keep, self.share, self.scale, self.door, self.ticket, *[leaves[place] for place in places]
+        )
+        for place, leaf in zip(places, passed, strict=True):
+            leaves[place] = leaf
+        return tree_unflatten(leaves, structure)
+
+    def _unscaled_fp16(self) -> bool:
+        kind = self.keep.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        return half and self.scaling.grad_scaler is None
+
+    def _check_scaling(self, forwards: int, optimizer: torch.optim.Optimizer) -> None:
+        names = ", ".join(self.terms)
+        if forwards > 1 and self.scaling.accumulate is None and self.scaling.grad_scaler is None:
+            raise ParedownError(
+                f"{forwards} training forwards in one optimizer step: if the loss is divided by {forwards}, the gradient "
+                f"of {names} is wrong unless that is declared; add it: "
+                f"manager.modify(..., accumulate={forwards}); or, if the loop scales nothing, accumulate=1"
+            )
+        scaled = self.scaling.grad_scaler is None and getattr(optimizer, "grad_scale", None) is not None
+        if scaled or bool(self.fp16):
+            sign = "a GradScaler steps the optimizer" if scaled else "the forward runs under fp16 autocast"
+            raise ParedownError(
+                f"{sign}: the loss is scaled after it was computed, and the gradient of {names} is wrong unless that "
+                "is declared; add it: manager.modify(..., grad_scaler=scaler)"
+            )
+
+    def _check_backwards(self, forwards: int, backwards: int) -> None:
+        names = ", ".join(self.terms)
+        if backwards > forwards:
+            raise ParedownError(
+                f"{backwards} backward passes went through {forwards} forward of the model, and each brought the "
+                f"gradient of {names}: {OTHER_DOORS}"
+            )
+        if backwards < forwards:
+            raise ParedownError(
+                f"{names} was computed in {forwards} training forwards but reached a gradient in {backwards}: run "
+                f"forwards that are not trained on under torch.no_grad(), or {OTHER_DOORS}"
+            )
+
+
+class _Injection(torch.autograd.Function):
+    """The identity on the outputs; backwards it scales their gradient and gives the weighted terms their own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weighted: Tensor,
+        keep: Tensor,
+        share: Tensor,
+        scale: Tensor,
+        door: Tensor,
+        ticket: Tensor,
+        *outputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(keep, share, scale, door)
+        return tuple(output.clone() for output in outputs)  # a view would break in-place operations on the output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        keep, share, scale, door = ctx.saved_tensors
+        explicit = door > 0  # doors (b) and (c): the user's loss already holds everything
+        passed = torch.where(explicit, torch.ones_like(keep), keep)
+        own = torch.where(explicit, torch.zeros_like(keep), share * scale)
+        scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
+        return own, None, None, None, None, torch.ones_like(keep), *scaled
