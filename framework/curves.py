@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-__all__ = ["CURVES", "Curve", "curve_value"]
+__all__ = ["CURVES", "Curve", "curve_value", "share_of"]
 
 CurveName = Literal["linear", "cubic", "cosine", "exponential", "constant"]
 
@@ -84,3 +85,12 @@ def _between(points: Sequence[tuple[float, float]], progress: float) -> float:
         return points[max(index - 1, 0)][1]
     (left, low), (right, high) = points[index - 1], points[index]
     return low + (high - low) * (progress - left) / (right - left)
+
+
+def share_of(share: float, total: int) -> int:
+    """How many of ``total`` a share means: floor(share x total + 1/2), exact for the decimal that was written.
+
+    >>> share_of(0.35, 10), share_of(0.9, 7)
+    (4, 6)
+    """
+    return math.floor(Fraction(str(share)) * total + Fraction(1, 2))

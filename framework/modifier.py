@@ -101,12 +101,21 @@ class Modifier(Options):
         """Whether ``on_step`` goes on after the window's end."""
         return bool(getattr(self, "hold", False))
 
+    @property
+    def keeps_initial_model(self) -> bool:
+        """Whether it needs a frozen copy of the model as it was handed over."""
+        return False
+
     def later_times(self) -> Mapping[str, Time]:
         """Further times among the fields, by field name (``freeze_observers``): checked against the run's length."""
         return {}
 
     def unused_fields(self) -> Sequence[str]:
         """Fields that were set but that another field's value makes irrelevant: the plan lists them."""
+        return ()
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        """The parameters that its ``claims`` are about."""
         return ()
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
@@ -129,11 +138,21 @@ class Modifier(Options):
     def on_end(self, training: Training, state: Any) -> None:
         """Act after the final update."""
 
+    def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
+        """What replaced ``module`` when ``spec`` was recorded, with any contents: a checkpoint loads them after."""
+        raise TypeError(f"{self.type} replaces no modules")
+
     def on_finalize(self, training: Training, state: Any) -> None:
         """Make permanent what is to stay."""
 
     def detach(self, training: Training, state: Any) -> None:
         """Take off what ``attach`` built, as far as it is not part of the compressed model."""
+
+    def withdraw(self, training: Training, state: Any) -> None:
+        """Take off everything, also what would be part of the compressed model: the run is given up."""
+        training.unmanage(self)
+        training.remove_loss(self)
+        self.detach(training, state)
 
     def unreached(self, training: Training, state: Any) -> str | None:
         """Asked when the run stops inside the window: what was reached and what was wanted; None: nothing is owed."""
@@ -150,3 +169,7 @@ class TargetedModifier(Modifier):
     """Class names, module names with globs, "re:" patterns. Default: the layer kinds of the family."""
     ignore: tuple[str, ...] = ()
     """The same, for what is left alone."""
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        modules = training.targets(self).values()
+        return [module.weight for module in modules if isinstance(module._parameters.get("weight"), nn.Parameter)]

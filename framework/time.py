@@ -19,6 +19,7 @@ __all__ = ["Time", "Window"]
 
 Unit = Literal["epochs", "steps", "percent"]
 _TEXT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>steps?|epochs?|%)", re.ASCII)
+_LONGEST = 10**15
 _UNITS: dict[str, Unit] = {"s": "steps", "e": "epochs", "%": "percent"}
 
 
@@ -54,6 +55,8 @@ class Time:
             raise ValueError(f"{value!r}: a number of steps is whole")
         if time.unit == "percent" and time.value > 100:
             raise ValueError(f"{value!r}: at most 100% of the run")
+        if time.value > _LONGEST:
+            raise ValueError("no run is that long; a time is at most 1e15")
         return time
 
     def in_epochs(self, run_epochs: float | Fraction | None) -> Fraction | None:
@@ -143,6 +146,6 @@ class Window:
 
 
 def _exact(number: float | Fraction) -> Fraction:
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{number!r} is no time; a time is a finite number, 0 or more")
+    if not 0 <= number <= _LONGEST:  # NaN fails both
+        raise ValueError(f"{number!r} is no time; a time is a finite number, 0 or more, at most 1e15")
     return number if isinstance(number, Fraction) else Fraction(str(number))

@@ -1,0 +1,188 @@
+"""Saving a run, going on with it, and loading what came out of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.entry_checks import check_model, optimizers_in
+from paredown.framework.errors import CheckpointError
+from paredown.framework.manager import ScheduledManager
+from paredown.framework.recipe import Recipe
+from paredown.framework.restoring import rebuild_model
+from paredown.framework.targets import unwrap
+from paredown.framework.tensor_files import load_plain
+
+__all__ = ["load", "resume", "save"]
+
+Model = TypeVar("Model", bound=nn.Module)
+PLAIN = (type(None), bool, int, float, str, bytes, Tensor)
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Any,
+    manager: ScheduledManager,
+    *,
+    teacher: bool = False,
+    **extra: Any,
+) -> None:
+    """Write a checkpoint: model, optimizer(s), manager, the random generators, and ``extra``.
+
+    The file appears whole or not at all (written beside, flushed to the disk, renamed), and `torch.load` reads it with
+    ``weights_only=True``.
+
+    Args:
+        path: of the file.
+        model, optimizer, manager: those of the run; ``optimizer`` may be a list.
+        teacher: keep the initial teacher's tensors too, so that `resume` does not need the model it was made from.
+        extra: tensors and plain values (numbers, text, lists, mappings), given back by `resume`.
+
+    Raises:
+        CheckpointError: ``extra`` holds something else.
+    """
+    _check_plain(extra, "extra")
+    initial = manager.training.initial_teacher if teacher and manager.training is not None else None
+    _write(
+        Path(path),
+        {
+            "model": unwrap(model).state_dict(),
+            "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
+            "manager": manager.state_dict(),
+            "teacher": None if initial is None else initial.state_dict(),
+            "random": _random_state(),
+            "extra": extra,
+        },
+    )
+
+
+def resume(path: str | Path, model: nn.Module, optimizer: Any, manager: ScheduledManager) -> dict[str, Any]:
+    """Go on with a run from a checkpoint, after `ScheduledManager.modify` and before the first step.
+
+    The end result is that of the run that was not interrupted (on the CPU bit for bit).
+
+    Returns:
+        What was given to `save` as ``extra``.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not fit the recipe, model or optimizer. The model is
+            then as it was.
+    """
+    saved = _read(path)
+    own, optimizers = unwrap(model), optimizers_in(optimizer)
+    if len(optimizers) != len(saved["optimizers"]):
+        raise CheckpointError(f"{path} has {len(saved['optimizers'])} optimizers, {len(optimizers)} were given")
+    if saved["teacher"] is not None and manager.training is not None:
+        manager.training.take_teacher(saved["teacher"])
+    manager.load_state_dict(saved["manager"])
+    try:
+        _check_fit(own, saved["model"])
+        for one, state in zip(optimizers, saved["optimizers"], strict=True):
+            one.load_state_dict(state)
+    except (ValueError, KeyError, CheckpointError) as error:
+        manager.take_back()
+        raise CheckpointError(f"{path} does not fit: {error}") from error
+    own.load_state_dict(saved["model"])
+    _set_random_state(saved["random"])
+    return dict(saved["extra"])
+
+
+def load(path: str | Path, model: Model) -> Model:
+    """Put a compressed model into a freshly built original, for inference: without optimizer and loop.
+
+    Args:
+        path: of a checkpoint that `save` wrote.
+        model: built as the one that was handed to ``modify``; changed in place and returned.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not fit the model.
+    """
+    saved = _read(path)
+    check_model(model)
+    take_back = rebuild_model(Recipe.load(path), model, saved["manager"])
+    try:
+        _check_fit(unwrap(model), saved["model"])
+    except CheckpointError as error:
+        take_back()
+        raise CheckpointError(f"{path} does not fit: {error}") from error
+    unwrap(model).load_state_dict(saved["model"])
+    return model
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    saved = load_plain(path)
+    if not isinstance(saved, dict) or not {"model", "optimizers", "manager", "random", "extra"} <= set(saved):
+        raise CheckpointError(f"{path} is no checkpoint that paredown.save wrote")
+    return saved
+
+
+def _write(path: Path, contents: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            torch.save(dict(contents), file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def _check_plain(value: Any, place: str) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_plain(part, f"{place}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            _check_plain(part, f"{place}[{index}]")
+    elif not isinstance(value, PLAIN):
+        raise CheckpointError(f"{place} is a {type(value).__name__}; tensors, numbers, text, lists and mappings are kept")
+
+
+def _check_fit(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    own = model.state_dict()
+    differing = [name for name in {**own, **saved} if _shape(own.get(name)) != _shape(saved.get(name))]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{name} is {_shape(saved.get(name))} there and {_shape(own.get(name))} in the model"
+            + (f", and {len(differing) - 1} more differ" if len(differing) > 1 else "")
+        )
+
+
+def _shape(value: Any) -> str:
+    if value is None:
+        return "absent"
+    return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no tensor"
+
+
+def _random_state() -> dict[str, Any]:
+    version, numbers, position = random.getstate()
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), position],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), place, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(saved: Mapping[str, Any]) -> None:
+    version, numbers, position = saved["python"]
+    random.setstate((version, tuple(numbers), position))
+    kind, keys, *rest = saved["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda"])
+

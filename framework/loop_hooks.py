@@ -1,0 +1,145 @@
+"""Hooks on the optimizers of somebody else's loop: they drive the clock and let the schedule act."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from paredown.framework.managed import Link, add_link, links_of, remove_links
+from paredown.framework.schedule import Schedule
+from paredown.framework.training import Training
+
+__all__ = ["LoopHooks", "is_managed"]
+
+
+class LoopHooks:
+    """Step hooks on every optimizer, a count of training forwards, and an eye on the gradient scaler."""
+
+    def __init__(self, training: Training, schedule: Schedule) -> None:
+        self.training = training
+        self.schedule = schedule
+        self.seen_first_step = False
+        self._handles: list[RemovableHandle] = []
+        self._counter = _ForwardCounter(self)
+
+    def attach(self) -> None:
+        """Hook on."""
+        for optimizer in self.training.optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        add_link(self.training.model, self._counter)
+        scaler = self.training.scaling.grad_scaler
+        if scaler is not None:
+            scaler.step = self._watched(scaler.step)
+
+    def remove(self) -> None:
+        """Take everything off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        remove_links(self.training.model, [self._counter])
+        scaler = self.training.scaling.grad_scaler
+        if scaler is not None:
+            vars(scaler).pop("step", None)
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
+            self._check_losses(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _has_closure(args, kwargs):
+            self._check_losses(optimizer)
+        clock = self.training.clock
+        assert clock is not None
+        if optimizer is not self.training.optimizers[0]:
+            self.schedule.hold()
+        elif _skipped_inside(optimizer):
+            clock.skipped += 1
+        else:
+            clock.steps += 1
+            self._first_step()
+            self.schedule.after_step()
+
+    def _check_losses(self, optimizer: Optimizer) -> None:
+        if self.training.auxiliary is not None:
+            self.training.auxiliary.check_step(optimizer)
+
+    def _first_step(self) -> None:
+        if self.seen_first_step:
+            return
+        self.seen_first_step = True
+        self.training.surgery.settle()
+        forwards = int(self._counter.forwards)
+        clock, scaling = self.training.clock, self.training.scaling
+        if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
+            right = math.ceil(clock.steps_per_epoch / forwards)
+            warnings.warn(
+                f"{forwards} training forwards ran before the first optimizer step, and steps_per_epoch is "
+                f"{clock.steps_per_epoch}. If the loop accumulates gradients and {clock.steps_per_epoch} is the number "
+                f"of batches, an epoch has {right} optimizer steps: modify(..., steps_per_epoch={right}, "
+                f"accumulate={forwards}). If {clock.steps_per_epoch} already counts optimizer steps, say "
+                f"accumulate={forwards} alone; if nothing is accumulated, accumulate=1.",
+                stacklevel=4,
+            )
+
+    def _watched(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The scaler's ``step``, which leaves the optimizer's out where gradients are not finite: count those."""
+
+        def scaler_step(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            clock = self.training.clock
+            assert clock is not None
+            before = clock.steps + clock.skipped
+            result = step(optimizer, *args, **kwargs)
+            if _innermost(optimizer) is self.training.optimizers[0] and clock.steps + clock.skipped == before:
+                clock.skipped += 1
+                if self.training.auxiliary is not None:
+                    self.training.auxiliary.reset()
+            return result
+
+        return scaler_step
+
+
+class _ForwardCounter(Link):
+    """Counts training forwards in a tensor (a Python counter would cost a second compiled graph)."""
+
+    def __init__(self, hooks: LoopHooks) -> None:
+        self.hooks = weakref.ref(hooks)
+        self.forwards = torch.zeros((), dtype=torch.int64)
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if module.training and torch.is_grad_enabled():
+            self.forwards.add_(1)
+        return call(module, *args, **kwargs)
+
+
+def is_managed(model: nn.Module) -> bool:
+    """Whether a manager that is still there has hooks on the model; what a gone one left is taken off."""
+    counters = [link for link in links_of(model) if isinstance(link, _ForwardCounter)]
+    remove_links(model, [link for link in counters if link.hooks() is None])
+    return any(link.hooks() is not None for link in counters)
+
+
+def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None
+
+
+def _skipped_inside(optimizer: Optimizer) -> bool:
+    """A fused optimizer is told by the scaler, and skips inside its kernel."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _innermost(optimizer: Any) -> Any:
+    while not isinstance(optimizer, Optimizer) or hasattr(optimizer, "optimizer"):
+        if not hasattr(optimizer, "optimizer"):
+            break
+        optimizer = optimizer.optimizer
+    return optimizer

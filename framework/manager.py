@@ -1,0 +1,362 @@
+"""The manager: what a user holds in hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from paredown.framework import restoring
+from paredown.framework.auxiliary_loss import Scaling
+from paredown.framework.clock import Clock, steps_per_epoch_of
+from paredown.framework.entry_checks import check_model, check_one_shot, optimizers_of
+from paredown.framework.errors import ParedownError, ScheduleError
+from paredown.framework.events import EventLog
+from paredown.framework.loop_hooks import LoopHooks
+from paredown.framework.plan import Plan, make_plan
+from paredown.framework.recipe import Recipe
+from paredown.framework.reporting import Reporter
+from paredown.framework.schedule import Schedule, check_claims
+from paredown.framework.targets import unwrap
+from paredown.framework.training import Forward, Training
+
+if TYPE_CHECKING:
+    from paredown.framework.report import Report
+
+__all__ = ["ScheduledManager"]
+
+Optimizers = TypeVar("Optimizers")
+Teacher = nn.Module | str | Path | Mapping[str, nn.Module | str]
+
+
+class ScheduledManager:
+    """Runs a recipe inside of a training loop that somebody else wrote.
+
+    Example:
+        >>> import torch
+        >>> from paredown import Recipe, ScheduledManager
+        >>> model = torch.nn.Linear(8, 8)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> recipe = {"recipe": 1, "run": {"epochs": 2}, "modifiers": {
+        ...     "prune": {"type": "magnitude_pruning", "final_sparsity": 0.5}}}
+        >>> manager = ScheduledManager(Recipe.load(recipe))
+        >>> optimizer = manager.modify(model, optimizer, steps_per_epoch=5)
+        >>> for _ in range(10):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(4, 8)).square().mean().backward()
+        ...     _ = optimizer.step()
+        >>> report = manager.finalize()
+        >>> int((model.weight == 0).sum())
+        32
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+        self.events = EventLog()
+        self.training: Training | None = None
+        self.schedule: Schedule | None = None
+        self._hooks: LoopHooks | None = None
+        self._reporter: Reporter | None = None
+        self._loaded: Mapping[str, Any] | None = None
+        self._strict = True
+        self._finalized = False
+
+    @classmethod
+    def from_yaml(
+        cls, source: Any, overrides: Sequence[str] = (), variables: Mapping[str, Any] | None = None
+    ) -> ScheduledManager:
+        """A manager for the recipe that `Recipe.load` reads from ``source``."""
+        return cls(Recipe.load(source, overrides=overrides, variables=variables))
+
+    # -- beginning -----------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        model: nn.Module,
+        *,
+        data: Iterable[Any] | None = None,
+        teacher: Teacher | None = None,
+        example_inputs: Any = None,
+        forward: Forward | None = None,
+    ) -> nn.Module:
+        """Make the structural changes that are due at 0, before the model is wrapped or an optimizer is built.
+
+        Optional; `modify` on the same model goes on from there. Returns the model.
+        """
+        self._refuse_second_run()
+        check_model(model)
+        training = self._new_training(model, data, teacher, example_inputs, forward)
+        training.clock = Clock(1, self.recipe.run_epochs)
+        schedule = self._checked_schedule(training)
+        self.training, self.schedule = training, schedule
+        due = [name for name, modifier in self.recipe.modifiers.items() if modifier.structural]
+        schedule.begin([name for name in due if not self.recipe.modifiers[name].start.value])
+        return model
+
+    def modify(
+        self,
+        model: nn.Module,
+        optimizer: Optimizers,
+        steps_per_epoch: int | Sized,
+        *,
+        data: Iterable[Any] | None = None,
+        teacher: Teacher | None = None,
+        example_inputs: Any = None,
+        forward: Forward | None = None,
+        grad_scaler: Any = None,
+        accumulate: int | None = None,
+        strict: bool = True,
+    ) -> Optimizers:
+        """Hook the recipe into a training loop; what is due at time 0 happens now.
+
+        Args:
+            model: the module that is trained, also inside of DDP or ``torch.compile``.
+            optimizer: the optimizer that trains it, or a list of them; the first one is the clock.
+            steps_per_epoch: optimizer steps in an epoch, or the loader itself.
+            data: batches for calibration.
+            teacher: a module, a path, or a mapping from modifier name to either; replaces the recipe's.
+            example_inputs: positional arguments of the model, to measure with.
+            forward: ``forward(model, batch)`` where ``model(batch[0])`` and ``model(**batch)`` do not fit.
+            grad_scaler: the GradScaler that scales the loss, if one does.
+            accumulate: over how many forwards the loss is divided and gradients are accumulated.
+            strict: whether `finalize` raises where a target was missed, or warns.
+
+        Returns:
+            The very optimizer that was given.
+
+        Raises:
+            ParedownError: anything that does not fit, before the model is changed.
+        """
+        prepared = self._prepared_for(model)
+        if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
+            raise ScheduleError(f"accumulate={accumulate!r}: the number of forwards in an optimizer step, 1 or more")
+        check_model(model)
+        optimizers = optimizers_of(model, optimizer)
+        clock = Clock(steps_per_epoch_of(steps_per_epoch, accumulate), self.recipe.run_epochs)
+        training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
+        training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
+        schedule = self._checked_schedule(training)
+        if prepared and self.schedule is not None:
+            schedule.phases = self.schedule.phases
+        self.training, self.schedule, self._strict = training, schedule, strict
+        self._reporter = self._reporter or Reporter(training, self.recipe)
+        self._start(training, schedule)
+        return optimizer
+
+    def apply(
+        self,
+        model: nn.Module,
+        *,
+        data: Iterable[Any] | None = None,
+        teacher: Teacher | None = None,
+        example_inputs: Any = None,
+        forward: Forward | None = None,
+    ) -> Report:
+        """Run the recipe once, without training: each modifier, in window order, goes to its final state.
+
+        Raises:
+            ScheduleError: a modifier that cannot work without training, by name.
+            ParedownError: anything that does not fit, before the model is changed.
+        """
+        self._refuse_second_run()
+        check_model(model)
+        check_one_shot(self.recipe.modifiers)
+        training = self._new_training(model, data, teacher, example_inputs, forward)
+        schedule = self._checked_schedule(training)
+        self.training, self.schedule, self._reporter = training, schedule, Reporter(training, self.recipe)
+        try:
+            schedule.run_once()
+            schedule.finalize()
+        except BaseException:
+            training.surgery.take_back()
+            self.release()
+            raise
+        self._finalized = True
+        return self.report()
+
+    def plan(
+        self,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int | Sized | None = None,
+        example_inputs: Any = None,
+        forward: Forward | None = None,
+    ) -> Plan:
+        """What the recipe will do to the model, without doing it."""
+        training = Training(model, example_inputs=example_inputs, forward=forward)
+        if steps_per_epoch is not None:
+            training.clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
+        return make_plan(self.recipe, Schedule(self.recipe.modifiers, training))
+
+    # -- the loss ------------------------------------------------------------------------------------------------
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Door (b): the user's loss with the auxiliary losses, explicitly; unchanged where none is active."""
+        auxiliary = None if self.training is None else self.training.auxiliary
+        return loss if auxiliary is None else auxiliary.combine(loss)
+
+    def wrap_criterion(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Door (c): a criterion whose result goes through `loss`."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Tensor:
+            return self.loss(criterion(*args, **kwargs))
+
+        return wrapped
+
+    @property
+    def last_losses(self) -> dict[str, float]:
+        """The newest auxiliary losses by modifier name, "injected", and "total" through doors (b) and (c)."""
+        return {} if self.training is None else self.training.last_losses()
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether every modifier has reached its final state."""
+        return self.schedule is not None and self.schedule.done
+
+    def finalize(self) -> Report:
+        """Audit, make permanent, take everything off, and tell what came out.
+
+        Raises:
+            ScheduleError: a modifier never ran or missed its target (a warning with ``strict=False``). Nothing is
+                taken off then: the loop may go on.
+        """
+        training, schedule = self._running()
+        try:
+            late = schedule.catch_up()
+        except ScheduleError as error:
+            if self._strict:
+                raise
+            warnings.warn(str(error), stacklevel=2)
+            late = []
+        if late:
+            skipped = 0 if training.clock is None else training.clock.skipped
+            warnings.warn(
+                f"{', '.join(late)}: the final update was made by finalize, since {skipped} optimizer steps were "
+                "skipped by the gradient scaler",
+                stacklevel=2,
+            )
+        schedule.finalize()
+        self._finalized = True
+        self._take_off()
+        return self.report()
+
+    def report(self, evaluate: Callable[[nn.Module], float] | None = None) -> Report:
+        """The model as it is now, beside what it was.
+
+        Args:
+            evaluate: gives the accuracy of a model; called once.
+        """
+        if self._reporter is None:
+            raise ParedownError("nothing to report yet: call modify or apply first")
+        return self._reporter.report(evaluate, self.events)
+
+    def release(self) -> None:
+        """Take everything off, whatever the state of the run; the model can be modified again.
+
+        Weights stay as they are. After `finalize` or `apply` there is nothing to take off.
+        """
+        if self.schedule is not None and not self._finalized:
+            self.schedule.release()
+        self._take_off()
+        self.training = self.schedule = None
+
+    def take_back(self) -> None:
+        """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
+        training, _ = self._running()
+        training.surgery.take_back()
+        self.release()
+
+    def __enter__(self) -> ScheduledManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._hooks is not None:
+            self.release()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, for `torch.save`: recipe, clock, structure, and every modifier's state."""
+        training, schedule = self._running()
+        return restoring.state_dict(self.recipe, training, schedule)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`: before `modify`, or after it and before the first step.
+
+        Rebuilds the structure that was recorded, so that the model's and the optimizer's own state then fit.
+
+        Raises:
+            CheckpointError: it belongs to another recipe or teacher, or the run has begun already.
+        """
+        restoring.check(self.recipe, state)
+        if self.training is None or self.schedule is None:
+            self._loaded = state
+            return
+        restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _new_training(
+        self, model: nn.Module, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None
+    ) -> Training:
+        training = Training(
+            model,
+            data=data,
+            teacher=str(teacher) if isinstance(teacher, Path) else teacher,
+            example_inputs=example_inputs,
+            forward=forward,
+            events=self.events,
+        )
+        training.keep_initial_model(self.recipe.modifiers.values())
+        return training
+
+    def _checked_schedule(self, training: Training) -> Schedule:
+        schedule = Schedule(self.recipe.modifiers, training)
+        check_claims(schedule.modifiers, training)
+        for modifier in schedule.modifiers:
+            modifier.foresee(training)
+        return schedule
+
+    def _start(self, training: Training, schedule: Schedule) -> None:
+        self._hooks = LoopHooks(training, schedule)
+        try:
+            self._hooks.attach()
+            if self._loaded is not None:
+                restoring.load_state_dict(self.recipe, training, schedule, self._loaded)
+                self._loaded = None
+            else:
+                schedule.begin()
+        except BaseException:
+            training.surgery.take_back()
+            self.release()
+            raise
+
+    def _prepared_for(self, model: nn.Module) -> Training | None:
+        if self.training is None or self._hooks is not None:
+            self._refuse_second_run()
+            return None
+        if self.training.model is not unwrap(model):
+            raise ParedownError("prepare was called with another model than modify")
+        return self.training
+
+    def _refuse_second_run(self) -> None:
+        if self._hooks is not None:
+            raise ParedownError("this manager has a run already: call finalize() or release() first, or make another")
+
+    def _running(self) -> tuple[Training, Schedule]:
+        if self.training is None or self.schedule is None:
+            raise ParedownError("there is no run: call modify or apply first")
+        return self.training, self.schedule
+
+    def _take_off(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None

@@ -1,0 +1,150 @@
+"""A run as tensors and plain values, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.framework.errors import CheckpointError
+from paredown.framework.recipe import Recipe
+from paredown.framework.schedule import Phase, Schedule
+from paredown.framework.state import restore, to_plain
+from paredown.framework.targets import named_parameters
+from paredown.framework.training import Training
+
+__all__ = ["FORMAT", "check", "fingerprint", "load_state_dict", "rebuild_model", "state_dict"]
+
+FORMAT = 1
+
+
+def state_dict(recipe: Recipe, training: Training, schedule: Schedule) -> dict[str, Any]:
+    """The run: the recipe's text, the clock, what surgery did, and each modifier's phase and state."""
+    names = training.parameter_names()
+    clock = training.clock
+    return {
+        "format": FORMAT,
+        "recipe": recipe.to_yaml(),
+        "clock": None if clock is None else to_plain(clock, names),
+        "surgery": [dict(record) for record in training.surgery.records],
+        "initial_teacher": None if training.initial_teacher is None else fingerprint(training.initial_teacher),
+        "events": [dict(event) for event in training.events],
+        "modifiers": {
+            modifier.name: {
+                "type": modifier.type,
+                "phase": schedule.phases[modifier.name].value,
+                "state": to_plain(training.states.get(modifier.name), names),
+            }
+            for modifier in schedule.modifiers
+        },
+    }
+
+
+def check(recipe: Recipe, state: Mapping[str, Any]) -> None:
+    """Whether a state belongs to a recipe: the same names and types; times and targets may have moved.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    if not isinstance(state, Mapping) or not {"format", "recipe", "modifiers", "surgery"} <= set(state):
+        raise CheckpointError("this is no state of a ScheduledManager")
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"the checkpoint has format {state['format']}; this paredown reads format {FORMAT}")
+    saved = {name: entry["type"] for name, entry in state["modifiers"].items()}
+    wanted = {name: modifier.type for name, modifier in recipe.modifiers.items()}
+    if saved != wanted:
+        differing = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
+        told = "; ".join(f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here" for name in differing)
+        raise CheckpointError(f"the checkpoint belongs to another recipe ({told}); names and types must agree")
+
+
+def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+    """Put a run back: structure, clock, states and what is attached to the model.
+
+    Raises:
+        CheckpointError: the run has begun, another teacher, or state that does not fit; the structure is then as it
+            was before.
+    """
+    if training.step:
+        raise CheckpointError(f"the run has taken {training.step} steps: load before the first one")
+    _check_teacher(training, state.get("initial_teacher"))
+    schedule.release()
+    training.surgery.take_back()
+    try:
+        training.surgery.replay(state["surgery"], lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec))
+        _restore_states(training, schedule, state["modifiers"])
+    except Exception as error:
+        training.surgery.take_back()
+        raise error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}") from error
+    if training.clock is not None and state["clock"] is not None:
+        _restore_clock(training, state["clock"])
+    training.events[:] = [dict(event) for event in state["events"]]
+    schedule.attach()
+
+
+def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) -> Callable[[], None]:
+    """Give a freshly built model the structure and the forwards of a run, for inference; returns what takes it back."""
+    check(recipe, state)
+    training = Training(model)
+    schedule = Schedule(recipe.modifiers, training)
+    schedule.modifiers = [modifier for modifier in schedule.modifiers if not modifier.needs_training]
+    load_state_dict(recipe, training, schedule, state)
+    schedule.finalize()
+
+    def take_back() -> None:
+        schedule.release()
+        training.surgery.take_back()
+
+    return take_back
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a module's tensors, names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_teacher(training: Training, saved: str | None) -> None:
+    teacher = training.initial_teacher
+    if saved is not None and teacher is not None and fingerprint(teacher) != saved:
+        raise CheckpointError(
+            "the initial teacher of the checkpoint was another model: call modify with the model as it was handed over "
+            "then (before its trained weights are loaded), or save with paredown.save(..., teacher=True)"
+        )
+
+
+def _restore_states(training: Training, schedule: Schedule, saved: Mapping[str, Any]) -> None:
+    parameters = named_parameters(training.model)
+    training.states.clear()
+    training.ended.clear()
+    for modifier in schedule.modifiers:
+        entry = saved[modifier.name]
+        schedule.phases[modifier.name] = Phase(entry["phase"])
+        if schedule.phases[modifier.name] is Phase.WAITING:
+            continue
+        if schedule.phases[modifier.name] is Phase.ENDED:
+            training.ended.add(modifier.name)
+        plain, kind = entry["state"], modifier.state_type
+        state = None if plain is None or kind is None else restore(kind, plain, parameters, training.device)
+        training.states[modifier.name] = state
+
+
+def _restore_clock(training: Training, saved: Mapping[str, Any]) -> None:
+    clock = training.clock
+    assert clock is not None
+    clock.steps, clock.skipped = saved["steps"], saved["skipped"]
+    if saved["steps_per_epoch"] != clock.steps_per_epoch:
+        clock.steps = saved["steps"] * clock.steps_per_epoch // saved["steps_per_epoch"]
+        warnings.warn(
+            f"the checkpoint had {saved['steps_per_epoch']} steps an epoch and this run has {clock.steps_per_epoch}: "
+            f"its step {saved['steps']} is counted as step {clock.steps}",
+            stacklevel=3,
+        )

@@ -1,0 +1,223 @@
+"""Changing the structure of a model, with the optimizer and everybody's state kept in step.
+
+Every operation is recorded as plain values, so that a checkpoint replays what was done and never decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from paredown.framework.errors import TargetError
+from paredown.framework.managed import add_link, links_of, remove_links
+from paredown.framework.state import PerParameter, containers
+from paredown.framework.targets import named_modules, named_parameters
+
+__all__ = ["Surgery", "refusal_to_replace"]
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+Rebuild = Callable[[str, nn.Module, Mapping[str, Any]], nn.Module]
+
+
+class Surgery:
+    """Operations on one model and the optimizers that train it.
+
+    Args:
+        model: the user's own module (unwrapped).
+        optimizers: those that hold its parameters; may be empty.
+        states: the modifiers' states by name, in which entries of parameters follow.
+        forbidden: why the structure cannot change any more (a wrapper that counted the parameters), if so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        states: Mapping[str, Any],
+        forbidden: str | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizers = optimizers
+        self.states = states
+        self.forbidden = forbidden
+        self.records: list[dict[str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def replace(self, name: str, new: nn.Module, modifier: str, spec: Mapping[str, Any]) -> None:
+        """Put ``new`` where the module ``name`` stands, under all its names.
+
+        The new parameters take the old ones' places in their param groups; a Parameter that is used again keeps its
+        optimizer state. Mode, hooks and managed links move over.
+
+        Args:
+            name: plain name of the module.
+            new: what stands there from now on, on the old one's device.
+            modifier, spec: who did it and what it needs to rebuild ``new`` (plain values): for checkpoints.
+
+        Raises:
+            TargetError: the module cannot be replaced; see `refusal_to_replace`.
+        """
+        reason = refusal_to_replace(self.model, name, self.states) or self.forbidden
+        if reason:
+            raise TargetError(f"{name}: {reason}")
+        old = named_modules(self.model)[name]
+        self._remember_groups()
+        new.train(old.training)
+        self._place(old, new)
+        _move_surroundings(old, new)
+        self._undo.append(lambda: (_move_surroundings(new, old), self._place(new, old))[0])
+        self._succeed(dict(old.named_parameters()), dict(new.named_parameters()))
+        self.records.append({"operation": "replace", "module": name, "modifier": modifier, "spec": dict(spec)})
+
+    def shrink(self, name: str, dimension: int, kept: Tensor) -> None:
+        """Keep only the indices ``kept`` of one dimension of the parameter or buffer ``name``, in place.
+
+        The parameter's identity, ties, hooks and place in the optimizer stay; momenta of its shape are sliced, state
+        of another shape is dropped, and entries in the modifiers' states follow.
+        """
+        if self.forbidden:
+            raise TargetError(f"{name}: {self.forbidden}")
+        tensor = {**named_parameters(self.model), **dict(self.model.named_buffers())}[name]
+        self._keep_contents(tensor)
+        shape = tensor.shape
+        kept = kept.to(tensor.device)
+        with torch.no_grad():
+            tensor.set_(tensor.index_select(dimension, kept).contiguous())  # type: ignore[call-overload]
+        tensor.grad = None
+        for optimizer in self.optimizers:
+            _slice_momenta(optimizer, tensor, shape, dimension, kept)
+        for container in self._containers():
+            if isinstance(tensor, nn.Parameter):
+                container.shrink(tensor, dimension, kept)
+        self.records.append({"operation": "shrink", "tensor": name, "dimension": dimension, "kept": kept.cpu()})
+
+    def replay(self, records: Iterable[Mapping[str, Any]], rebuild: Rebuild) -> None:
+        """Do again what a checkpoint recorded; ``rebuild(modifier, module, spec)`` makes a replacing module."""
+        for record in records:
+            if record["operation"] == "shrink":
+                self.shrink(record["tensor"], record["dimension"], record["kept"])
+                continue
+            old = named_modules(self.model)[record["module"]]
+            new = rebuild(record["modifier"], old, record["spec"])
+            self.replace(record["module"], new, record["modifier"], record["spec"])
+
+    def take_back(self) -> None:
+        """Undo everything since `settle`: for a checkpoint that is loaded after ``modify``."""
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+        self.records.clear()
+
+    def settle(self) -> None:
+        """Forget how to undo; from the first optimizer step on nothing is taken back."""
+        self._undo.clear()
+
+    def _containers(self) -> Iterable[PerParameter]:
+        return (container for state in self.states.values() for container in containers(state))
+
+    def _place(self, old: nn.Module, new: nn.Module) -> None:
+        for parent in list(self.model.modules()):
+            for key, child in parent._modules.items():
+                if child is old:
+                    parent._modules[key] = new
+
+    def _remember_groups(self) -> None:
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        before = [list(group["params"]) for group in groups]
+
+        def restore() -> None:
+            for group, parameters in zip(groups, before, strict=True):
+                group["params"][:] = parameters
+
+        self._undo.append(restore)
+
+    def _keep_contents(self, tensor: Tensor) -> None:
+        before = tensor.detach().clone()
+
+        def restore() -> None:
+            with torch.no_grad():
+                tensor.set_(before)  # type: ignore[call-overload]
+
+        self._undo.append(restore)
+
+    def _succeed(self, old: Mapping[str, nn.Parameter], new: Mapping[str, nn.Parameter]) -> None:
+        """Put the new parameters into the groups of the old ones: a bias to the bias's, the rest to the weight's."""
+        staying = {id(parameter) for parameter in new.values()}
+        heirs: dict[int, list[nn.Parameter]] = {id(parameter): [] for parameter in old.values()}
+        first = next(iter(old.values()))
+        for name, parameter in new.items():
+            model = old.get(name.rpartition(".")[2], first)
+            parameter.requires_grad_(model.requires_grad)
+            if all(parameter is not known for known in old.values()):
+                heirs[id(model)].append(parameter)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"][:] = _inherited(group["params"], heirs, staying)
+            for parameter in old.values():
+                if id(parameter) not in staying:
+                    optimizer.state.pop(parameter, None)
+
+
+def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -> str | None:
+    """Why the module cannot be replaced: it is the model itself, tied, quantized, or someone's state hangs on it."""
+    module = named_modules(model)[name]
+    if module is model:
+        return "the model itself cannot be replaced; wrap it into a module"
+    own = {id(parameter) for parameter in module.parameters()}
+    inside = {id(inner) for inner in module.modules()}
+    for other_name, other in named_modules(model).items():
+        direct = other._parameters.values()
+        if id(other) not in inside and any(id(parameter) in own for parameter in direct):
+            return f"its weight is tied to {other_name!r}"
+    if any(link.permanent for link in links_of(module)):
+        return "it is quantized already"
+    for modifier, state in states.items():
+        held = {id(parameter) for container in containers(state) for parameter in container}
+        if held & own:
+            return f"the modifier {modifier!r} holds state of its weight"
+    return None
+
+
+def _inherited(parameters: Sequence[nn.Parameter], heirs: Mapping[int, list[nn.Parameter]], staying: set[int]) -> Any:
+    for parameter in parameters:
+        yield from heirs.get(id(parameter), ())
+        if id(parameter) not in heirs or id(parameter) in staying:
+            yield parameter
+
+
+def _move_surroundings(old: nn.Module, new: nn.Module) -> None:
+    for hooks in HOOKS:
+        moved = old.__dict__.get(hooks)
+        if moved:
+            new.__dict__[hooks] = moved.copy()
+            moved.clear()
+    links = links_of(old)
+    for link in reversed(links):
+        add_link(new, link)
+    remove_links(old, links)
+
+
+def _slice_momenta(
+    optimizer: Optimizer, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor
+) -> None:
+    entries = optimizer.state.get(parameter)
+    if not entries:
+        return
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor) and value.dim() > 0}
+    if any(value.shape != shape for value in tensors.values()):
+        optimizer.state.pop(parameter)
+        return
+    for key, value in tensors.items():
+        entries[key] = value.index_select(dimension, kept)

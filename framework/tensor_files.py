@@ -1,0 +1,62 @@
+"""Reading a file that holds tensors and nothing that could run code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paredown.framework.errors import CheckpointError, ScheduleError
+
+__all__ = ["load_plain", "read_tensors"]
+
+
+def load_plain(path: str | Path) -> Any:
+    """What ``torch.load(weights_only=True)`` reads, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: damaged, or no file of tensors and plain values ({reason})") from error
+
+
+def read_tensors(source: Any) -> dict[str, Tensor]:
+    """A state dict from a ``.safetensors`` file, or one that `torch.save` wrote.
+
+    Raises:
+        ScheduleError: there is no such file, or it is no state dict.
+    """
+    path = Path(str(source))
+    if not path.is_file():
+        raise ScheduleError(f"the teacher {path} does not exist; name a file of tensors, or give modify(..., teacher=)")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        tensors = load_plain(path)
+    except CheckpointError as error:
+        raise ScheduleError(f"the teacher {error}") from None
+    tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ScheduleError(f"the teacher {path} is no state dict: names with tensors are wanted")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ScheduleError(
+            f"the teacher {path} needs the package safetensors: pip install 'paredown[huggingface]'"
+        ) from None
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors

@@ -1,0 +1,270 @@
+"""What a run is: the one object that passes through the house, and all that a modifier may reach."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from paredown.framework.auxiliary_loss import AuxiliaryLosses, Scaling, Term
+from paredown.framework.clock import Clock
+from paredown.framework.errors import CheckpointError, ScheduleError, TargetError
+from paredown.framework.events import EventLog
+from paredown.framework.managed import Link, add_link, remove_links
+from paredown.framework.modifier import Modifier, TargetedModifier
+from paredown.framework.surgery import Surgery
+from paredown.framework.targets import Matches, match, named_modules, named_parameters, unwrap
+
+__all__ = ["Training"]
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+class Training:
+    """A model, its optimizers, the time, and what the user gave along.
+
+    Attributes:
+        model: the user's own module, without wrappers.
+        optimizers: those that train it; empty where nothing is trained.
+        clock: optimizer steps; None where nothing is trained (every modifier goes to its final state).
+        data: batches for calibration, or None.
+        example_inputs: a tuple of positional arguments of the model, or None.
+        scaling: what the user declared to do to the loss.
+        states: the modifiers' states by name.
+        ended: the names of the modifiers that came to their final update.
+        surgery: how structure is changed.
+        events: what happened when.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizers: Sequence[Optimizer] = (),
+        clock: Clock | None = None,
+        data: Iterable[Any] | None = None,
+        teacher: nn.Module | str | Mapping[str, nn.Module | str] | None = None,
+        example_inputs: tuple[Any, ...] | None = None,
+        forward: Forward | None = None,
+        scaling: Scaling | None = None,
+        events: EventLog | None = None,
+    ) -> None:
+        self.handed = model
+        self.model = unwrap(model)
+        self.optimizers = list(optimizers)
+        self.clock = clock
+        self.data = data
+        self.example_inputs = _as_tuple(example_inputs)
+        self.scaling = scaling or Scaling()
+        self.states: dict[str, Any] = {}
+        self.events = EventLog() if events is None else events
+        self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))
+        self.ended: set[str] = set()
+        self.initial_teacher: nn.Module | None = None
+        self._forward = forward
+        self._teacher = teacher
+        self._links: list[tuple[str, nn.Module, Link]] = []
+        self._terms: dict[str, Term] = {}
+        self.auxiliary: AuxiliaryLosses | None = None
+        self._last_losses: dict[str, float] = {}
+
+    def begin(self, handed: nn.Module, optimizers: Sequence[Optimizer], clock: Clock, scaling: Scaling) -> None:
+        """Take over what a training loop brings."""
+        self.handed, self.clock, self.scaling = handed, clock, scaling
+        self.optimizers[:] = optimizers
+        self.surgery.forbidden = _no_surgery(handed)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model's first parameter or buffer."""
+        tensors: Iterator[Tensor] = (t for group in (self.model.parameters(), self.model.buffers()) for t in group)
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
+    def step(self) -> int:
+        return 0 if self.clock is None else self.clock.steps
+
+    def progress(self, modifier: Modifier) -> float:
+        """Share of the modifier's window that lies behind, in [0, 1]; 1 at its final update, whenever that is."""
+        if self.clock is None or modifier.name in self.ended:
+            return 1.0
+        return self.clock.window(modifier).progress(self.clock.steps)
+
+    def reached(self, time: Any) -> bool:
+        """Whether a point in time lies behind; always where nothing is trained."""
+        return self.clock is None or self.clock.steps >= self.clock.in_steps(time)
+
+    def matches(self, modifier: TargetedModifier) -> Matches:
+        """What the modifier's targets mean in the model as it is now. Raises TargetError."""
+        try:
+            return match(self.model, modifier.targets, modifier.ignore, modifier.kinds)
+        except TargetError as error:
+            raise TargetError(f"{modifier.name}: {error}") from None
+
+    def targets(self, modifier: TargetedModifier) -> dict[str, nn.Module]:
+        """The modules that the modifier means, by name, in the model's order."""
+        return self.matches(modifier).modules
+
+    def parameter_names(self) -> dict[int, str]:
+        """The plain names of the parameters by their ids."""
+        return {id(parameter): name for name, parameter in named_parameters(self.model).items()}
+
+    def name_of(self, module: nn.Module) -> str:
+        """The plain name of a module of the model."""
+        return next(name for name, known in named_modules(self.model).items() if known is module)
+
+    def record(self, modifier: Modifier, event: str, **details: Any) -> None:
+        """Write an event into the log."""
+        epoch = 0.0 if self.clock is None else self.clock.epoch
+        self.events.record(self.step, epoch, modifier.name, event, **details)
+
+    # -- forwards ------------------------------------------------------------------------------------------------
+
+    def manage(self, modifier: Modifier, module: nn.Module, link: Link) -> None:
+        """Put a link around the forward of a module."""
+        add_link(module, link)
+        self._links.append((modifier.name, module, link))
+
+    def unmanage(self, modifier: Modifier) -> None:
+        """Take the modifier's links off, the permanent ones too."""
+        for name, module, link in self._links:
+            if name == modifier.name:
+                remove_links(module, [link])
+        self._links = [entry for entry in self._links if entry[0] != modifier.name]
+
+    def call(self, batch: Any) -> Any:
+        """The model on a batch: ``model(batch[0])`` for a tuple or list, ``model(**batch)`` for a mapping."""
+        batch = _to(batch, self.device)
+        if self._forward is not None:
+            return self._forward(self.handed, batch)
+        if isinstance(batch, Mapping):
+            return self.handed(**batch)
+        return self.handed(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in eval mode and without gradients; every module's mode is put back afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    # -- auxiliary losses ----------------------------------------------------------------------------------------
+
+    def add_loss(self, modifier: Modifier, term: Term) -> None:
+        """Add a term to the loss from the next forward on.
+
+        Raises:
+            ScheduleError: the weights of all terms are above 1 in sum.
+        """
+        self._rebuild_losses({**self._terms, modifier.name: term})
+
+    def remove_loss(self, modifier: Modifier) -> None:
+        """Take the modifier's term out of the loss."""
+        if modifier.name in self._terms:
+            self._rebuild_losses({name: term for name, term in self._terms.items() if name != modifier.name})
+
+    def has_teacher(self, modifier: Modifier) -> bool:
+        """Whether a teacher for the modifier was given in Python."""
+        given = self._teacher
+        return modifier.name in given if isinstance(given, Mapping) else given is not None
+
+    def teacher(self, modifier: Modifier, named: str) -> nn.Module:
+        """The teacher of a modifier: given in Python, or the initial model, or read from the path ``named``.
+
+        Raises:
+            ScheduleError: there is none.
+        """
+        given: Any = self._teacher
+        if isinstance(given, Mapping):
+            given = given.get(modifier.name)
+        if isinstance(given, nn.Module):
+            return given
+        source = given if given is not None else named
+        if source == "initial":
+            return self._initial_teacher(modifier)
+        return read_teacher(source, self.model, self.initial_teacher)
+
+    def keep_initial_model(self, modifiers: Iterable[Modifier]) -> None:
+        """Take a frozen copy of the model as it is now, if one of the modifiers needs it and got no teacher."""
+        if any(modifier.keeps_initial_model and not self.has_teacher(modifier) for modifier in modifiers):
+            self.initial_teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    def take_teacher(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the initial teacher the tensors that a checkpoint kept. Raises CheckpointError where they do not fit."""
+        if self.initial_teacher is None:
+            return
+        try:
+            self.initial_teacher.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"the teacher that was kept does not fit the model: {error}") from error
+
+    def last_losses(self) -> dict[str, float]:
+        """The newest auxiliary losses, also after their windows have ended."""
+        if self.auxiliary is not None:
+            self._last_losses = self.auxiliary.last_losses()
+        return self._last_losses
+
+    def _initial_teacher(self, modifier: Modifier) -> nn.Module:
+        if self.initial_teacher is None:
+            raise ScheduleError(f"{modifier.name}: the initial teacher was not taken; give modify(..., teacher=module)")
+        return self.initial_teacher
+
+    def _rebuild_losses(self, terms: dict[str, Term]) -> None:
+        self.last_losses()
+        link = AuxiliaryLosses(terms, self.scaling, self.device) if terms else None
+        if self.auxiliary is not None:
+            remove_links(self.model, [self.auxiliary])
+        if link is not None:
+            add_link(self.model, link)
+        self._terms, self.auxiliary = terms, link
+
+
+def read_teacher(source: Any, model: nn.Module, initial: nn.Module | None) -> nn.Module:
+    """A frozen module like ``initial`` (or ``model``) with the tensors of a file.
+
+    Raises:
+        ScheduleError: the file does not exist, holds more than tensors, or does not fit the model.
+    """
+    from paredown.framework.tensor_files import read_tensors
+
+    tensors = read_tensors(source)
+    teacher = copy.deepcopy(model if initial is None else initial)
+    try:
+        teacher.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ScheduleError(
+            f"the teacher {source} does not fit the model: {error}\n"
+            "A teacher of another architecture is given in Python: modify(..., teacher=module)"
+        ) from None
+    return teacher.eval().requires_grad_(False)
+
+
+def _as_tuple(example_inputs: Any) -> tuple[Any, ...] | None:
+    if example_inputs is None or isinstance(example_inputs, tuple):
+        return example_inputs
+    return tuple(example_inputs) if isinstance(example_inputs, list) else (example_inputs,)
+
+
+def _no_surgery(model: nn.Module) -> str | None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return (
+            "DistributedDataParallel has counted the model's parameters already; call manager.prepare(model) before "
+            "the model is wrapped"
+        )
+    return None
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)

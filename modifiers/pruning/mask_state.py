@@ -1,0 +1,72 @@
+"""The state of a modifier that keeps zeros in place: its masks, by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.errors import TargetError
+from paredown.framework.state import PerParameter, pack_bits, unpack_bits
+from paredown.framework.training import Training
+from paredown.modifiers.pruning.masks import apply_masks_, empty_mask, to_bool
+
+__all__ = ["MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
+
+
+class Masks(PerParameter):
+    """Masks of either form (`paredown.modifiers.pruning.masks`); one bit a weight in a checkpoint."""
+
+    def encode(self, tensor: Tensor) -> dict[str, Any]:
+        return {**pack_bits(to_bool(tensor)), "compact": tensor.dtype == torch.bool}
+
+    def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
+        keep = unpack_bits(plain)
+        mask = empty_mask(parameter, "compact" if plain["compact"] else "fast")
+        return mask.copy_(keep if plain["compact"] else keep.to(mask.dtype).neg())
+
+    def apply_(self) -> None:
+        """Zero what is masked, in place."""
+        apply_masks_(list(self), list(self.values()))
+
+
+@dataclass
+class MaskState:
+    """The masks, and the share of zeros that they were made for."""
+
+    masks: Masks = field(default_factory=Masks)
+    share: float = 0.0
+
+
+def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The weights of modules, each once, by parameter name.
+
+    Raises:
+        TargetError: a weight is no plain parameter (weight_norm, LoRA and other parametrizations).
+    """
+    weights: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in modules.items():
+        weight = module._parameters.get("weight")
+        if weight is None:
+            raise TargetError(
+                f"{name}: its weight is computed, not stored (a parametrization such as weight_norm or LoRA), so zeros "
+                "would not last: merge it first, or add the layer to ignore"
+            )
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            weights[f"{name}.weight" if name else "weight"] = weight
+    return weights
+
+
+def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:
+    """Raise TargetError, naming the parameter, where a gradient is NaN at a pruning step."""
+    for name, weight in weights.items():
+        if weight.grad is not None and weight.grad.numel() and bool(weight.grad.max().isnan()):
+            raise TargetError(
+                f"the gradient of {name} contains NaN at step {training.step}: nothing was pruned; look for a loss "
+                "that is not finite"
+            )
