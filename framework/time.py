@@ -135,7 +135,9 @@ class Window:
         """Share of the window that lies behind, in [0, 1]."""
         if step >= self.end:
             return 1.0
-        return float(min(max((step - self.first) / (self.last - self.first), Fraction(0)), Fraction(1)))
+        if step <= self.first:
+            return 0.0
+        return float((step - self.first) / (self.last - self.first))
 
     def on_grid(self, step: int) -> bool:
         """Whether an update is due at ``step``: on the grid inside the window, or the final one."""

@@ -1,0 +1,157 @@
+"""A recipe: loaded from wherever it lies, merged, resolved and validated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paredown.framework.errors import Mistake, RecipeError
+from paredown.framework.modifier import Modifier
+from paredown.framework.recipe.extending import extended
+from paredown.framework.recipe.interpolation import resolved
+from paredown.framework.recipe.merging import with_value
+from paredown.framework.recipe.nodes import Node
+from paredown.framework.recipe.omegaconf_nodes import App, app_around, is_config, read_config
+from paredown.framework.recipe.overrides import overridden, with_variables
+from paredown.framework.recipe.positions import Position, shown
+from paredown.framework.recipe.schema import recipe_schema
+from paredown.framework.recipe.sources import Document, find_file, read_file, read_mapping
+from paredown.framework.recipe.validation import FIELDS, validated
+from paredown.framework.recipe.writing import to_yaml
+from paredown.framework.time import Time
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A validated recipe. Made by `Recipe.load`; never changed afterwards.
+
+    Attributes:
+        name: as the recipe says, or the name of its file.
+        modifiers: the modifiers by name, in the recipe's order.
+        run_epochs: the length of the training run; None in a recipe without times.
+    """
+
+    name: str
+    modifiers: Mapping[str, Modifier]
+    run_epochs: float | None
+    _written: Node
+    _resolved: Node
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any] | Recipe | Any,
+        overrides: Iterable[str] = (),
+        variables: Mapping[str, object] | None = None,
+    ) -> Recipe:
+        """Read, merge, resolve and validate a recipe.
+
+        Args:
+            source: a path to .yaml, .yml or a Markdown card; the name of a bundled recipe; a dict; a node of an
+                OmegaConf config; a checkpoint or a folder that paredown wrote; a recipe.
+            overrides: changes such as ``"modifiers.prune.end=20"``, ``"+variables.x=1"``, ``"~modifiers.prune"``.
+            variables: values for what the recipe names under ``variables``.
+
+        Raises:
+            RecipeError: the recipe does not hold; with all mistakes and their places.
+
+        >>> recipe = Recipe.load({"recipe": 1, "name": "none", "modifiers": {}})
+        >>> recipe.name, dict(recipe.modifiers)
+        ('none', {})
+        """
+        try:
+            return _load(source, list(overrides), dict(variables or {}))
+        except RecursionError:
+            raise RecipeError([Position("recipe").mistake("nested too deeply")]) from None
+
+    @property
+    def description(self) -> str:
+        """What the recipe says about itself."""
+        return str(self._plain("description") or "")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Words to find it by."""
+        return tuple(self._plain("tags") or ())
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What is meant to be changed, resolved."""
+        return dict(self._plain("variables") or {})
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The evidence that travels with the recipe."""
+        return list(self._plain("results") or ())
+
+    def to_yaml(self) -> str:
+        """What the author wrote, with variables and expressions, and with what it extends merged in."""
+        return to_yaml(_in_order(self._written.plain()))
+
+    def resolved(self) -> dict[str, Any]:
+        """What will run: plain values, no interpolations; times as numbers of epochs, "N steps" or "P%"."""
+        values: dict[str, Any] = _in_order(self._resolved.plain())
+        for name, modifier in self.modifiers.items():
+            fields = values["modifiers"][name]
+            fields.update({f: t.plain() for f in fields if isinstance(t := getattr(modifier, f, None), Time)})
+        return values
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) of a recipe file, over all modifiers that are installed."""
+        return recipe_schema()
+
+    def _plain(self, field: str) -> Any:
+        node = self._resolved.child(field)
+        return None if node is None else node.plain()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Recipe({self.name!r}, modifiers=[{', '.join(self.modifiers)}], run_epochs={self.run_epochs})"
+
+
+def _load(source: Any, overrides: list[str], variables: dict[str, object]) -> Recipe:
+    document, app = _read(source)
+    if document.root.mapping is None:
+        message = f"found {shown(document.root.plain())}; a recipe is a mapping of fields"
+        raise RecipeError([*document.mistakes, document.root.position.mistake(message)])
+    whole = extended(document)
+    root, variable_mistakes = with_variables(whole.root, variables)
+    root, override_mistakes = overridden(root, overrides)
+    return _finished(root, app, document.name, [*whole.mistakes, *variable_mistakes, *override_mistakes])
+
+
+def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -> Recipe:
+    values = resolved(root, app)
+    content = validated(values.root, values.broken)
+    mistakes += [*values.mistakes, *content.mistakes]
+    if mistakes:
+        raise RecipeError(list(dict.fromkeys(mistakes)))
+    own = values.root.child("name")
+    named = str(own.value) if own is not None and own.value else name
+    written = root
+    for path in values.outside:
+        written = with_value(written, path, values.root.at(path) or values.root)
+    return Recipe(named, content.modifiers, content.run_epochs, written, values.root)
+
+
+def _read(source: Any) -> tuple[Document, App | None]:
+    if isinstance(source, Recipe):
+        return Document(source._written, source.name, None), None
+    if is_config(source):
+        return read_config(source), app_around(source)
+    if isinstance(source, Mapping):
+        return read_mapping(source), None
+    if isinstance(source, (str, os.PathLike)):
+        return read_file(find_file(source)), None
+    raise TypeError(f"a recipe loads from a path, a name, a mapping or a config, not from {type(source).__name__}")
+
+
+def _in_order(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in FIELDS if name in values}

@@ -1,0 +1,55 @@
+"""Plain values to YAML that reads back as the same values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+__all__ = ["to_yaml"]
+
+_KIND = "tag:yaml.org,2002:{}".format
+#: what an unquoted scalar means by YAML 1.2; the last is text that a YAML 1.1 reader elsewhere would take for more
+_MEANINGS = (
+    (_KIND("null"), r"~|null|Null|NULL|"),
+    (_KIND("bool"), r"true|True|TRUE|false|False|FALSE"),
+    (_KIND("int"), r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    (_KIND("float"), r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    (_KIND("doubtful"), r"(?i:on|off|yes|no|y|n)|[-+]?[0-9][0-9_]*(:[0-9]+)*(\.[0-9_]*)?|\d{4}-\d\d?-\d\d?.*|<<|="),
+)
+
+
+def to_yaml(values: object) -> str:
+    """YAML with lists of plain values in one line, in the order of the values.
+
+    >>> print(to_yaml({"end": "500 steps", "curve": "off", "targets": ["a", "b"]}), end="")
+    end: 500 steps
+    curve: 'off'
+    targets: [a, b]
+    """
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper with the scalars of YAML 1.2; private, so that no table of PyYAML changes."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own shape
+        None: [(tag, re.compile(f"(?:{pattern})\\Z", re.ASCII | re.DOTALL)) for tag, pattern in _MEANINGS]
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar(_KIND("str"), data, style="|" if "\n" in data else None)
+
+    def represent_list(self, data: Iterable[Any]) -> yaml.SequenceNode:
+        data = list(data)
+        is_short = not any(isinstance(element, (list, dict)) for element in data)
+        return self.represent_sequence(_KIND("seq"), data, flow_style=is_short)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(list, _Dumper.represent_list)
