@@ -146,7 +146,9 @@ def _check_plain(value: Any, place: str) -> None:
         for index, part in enumerate(value):
             _check_plain(part, f"{place}[{index}]")
     elif not isinstance(value, PLAIN):
-        raise CheckpointError(f"{place} is a {type(value).__name__}; tensors, numbers, text, lists and mappings are kept")
+        raise CheckpointError(
+            f"{place} is a {type(value).__name__}; tensors, numbers, text, lists and mappings are kept"
+        )
 
 
 def _check_fit(model: nn.Module, saved: Mapping[str, Any]) -> None:
@@ -185,4 +187,3 @@ def _set_random_state(saved: Mapping[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(saved["cuda"])
-

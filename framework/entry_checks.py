@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -57,14 +57,17 @@ def optimizers_in(given: Any) -> list[Optimizer]:
     return [_own_optimizer(one) for one in (given if isinstance(given, (list, tuple)) else [given])]
 
 
-def check_one_shot(modifiers: Mapping[str, Modifier] | Sequence[Modifier]) -> None:
-    """Refuse what cannot work without training.
+def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
+    """Refuse what cannot work without training, or without data.
 
     Raises:
         ScheduleError: names the modifiers.
     """
-    chosen = modifiers.values() if isinstance(modifiers, Mapping) else modifiers
-    names = [f"{modifier.name} ({modifier.type})" for modifier in chosen if modifier.needs_training]
+    modifiers = list(modifiers)
+    hungry = [f"{modifier.name} ({modifier.type})" for modifier in modifiers if modifier.calibrates]
+    if hungry and data is None:
+        raise ScheduleError(f"{', '.join(hungry)} needs batches to calibrate on: apply(model, data=loader)")
+    names = [f"{modifier.name} ({modifier.type})" for modifier in modifiers if modifier.needs_training]
     if names:
         raise ScheduleError(
             f"{', '.join(names)} cannot work without training: use modify and a training loop, or take it out "

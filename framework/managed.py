@@ -13,11 +13,11 @@ from __future__ import annotations
 import copyreg
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 
@@ -35,6 +35,10 @@ class Link:
     def around(self, call: Call, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``call(module, *args, **kwargs)``, the rest of the chain, and return its output."""
         return call(module, *args, **kwargs)
+
+    def stored_codes(self, module: nn.Module) -> Mapping[str, tuple[Tensor, int]]:
+        """For a permanent link: the parameters that are stored otherwise, by name, with their width in bits."""
+        return {}
 
 
 class _Managed:

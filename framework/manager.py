@@ -164,7 +164,7 @@ class ScheduledManager:
         """
         self._refuse_second_run()
         check_model(model)
-        check_one_shot(self.recipe.modifiers)
+        check_one_shot(self.recipe.modifiers.values(), data)
         training = self._new_training(model, data, teacher, example_inputs, forward)
         schedule = self._checked_schedule(training)
         self.training, self.schedule, self._reporter = training, schedule, Reporter(training, self.recipe)
@@ -322,7 +322,7 @@ class ScheduledManager:
         schedule = Schedule(self.recipe.modifiers, training)
         check_claims(schedule.modifiers, training)
         for modifier in schedule.modifiers:
-            modifier.foresee(training)
+            modifier.check(training)
         return schedule
 
     def _start(self, training: Training, schedule: Schedule) -> None:

@@ -102,6 +102,11 @@ class Modifier(Options):
         return bool(getattr(self, "hold", False))
 
     @property
+    def calibrates(self) -> bool:
+        """Whether it needs ``data`` in `ScheduledManager.apply`."""
+        return False
+
+    @property
     def keeps_initial_model(self) -> bool:
         """Whether it needs a frozen copy of the model as it was handed over."""
         return False
@@ -118,8 +123,11 @@ class Modifier(Options):
         """The parameters that its ``claims`` are about."""
         return ()
 
+    def check(self, training: Training) -> None:
+        """Raise what is wrong with this modifier on this model, before anything is changed; cheap."""
+
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        """What it will do, layer by layer, without doing it. Raises what ``on_start`` would raise early."""
+        """What it will do, layer by layer, without doing it: the plan."""
         return ()
 
     def on_start(self, training: Training) -> Any:
@@ -169,6 +177,9 @@ class TargetedModifier(Modifier):
     """Class names, module names with globs, "re:" patterns. Default: the layer kinds of the family."""
     ignore: tuple[str, ...] = ()
     """The same, for what is left alone."""
+
+    def check(self, training: Training) -> None:
+        training.targets(self)
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         modules = training.targets(self).values()

@@ -76,7 +76,10 @@ class Plan:
         rows = [("parameters", *self.parameters), ("bytes, zeros not stored", *(bits // 8 for bits in self.bits))]
         if self.macs is not None:
             rows.append(("multiply-accumulates", *self.macs))
-        return [f"  {name:<26}{before:>16,} -> {after:>16,}  (x{after / max(before, 1):.3f})" for name, before, after in rows]
+        return [
+            f"  {name:<26}{before:>16,} -> {after:>16,}  (x{after / max(before, 1):.3f})"
+            for name, before, after in rows
+        ]
 
 
 def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:

@@ -58,7 +58,9 @@ def check(recipe: Recipe, state: Mapping[str, Any]) -> None:
     wanted = {name: modifier.type for name, modifier in recipe.modifiers.items()}
     if saved != wanted:
         differing = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
-        told = "; ".join(f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here" for name in differing)
+        told = "; ".join(
+            f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here" for name in differing
+        )
         raise CheckpointError(f"the checkpoint belongs to another recipe ({told}); names and types must agree")
 
 
@@ -75,11 +77,15 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
     schedule.release()
     training.surgery.take_back()
     try:
-        training.surgery.replay(state["surgery"], lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec))
+        training.surgery.replay(
+            state["surgery"], lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec)
+        )
         _restore_states(training, schedule, state["modifiers"])
     except Exception as error:
         training.surgery.take_back()
-        raise error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}") from error
+        raise (
+            error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}")
+        ) from error
     if training.clock is not None and state["clock"] is not None:
         _restore_clock(training, state["clock"])
     training.events[:] = [dict(event) for event in state["events"]]

@@ -111,7 +111,9 @@ def restore(kind: type[S], plain: Mapping[str, Any], parameters: Mapping[str, nn
     hints = typing.get_type_hints(kind)
     fields = {part.name: part for part in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if set(plain) - set(fields):
-        raise CheckpointError(f"the checkpoint's {kind.__name__} has unknown fields: {sorted(set(plain) - set(fields))}")
+        raise CheckpointError(
+            f"the checkpoint's {kind.__name__} has unknown fields: {sorted(set(plain) - set(fields))}"
+        )
     return kind(**{name: _restored(hints[name], part, parameters, device) for name, part in plain.items()})
 
 

@@ -209,9 +209,7 @@ def _move_surroundings(old: nn.Module, new: nn.Module) -> None:
     remove_links(old, links)
 
 
-def _slice_momenta(
-    optimizer: Optimizer, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor
-) -> None:
+def _slice_momenta(optimizer: Optimizer, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor) -> None:
     entries = optimizer.state.get(parameter)
     if not entries:
         return

@@ -130,12 +130,12 @@ class Training:
         add_link(module, link)
         self._links.append((modifier.name, module, link))
 
-    def unmanage(self, modifier: Modifier) -> None:
-        """Take the modifier's links off, the permanent ones too."""
-        for name, module, link in self._links:
-            if name == modifier.name:
-                remove_links(module, [link])
-        self._links = [entry for entry in self._links if entry[0] != modifier.name]
+    def unmanage(self, modifier: Modifier, only: Callable[[Link], bool] | None = None) -> None:
+        """Take the modifier's links off: all of them, the permanent ones too, or those that ``only`` picks."""
+        gone = [entry for entry in self._links if entry[0] == modifier.name and (only is None or only(entry[2]))]
+        for _, module, link in gone:
+            remove_links(module, [link])
+        self._links = [entry for entry in self._links if entry not in gone]
 
     def call(self, batch: Any) -> Any:
         """The model on a batch: ``model(batch[0])`` for a tuple or list, ``model(**batch)`` for a mapping."""

@@ -30,10 +30,15 @@ class ConstantSparsity(TargetedModifier):
     masks: MaskForm = "fast"
     """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
 
+    def check(self, training: Training) -> None:
+        weights_of(training.targets(self))
+
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         weights = weights_of(training.targets(self))
         return [
-            Foreseen(name.removesuffix(".weight"), f"its {int((weight == 0).sum())} zeros stay", density=_density(weight))
+            Foreseen(
+                name.removesuffix(".weight"), f"its {int((weight == 0).sum())} zeros stay", density=_density(weight)
+            )
             for name, weight in weights.items()
         ]
 

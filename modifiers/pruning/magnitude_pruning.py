@@ -53,6 +53,9 @@ class MagnitudePruning(TargetedModifier):
         level = self.curve == "constant" or not isinstance(self.curve, str)
         return ["initial_sparsity"] if level and "initial_sparsity" in self.model_fields_set else []
 
+    def check(self, training: Training) -> None:
+        weights_of(training.targets(self))
+
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         weights = weights_of(training.targets(self))
         total = sum(weight.numel() for weight in weights.values())
@@ -64,7 +67,6 @@ class MagnitudePruning(TargetedModifier):
         ]
 
     def on_start(self, training: Training) -> MaskState:
-        weights_of(training.targets(self))
         return MaskState()
 
     def on_update(self, training: Training, state: MaskState) -> None:
