@@ -1,0 +1,45 @@
+"""The command `paredown`.
+
+Exit codes: 0 it holds, 1 it does not (an invalid recipe, a difference, a proof that fails), 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from paredown.framework.cli import recipes, schema, validate
+from paredown.framework.cli.console import print_problem
+from paredown.framework.errors import ParedownError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="paredown",
+    help="Compression of PyTorch models, written down as recipes.",
+    epilog="Exit codes: 0 it holds, 1 it does not, 2 wrong use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+validate.register(app)
+recipes.register(app)
+schema.register(app)
+
+
+def main() -> int:
+    """Run the command line; a user's mistake is a message and an exit code, never a traceback."""
+    try:
+        app()
+    except ParedownError as error:
+        print_problem(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

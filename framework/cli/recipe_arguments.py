@@ -1,0 +1,41 @@
+"""Recipes and overrides on the command line: `recipe.yaml modifiers.prune.end=20`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+__all__ = ["require_source", "split_overrides"]
+
+_OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.-]*(=.*)?", re.DOTALL)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Sources and overrides.
+
+    >>> split_overrides(["a.yaml", "run.epochs=3", "~modifiers.prune"])
+    (['a.yaml'], ['run.epochs=3', '~modifiers.prune'])
+    """
+    overrides = [argument for argument in arguments if _is_override(argument)]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def require_source(source: str) -> None:
+    """Refuse what is neither a file nor a bundled recipe.
+
+    Raises:
+        typer.BadParameter: there is no such recipe (wrong use, exit code 2).
+    """
+    from paredown.framework.recipe.bundled import bundled_path, near_bundled
+
+    if not Path(source).exists() and bundled_path(source) is None:
+        raise typer.BadParameter(f"{source}: no such file, and no bundled recipe{near_bundled(source)}")
+
+
+def _is_override(argument: str) -> bool:
+    if Path(argument).exists() or not _OVERRIDE.fullmatch(argument):
+        return False
+    return "=" in argument or argument.startswith("~")

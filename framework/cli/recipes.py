@@ -1,0 +1,83 @@
+"""`paredown recipes`: the recipes that come with paredown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, write
+from paredown.framework.cli.recipe_arguments import require_source
+
+__all__ = ["list_recipes", "register", "show_recipe"]
+
+LIST_EXAMPLES = """\
+[bold]Examples[/bold]
+
+paredown recipes list
+
+paredown recipes list --json
+"""
+SHOW_EXAMPLES = """\
+[bold]Examples[/bold]
+
+paredown recipes show mnist/prune-quantize-distill
+
+paredown recipes show mnist/prune-quantize-distill --output my-recipe.yaml
+
+paredown recipes show my-recipe.yaml --resolved
+"""
+
+Name = Annotated[str, typer.Argument(help="The name of a bundled recipe, or a file.")]
+Resolved = Annotated[bool, typer.Option("--resolved", help="With variables and expressions worked out.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    recipes = typer.Typer(help="The recipes that come with paredown.", no_args_is_help=True, rich_markup_mode="rich")
+    recipes.command("list", epilog=LIST_EXAMPLES)(list_recipes)
+    recipes.command("show", epilog=SHOW_EXAMPLES)(show_recipe)
+    app.add_typer(recipes, name="recipes")
+
+
+def list_recipes(as_json: AsJson = False, quiet: Quiet = False, output: Output = None) -> None:
+    """List the bundled recipes."""
+    from paredown.framework.recipe import Recipe
+    from paredown.framework.recipe.bundled import bundled_names
+
+    if quiet and not as_json:
+        text = "\n".join(bundled_names())
+        return typer.echo(text) if output is None else write(text + "\n", output)
+    recipes = {name: Recipe.load(name) for name in bundled_names()}
+    rows = [
+        {
+            "name": name,
+            "description": recipe.description,
+            "tags": list(recipe.tags),
+            "modifiers": list(recipe.modifiers),
+        }
+        for name, recipe in recipes.items()
+    ]
+    return print_json(rows, output) if as_json or output is not None else _print(rows)
+
+
+def show_recipe(name: Name, resolved: Resolved = False, as_json: AsJson = False, output: Output = None) -> None:
+    """Print a recipe as YAML, with what it extends merged in."""
+    from paredown.framework.recipe import Recipe
+    from paredown.framework.recipe.writing import to_yaml
+
+    require_source(name)
+    recipe = Recipe.load(name)
+    if as_json:
+        return print_json(recipe.resolved(), output)
+    text = to_yaml(recipe.resolved()) if resolved else recipe.to_yaml()
+    return typer.echo(text, nl=False) if output is None else write(text, output)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table("recipe", "modifiers", "description", box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(row["name"], ", ".join(row["modifiers"]), row["description"])
+    console().print(table if rows else "no bundled recipes")
