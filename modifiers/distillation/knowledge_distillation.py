@@ -45,13 +45,17 @@ class KnowledgeDistillation(Modifier):
     def keeps_initial_model(self) -> bool:
         return self.teacher == "initial"
 
-    def foresee(self, training: Training) -> Sequence[Foreseen]:
+    def check(self, training: Training) -> None:
         if not training.has_teacher(self) and self.teacher != "initial" and not Path(self.teacher).exists():
             raise ScheduleError(
                 f"{self.name}: the teacher {self.teacher!r} does not exist; name a file of tensors, or give "
                 "modify(..., teacher=module)"
             )
-        return [Foreseen("(output)", f"{self.weight:g} of the loss from the teacher, at temperature {self.temperature:g}")]
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        return [
+            Foreseen("(output)", f"{self.weight:g} of the loss from the teacher, at temperature {self.temperature:g}")
+        ]
 
     def attach(self, training: Training, state: None) -> None:
         if training.progress(self) < 1:

@@ -24,5 +24,7 @@ def logits_of(output: Any) -> Tensor:
     if logits is None and isinstance(output, (tuple, list)):
         logits = next((part for part in output if isinstance(part, Tensor)), None)
     if not isinstance(logits, Tensor):
-        raise TargetError(f"no logits in a {type(output).__name__}: a tensor, a tuple or a mapping with 'logits' is read")
+        raise TargetError(
+            f"no logits in a {type(output).__name__}: a tensor, a tuple or a mapping with 'logits' is read"
+        )
     return logits

@@ -39,6 +39,9 @@ class Freeze(TargetedModifier):
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return list(self._parameters(training).values())
 
+    def check(self, training: Training) -> None:
+        self._parameters(training)
+
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         return [Foreseen(name, "stands still") for name in self._parameters(training)]
 

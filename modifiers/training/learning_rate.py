@@ -55,8 +55,10 @@ class LearningRate(Modifier):
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return [parameter for _, group in _groups(training) for parameter in group["params"]]
 
-    def foresee(self, training: Training) -> Sequence[Foreseen]:
+    def check(self, training: Training) -> None:
         self._refuse_scheduler(training)
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
         begin = "the optimizer's own" if self.initial is None else f"{self.initial:g}"
         return [Foreseen("(optimizer)", f"learning rate {begin} to {self.final:g}")]
 
