@@ -32,9 +32,10 @@ class LoopHooks:
 
     def attach(self) -> None:
         """Hook on."""
+        before, after = (torch.compiler.disable(hook) for hook in (self._before_step, self._after_step))
         for optimizer in self.training.optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+            self._handles.append(optimizer.register_step_pre_hook(before))
+            self._handles.append(optimizer.register_step_post_hook(after))
         add_link(self.training.model, self._counter)
         scaler = self.training.scaling.grad_scaler
         if scaler is not None:
