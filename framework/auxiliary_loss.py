@@ -48,7 +48,7 @@ class Scaling:
 
 @dataclass
 class Term:
-    """One auxiliary loss: ``compute(output, args, kwargs)`` gives a 0-d tensor; ``add`` leaves the user's loss whole."""
+    """One auxiliary loss: ``compute(output, args, kwargs)`` gives a 0-d tensor; ``add`` leaves the own loss whole."""
 
     compute: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor]
     weight: float
@@ -152,7 +152,7 @@ class AuxiliaryLosses(Link):
             self.values.copy_(terms)
             self.forwards.add_(1)
         self.pending = weighted
-        passed = _Injection.apply(
+        passed = _Injection.apply(  # type: ignore[no-untyped-call]
             weighted, self.keep, self.share, self.scale, self.door, self.ticket, *[leaves[place] for place in places]
         )
         for place, leaf in zip(places, passed, strict=True):
@@ -168,8 +168,8 @@ class AuxiliaryLosses(Link):
         names = ", ".join(self.terms)
         if forwards > 1 and self.scaling.accumulate is None and self.scaling.grad_scaler is None:
             raise ParedownError(
-                f"{forwards} training forwards in one optimizer step: if the loss is divided by {forwards}, the gradient "
-                f"of {names} is wrong unless that is declared; add it: "
+                f"{forwards} training forwards in one optimizer step: if the loss is divided by {forwards}, the "
+                f"gradient of {names} is wrong unless that is declared; add it: "
                 f"manager.modify(..., accumulate={forwards}); or, if the loop scales nothing, accumulate=1"
             )
         scaled = self.scaling.grad_scaler is None and getattr(optimizer, "grad_scale", None) is not None

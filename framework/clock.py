@@ -84,10 +84,10 @@ def steps_per_epoch_of(given: int | Sized, accumulate: int | None) -> int:
     Raises:
         ScheduleError: no length, or not at least one step.
     """
-    if isinstance(given, bool) or (isinstance(given, float) and not given.is_integer()):
+    if isinstance(given, (bool, float)):
         raise ScheduleError(f"steps_per_epoch={given!r}: give the number of optimizer steps in an epoch, or the loader")
-    if isinstance(given, (int, float)):
-        steps = int(given)
+    if isinstance(given, int):
+        steps = given
     else:
         try:
             steps = math.ceil(len(given) / (accumulate or 1))

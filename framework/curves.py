@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -23,7 +24,7 @@ CURVES: dict[str, Callable[[float], float]] = {
     "cubic": lambda p: (1 - p) ** 3,
     "cosine": lambda p: (1 + math.cos(math.pi * p)) / 2,
     "exponential": lambda p: (math.exp(-5 * p) - math.exp(-5)) / (1 - math.exp(-5)),
-    "constant": lambda p: 0.0,  # noqa: ARG005
+    "constant": lambda p: 0.0,
 }
 
 
@@ -34,7 +35,7 @@ def _points(value: Any) -> Any:
         raise ValueError(f"{value!r} is no curve; one of {', '.join(CURVES)}, or points such as [[0, 0.5], [0.3, 0.8]]")
     points = tuple(_point(pair) for pair in value)
     places = [place for place, _ in points]
-    if any(later <= earlier for earlier, later in zip(places, places[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(places)):
         raise ValueError(f"{value!r}: the points of a curve come in rising order of progress")
     return points
 

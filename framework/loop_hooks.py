@@ -32,7 +32,7 @@ class LoopHooks:
 
     def attach(self) -> None:
         """Hook on."""
-        before, after = (torch.compiler.disable(hook) for hook in (self._before_step, self._after_step))
+        before, after = (_not_compiled(hook) for hook in (self._before_step, self._after_step))
         for optimizer in self.training.optimizers:
             self._handles.append(optimizer.register_step_pre_hook(before))
             self._handles.append(optimizer.register_step_post_hook(after))
@@ -126,6 +126,11 @@ def is_managed(model: nn.Module) -> bool:
     counters = [link for link in links_of(model) if isinstance(link, _ForwardCounter)]
     remove_links(model, [link for link in counters if link.hooks() is None])
     return any(link.hooks() is not None for link in counters)
+
+
+def _not_compiled(hook: Callable[..., None]) -> Any:
+    """Under a compiled optimizer step the hooks run as they are."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -41,23 +41,18 @@ class Link:
         return {}
 
 
-class _Managed:
-    """Marks the classes that this module makes, and holds what they were made from."""
-
-    _paredown_base: type[nn.Module]
-    _paredown_links: tuple[Link, ...]
-
-
 def links_of(module: nn.Module) -> tuple[Link, ...]:
     """The links around the module's forward, outermost first."""
     ours = _ours(module)
-    return () if ours is None else ours._paredown_links
+    links: tuple[Link, ...] = () if ours is None else ours._paredown_links
+    return links
 
 
 def base_class(module: nn.Module) -> type[nn.Module]:
-    """The class of the module as its author knows it."""
+    """The class of the module as its author knows it, also where somebody swapped a class over ours."""
     ours = _ours(module)
-    return ours._paredown_base if ours is not None and type(module) is ours else type(module)
+    base: type[nn.Module] = type(module) if ours is None else ours._paredown_base
+    return base
 
 
 def add_link(module: nn.Module, link: Link) -> None:
@@ -87,19 +82,21 @@ def rebuild(base: type[nn.Module], links: tuple[Link, ...]) -> nn.Module:
     return module
 
 
-def _ours(module: nn.Module) -> type[Any] | None:
-    return next((cls for cls in type(module).__mro__ if "_paredown_links" in vars(cls)), None)
+def _ours(module: nn.Module) -> Any:
+    """The class that this module made, of the module or beneath a class that somebody swapped over it; or None."""
+    own: Any = type(module)
+    return next((cls for cls in own.__mro__ if "_paredown_links" in vars(cls)), None)
 
 
 def _set_links(module: nn.Module, links: tuple[Link, ...]) -> None:
     ours = _ours(module)
     if ours is not None and type(module) is not ours:  # somebody swapped a class over ours: change ours beneath it
-        replacement = _managed_class(ours._paredown_base, links, None)
+        replacement: Any = _managed_class(ours._paredown_base, links, None)
         ours.forward = replacement.forward if links else ours._paredown_base.forward
         ours.__reduce_ex__ = replacement.__reduce_ex__
         ours._paredown_links = links
         return
-    base = type(module) if ours is None else ours._paredown_base
+    base = base_class(module)
     own_forward = _take_own_forward(module, ours)
     if links:
         module.__class__ = _managed_class(base, links, own_forward)
@@ -109,7 +106,7 @@ def _set_links(module: nn.Module, links: tuple[Link, ...]) -> None:
         module.__dict__["forward"] = own_forward
 
 
-def _take_own_forward(module: nn.Module, ours: type[Any] | None) -> Call | None:
+def _take_own_forward(module: nn.Module, ours: Any) -> Call | None:
     """A forward that somebody set on the instance would hide the managed one: it becomes the chain's inner end."""
     own: Call | None = module.__dict__.pop("forward", None)
     return own if own is not None or ours is None else ours._paredown_own_forward

@@ -58,7 +58,7 @@ class Modifier(Options):
 
     #: fewest fields, beside ``type``, of a working modifier: conformance tests, schema and reference use it
     example: ClassVar[Mapping[str, Any]] = {}
-    #: what it claims of a parameter ("zeros", "grid", "structure", ...): the same claim in overlapping windows conflicts
+    #: what it claims of a parameter ("zeros", "grid", "structure", ...): the same in overlapping windows conflicts
     claims: ClassVar[frozenset[str]] = frozenset()
     #: a dataclass with the state, of what `paredown.framework.state` can save; None where there is no state
     state_type: ClassVar[type | None] = None
@@ -182,5 +182,5 @@ class TargetedModifier(Modifier):
         training.targets(self)
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        modules = training.targets(self).values()
-        return [module.weight for module in modules if isinstance(module._parameters.get("weight"), nn.Parameter)]
+        weights = (module._parameters.get("weight") for module in training.targets(self).values())
+        return [weight for weight in weights if weight is not None]

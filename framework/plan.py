@@ -73,7 +73,7 @@ class Plan:
         return figure
 
     def _totals(self) -> list[str]:
-        rows = [("parameters", *self.parameters), ("bytes, zeros not stored", *(bits // 8 for bits in self.bits))]
+        rows = [("parameters", *self.parameters), ("bytes, zeros not stored", self.bits[0] // 8, self.bits[1] // 8)]
         if self.macs is not None:
             rows.append(("multiply-accumulates", *self.macs))
         return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Modifier

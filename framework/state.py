@@ -77,7 +77,8 @@ def unpack_bits(packed: Mapping[str, Any]) -> Tensor:
     """The bool tensor that `pack_bits` packed."""
     shape = torch.Size(packed["shape"])
     bits = packed["bits"].unsqueeze(1) & (2 ** torch.arange(8, dtype=torch.uint8))
-    return (bits != 0).reshape(-1)[: shape.numel()].reshape(shape)
+    mask: Tensor = (bits != 0).reshape(-1)[: shape.numel()].reshape(shape)
+    return mask
 
 
 def to_plain(value: Any, names: Mapping[int, str]) -> Any:

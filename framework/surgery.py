@@ -75,9 +75,8 @@ class Surgery:
         old = named_modules(self.model)[name]
         self._remember_groups()
         new.train(old.training)
-        self._place(old, new)
-        _move_surroundings(old, new)
-        self._undo.append(lambda: (_move_surroundings(new, old), self._place(new, old))[0])
+        self._exchange(old, new)
+        self._undo.append(lambda: self._exchange(new, old))
         self._succeed(dict(old.named_parameters()), dict(new.named_parameters()))
         self.records.append({"operation": "replace", "module": name, "modifier": modifier, "spec": dict(spec)})
 
@@ -127,11 +126,12 @@ class Surgery:
     def _containers(self) -> Iterable[PerParameter]:
         return (container for state in self.states.values() for container in containers(state))
 
-    def _place(self, old: nn.Module, new: nn.Module) -> None:
+    def _exchange(self, old: nn.Module, new: nn.Module) -> None:
         for parent in list(self.model.modules()):
             for key, child in parent._modules.items():
                 if child is old:
                     parent._modules[key] = new
+        _move_surroundings(old, new)
 
     def _remember_groups(self) -> None:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]

@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from paredown.framework.modifier import Modifier
 from paredown.framework.registry import registry
+from paredown.framework.time import Time
 
 __all__ = ["recipe_schema"]
 
@@ -84,7 +87,7 @@ def _partial(types: Iterable[str]) -> dict[str, Any]:
 
 def _definitions(name: str, modifier: type[Modifier]) -> dict[str, Any]:
     """The definition of a modifier, and those of the models inside it, under names of their own."""
-    schema = modifier.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+    schema = modifier.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}", schema_generator=_Generator)
     inner = schema.pop("$defs", {})
     schema = _interpolatable(schema)
     schema["title"] = name
@@ -92,6 +95,11 @@ def _definitions(name: str, modifier: type[Modifier]) -> dict[str, Any]:
     schema["properties"]["type"] = {"const": name, "description": schema["description"].split("\n")[0]}
     schema["required"] = sorted({*schema.get("required", ()), "type"})
     return {name: schema, **{f"{name}.{model}": _interpolatable(each) for model, each in inner.items()}}
+
+
+class _Generator(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        return dft.plain() if isinstance(dft, Time) else super().encode_default(dft)
 
 
 def _interpolatable(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def reason_to_refuse(model: nn.Module, name: str, module: nn.Module, states: Map
 
 def as_matrix(module: nn.Module, convolution: Convolution) -> Tensor:
     """The weight as the matrix that is factorized, (rows, columns)."""
-    weight: Any = module._parameters["weight"]
-    weight = weight.detach()
+    parameter: Any = module._parameters["weight"]
+    weight: Tensor = parameter.detach()
     if weight.dim() == 2:
         return weight
     return spatial_matrix(weight) if convolution == "spatial" else channel_matrix(weight)
@@ -56,14 +56,15 @@ def factorized(module: nn.Module, left: Tensor, right: Tensor, convolution: Conv
         module: a Linear or an ungrouped Conv2d; its bias is used again, as the very Parameter.
         left, right: (rows, rank) and (rank, columns) of `as_matrix`.
     """
+    first: nn.Linear | nn.Conv2d
+    second: nn.Linear | nn.Conv2d
     if isinstance(module, nn.Linear):
-        first = _linear(right)
-        second = _linear(left)
+        first, second = _linear(right), _linear(left)
     elif isinstance(module, nn.Conv2d):
         first, second = _convolutions(module, left, right, convolution)
     else:
         raise TypeError(f"no decomposition of a {type(module).__name__}")
-    second.bias = module.bias
+    second.register_parameter("bias", module._parameters["bias"])
     for layer in (first, second):
         layer.train(module.training)
     return nn.Sequential(first, second)

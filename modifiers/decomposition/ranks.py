@@ -25,7 +25,7 @@ class Energy(Options):
     """Share of the squared singular values that is kept."""
 
 
-FORMS = {"ratio": Ratio, "energy": Energy}
+FORMS: dict[str, type[Options]] = {"ratio": Ratio, "energy": Energy}
 
 
 def _chosen(value: Any) -> Any:

@@ -53,12 +53,6 @@ def mask_of(weight: Tensor, form: MaskForm = "fast") -> Tensor:
     return mask
 
 
-def mask_of(weight: Tensor, form: MaskForm = "fast") -> Tensor:
-    """The mask that keeps the weight's zeros: it prunes what is zero now."""
-    keep = weight.detach() != 0
-    return keep if form == "compact" else fast_mask(keep, weight.dtype)
-
-
 def to_bool(mask: Tensor) -> Tensor:
     """The compact form of a mask of either form: True where a weight is kept."""
     return mask if mask.dtype == torch.bool else mask != 0

@@ -153,8 +153,8 @@ class QuantizationAwareTraining(TargetedModifier):
         silent = [name for name, seen in state.ranges.items() if self.activations is not None and not seen.seen]
         if silent:
             raise ScheduleError(
-                f"{self.name}: no input of {', '.join(silent)} was seen before the ranges froze, so they have no scale: "
-                "the layers' forward was never called; add them to ignore, or freeze later"
+                f"{self.name}: no input of {', '.join(silent)} was seen before the ranges froze, so there is no scale: "
+                "their forward was never called; add them to ignore, or freeze later"
             )
         training.unmanage(self, only=_observing)
         state.observers_frozen = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 from torch import Tensor, nn
@@ -83,11 +83,11 @@ class LearningRate(Modifier):
                 )
 
 
-def _groups(training: Training) -> list[tuple[Optimizer, dict[str, object]]]:
+def _groups(training: Training) -> list[tuple[Optimizer, dict[str, Any]]]:
     return [(optimizer, group) for optimizer in training.optimizers for group in optimizer.param_groups]
 
 
-def _set(group: dict[str, object], rate: float) -> None:
+def _set(group: dict[str, Any], rate: float) -> None:
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:
