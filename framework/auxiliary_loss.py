@@ -70,7 +70,7 @@ class AuxiliaryLosses(Link):
         self.scale = scaling.live_scale(device)
         self.pending: Tensor | None = None
         self.combined = 0
-        self.total: float | None = None
+        self.total: Tensor | None = None
         self.reweigh()
 
     def reweigh(self) -> None:
@@ -102,14 +102,14 @@ class AuxiliaryLosses(Link):
         pending, self.pending = self.pending, None
         self.combined += 1
         total = loss * self.keep.to(loss.dtype) + pending.to(loss.dtype)
-        self.total = float(total.detach())
+        self.total = total.detach()
         return total
 
     def last_losses(self) -> dict[str, float]:
         """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c)."""
         told = dict(zip(self.terms, self.values.tolist(), strict=True))
         told["injected"] = float((self.values * self.weights).sum())
-        return told if self.total is None else {**told, "total": self.total}
+        return told if self.total is None else {**told, "total": float(self.total)}
 
     def check_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Before the optimizer takes a step: every term must have reached its gradient once, and rightly scaled.

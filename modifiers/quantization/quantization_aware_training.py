@@ -121,6 +121,7 @@ class QuantizationAwareTraining(TargetedModifier):
         ):
             state.batch_norm_frozen = True
             self._freeze_batch_norm(training)
+            training.record(self, "freeze batch norm")
 
     def on_finalize(self, training: Training, state: QuantizationState) -> None:
         if not state.observers_frozen:
@@ -164,7 +165,6 @@ class QuantizationAwareTraining(TargetedModifier):
         for module in training.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 training.manage(self, module, _FrozenStatistics())
-        training.record(self, "freeze batch norm")
 
     def _warn_of_silence(self, state: QuantizationState) -> None:
         silent = [name for name, seen in state.ranges.items() if not seen.seen]
