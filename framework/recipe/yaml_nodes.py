@@ -138,4 +138,4 @@ def _key_problem(key: yaml.Node) -> str | None:
         return "a key is a plain word"
     if key.style is None and key.value == "<<":
         return "the merge key '<<' is no part of YAML 1.2; use extends, or write the fields out"
-    return "a key is missing before ':'" if key.value == "" else None
+    return "a key is missing before ':'" if key.style is None and key.value == "" else None

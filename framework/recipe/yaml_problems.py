@@ -33,11 +33,19 @@ def yaml_mistake(error: yaml.YAMLError, file: str, text: str, lines: list[str]) 
     """The mistake that a YAML error stands for, at its place."""
     if isinstance(error, yaml.reader.ReaderError):
         return _character_mistake(error, file, text, lines)
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    mark = _mark(error)
     if mark is None:
         return Position(file).mistake(f"not valid YAML: {error}")
     position = Position.in_text(file, lines, mark.line, mark.column)
-    return position.mistake(_reworded(str(getattr(error, "problem", None) or error)) + _hint(position))
+    words = _reworded(str(getattr(error, "problem", None) or error))
+    return position.mistake(words + (_hint(position) if "is missing" in words else ""))
+
+
+def _mark(error: yaml.YAMLError) -> yaml.Mark | None:
+    """Where the mistake is: PyYAML stops behind a quote that is not closed, and behind a key without its colon."""
+    at, began = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    is_late = str(getattr(error, "problem", "")).startswith(("found unexpected end", "could not find expected ':'"))
+    return (began if is_late else None) or at or began
 
 
 def _reworded(problem: str) -> str:

@@ -1,0 +1,87 @@
+"""`paredown validate`, `recipes` and `schema`: what they print, and their exit codes."""
+
+import json
+import sys
+
+import pytest
+
+from paredown.framework.cli.main import main
+
+GOOD = "recipe: 1\nname: x\nrun: {epochs: 4}\nmodifiers:\n  p: {type: magnitude_pruning, end: 3, final_sparsity: 0.5}\n"
+
+
+@pytest.fixture
+def paredown(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["paredown", *arguments])
+        try:
+            code = main()
+        except SystemExit as exit:
+            code = exit.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code or 0, out, err
+
+    return run
+
+
+def test_validate(paredown, tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("end: 3", "end: 9"))
+    assert paredown("validate", "good.yaml") == (0, "good.yaml: holds (p)\n", "")
+    assert paredown("validate", "good.yaml", "--quiet") == (0, "", "")
+    code, out, err = paredown("validate", "good.yaml", "bad.yaml")
+    assert (code, out) == (1, "good.yaml: holds (p)\n")
+    assert "bad.yaml:5:37: modifiers.p.end: found 9 epochs" in err
+    assert err.endswith("bad.yaml: 1 mistake\n")
+    assert paredown("validate", "bad.yaml", "modifiers.p.end=2", "-q")[0] == 0
+    assert "override 1" in paredown("validate", "good.yaml", "modifiers.p.final_sparsity=2")[2]
+
+
+def test_validate_as_json(paredown, tmp_path):
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("end: 3", "end: 9"))
+    code, out, err = paredown("validate", "bad.yaml", "--json")
+    error = json.loads(out)["recipes"][0]["errors"][0]
+    assert (code, err, error["line"], error["column"], error["path"]) == (1, "", 5, 37, "modifiers.p.end")
+    assert paredown("validate", "bad.yaml", "--json", "--output", "out/result.json")[0] == 1
+    assert json.loads((tmp_path / "out/result.json").read_text())["recipes"][0]["valid"] is False
+
+
+def test_wrong_use(paredown):
+    for arguments in (
+        ["validate", "no.yaml"],
+        ["validate", "a.b=3"],
+        ["validate", "--bad"],
+        ["recipes", "show", "nix"],
+        ["nix"],
+    ):
+        assert paredown(*arguments)[0] == 2
+
+
+def test_help_has_examples(paredown):
+    for arguments in (["validate"], ["recipes", "list"], ["recipes", "show"], ["schema"]):
+        code, out, _ = paredown(*arguments, "--help")
+        assert code == 0
+        assert "Examples" in out or "yaml-language-server" in out
+
+
+def test_recipes(paredown, tmp_path):
+    assert paredown("recipes", "list")[0] == 0
+    assert isinstance(json.loads(paredown("recipes", "list", "--json")[1]), list)
+    (tmp_path / "good.yaml").write_text(GOOD)
+    code, out, _ = paredown("recipes", "show", "good.yaml")
+    assert code == 0
+    assert "final_sparsity: 0.5" in out
+    assert json.loads(paredown("recipes", "show", "good.yaml", "--json")[1])["modifiers"]["p"]["end"] == 3
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("end: 3", "end: 9"))
+    code, out, err = paredown("recipes", "show", "bad.yaml")
+    assert (code, out) == (1, "")
+    assert "bad.yaml:5:37" in err
+
+
+def test_schema(paredown, tmp_path):
+    assert json.loads(paredown("schema")[1])["title"] == "paredown recipe"
+    assert paredown("schema", "--output", "s.json")[0] == 0
+    assert "magnitude_pruning" in json.loads((tmp_path / "s.json").read_text())["$defs"]
