@@ -18,6 +18,8 @@ __all__ = ["Resolved", "resolved"]
 LONGEST_TEXT = 20_000
 #: levels of nesting and of references, together
 DEEPEST_CHAIN = 80
+#: mistakes for which the nearest name is looked for
+MOST_HINTS = 100
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,8 @@ def resolved(root: Node, app: App | None = None) -> Resolved:
     """
     resolver = _Resolver(root, app)
     whole = resolver.resolve(())
-    broken = frozenset(path for path, node in resolver.done.items() if node is None)
     outside = frozenset(resolver.outside)
-    return Resolved(whole or replace(root, value={}), broken, tuple(resolver.mistakes), outside)
+    return Resolved(whole or replace(root, value={}), frozenset(resolver.broken), tuple(resolver.mistakes), outside)
 
 
 class _Broken(Exception):  # noqa: N818  the mistake is noted already; this unwinds to the value that depends on it
@@ -64,6 +65,7 @@ class _Resolver:
     done: dict[Path, Node | None] = field(default_factory=dict)
     #: what is being resolved, outermost first
     open: list[Path] = field(default_factory=list)
+    broken: set[Path] = field(default_factory=set)
     outside: set[Path] = field(default_factory=set)
 
     def resolve(self, path: Path) -> Node | None:
@@ -75,6 +77,7 @@ class _Resolver:
                 self.done[path] = self._resolved(node, path) if node is not None else None
             except _Broken:
                 self.done[path] = None
+                self.broken.add(path)
             self.open.pop()
         return self.done[path]
 
@@ -185,7 +188,7 @@ class _Resolver:
         """Whether something below did not resolve."""
         if node.mapping is None:
             return False
-        return any(found is None and path[: len(target)] == target for path, found in self.done.items())
+        return any(path[: len(target)] == target for path in self.broken)
 
     def _from_app(self, target: Path, path: Path) -> Node | None:
         """The app's value, for what stands under `variables`."""
@@ -198,7 +201,7 @@ class _Resolver:
 
     def _unknown(self, reference: Reference, target: Path) -> str:
         known = len(list(self.root.along(target))) - 1
-        near = _near(self.root, target, known)
+        near = _near(self.root, target, known) if len(self.mistakes) < MOST_HINTS else ""
         if not near and target[:1] == ("modifiers",) and known >= 2:
             near = "; a field that is left out cannot be referred to, write it down"
         elif not near and self.app is not None:

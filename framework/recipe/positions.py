@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from paredown.framework.errors import Mistake
 
@@ -15,6 +16,7 @@ Path = tuple[str | int, ...]
 
 LONGEST_SHOWN = 80
 LONGEST_SOURCE_LINE = 240
+MOST_CANDIDATES = 500
 
 
 @dataclass(frozen=True)
@@ -82,5 +84,5 @@ def from_where(origin: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like ``word``; None where none is near."""
-    near = difflib.get_close_matches(word[:LONGEST_SHOWN], list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:LONGEST_SHOWN], islice(known, MOST_CANDIDATES), n=1, cutoff=0.6)
     return near[0] if near else None

@@ -66,7 +66,8 @@ class Recipe:
         try:
             return _load(source, list(overrides), dict(variables or {}))
         except RecursionError:
-            raise RecipeError([Position("recipe").mistake("nested too deeply")]) from None
+            file = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "recipe"
+            raise RecipeError([Position(file).mistake("nested too deeply")]) from None
 
     @property
     def description(self) -> str:

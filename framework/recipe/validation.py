@@ -95,7 +95,7 @@ class _Validation:
         node = self.root.at(("modifiers",))
         if node is None or node.value is None:
             if not self.is_given(("modifiers",)) or node is not None:
-                self._add(("modifiers",), "modifiers is required: a mapping from names to modifiers")
+                self._add(("modifiers",), "missing; a mapping from names to modifiers")
             return {}
         if node.mapping is None:
             self._found(("modifiers",), node, "a mapping: every modifier has a name (modifiers: {prune: {type: ...}})")
@@ -110,7 +110,7 @@ class _Validation:
         if node is None:
             if not self.is_given(("recipe",)):
                 start = Position(self.root.position.file, self.root.position.line, self.root.position.column)
-                message = f"recipe is required, the version of the format: recipe: {FORMAT_VERSION}"
+                message = f"missing; the version of the format, recipe: {FORMAT_VERSION}"
                 self.mistakes.append(start.mistake(message, "recipe"))
         elif node.value != FORMAT_VERSION or isinstance(node.value, bool):
             self._found(("recipe",), node, f"{FORMAT_VERSION}, the version of the format that this paredown reads")
