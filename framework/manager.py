@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,13 +19,11 @@ from paredown.framework.events import EventLog
 from paredown.framework.loop_hooks import LoopHooks
 from paredown.framework.plan import Plan, make_plan
 from paredown.framework.recipe import Recipe
+from paredown.framework.report import Report
 from paredown.framework.reporting import Reporter
 from paredown.framework.schedule import Schedule, check_claims
 from paredown.framework.targets import unwrap
 from paredown.framework.training import Forward, Training
-
-if TYPE_CHECKING:
-    from paredown.framework.report import Report
 
 __all__ = ["ScheduledManager"]
 
@@ -246,15 +244,17 @@ class ScheduledManager:
         self._take_off()
         return self.report()
 
-    def report(self, evaluate: Callable[[nn.Module], float] | None = None) -> Report:
+    def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
         """The model as it is now, beside what it was.
 
         Args:
-            evaluate: gives the accuracy of a model; called once.
+            evaluate: gives the accuracy of a model.
+            dense: the original model, where no copy was kept as a teacher: its file, latency and accuracy are
+                measured beside the compressed model's.
         """
         if self._reporter is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
-        return self._reporter.report(evaluate, self.events)
+        return self._reporter.report(evaluate, dense)
 
     def release(self) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.

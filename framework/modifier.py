@@ -126,6 +126,10 @@ class Modifier(Options):
     def check(self, training: Training) -> None:
         """Raise what is wrong with this modifier on this model, before anything is changed; cheap."""
 
+    def remarks(self, training: Training) -> Sequence[str]:
+        """Further lines of the plan."""
+        return ()
+
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         """What it will do, layer by layer, without doing it: the plan."""
         return ()
@@ -184,3 +188,6 @@ class TargetedModifier(Modifier):
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         weights = (module._parameters.get("weight") for module in training.targets(self).values())
         return [weight for weight in weights if weight is not None]
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        return [f"ignore {pattern!r} matches nothing" for pattern in training.matches(self).idle_ignores]

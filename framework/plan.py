@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.modifier import Foreseen, Modifier, TargetedModifier
+from paredown.framework.modifier import Foreseen, Modifier
 from paredown.framework.recipe import Recipe
+from paredown.framework.report.measure import measure_model
 from paredown.framework.schedule import Schedule, check_claims
 from paredown.framework.training import Training
 
@@ -108,8 +109,7 @@ def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
     remarks = [f"{field} is set but has no effect here" for field in modifier.unused_fields()]
     if modifier.acts_once and "end" in modifier.model_fields_set:
         remarks.append("end is set but has no effect: it acts once, at start")
-    if isinstance(modifier, TargetedModifier):
-        remarks += [f"ignore {pattern!r} matches nothing" for pattern in training.matches(modifier).idle_ignores]
+    remarks += modifier.remarks(training)
     window = None if training.clock is None else training.clock.window(modifier)
     end = str(modifier.end) if modifier.end is not None else "the end of the run"
     return PlannedModifier(
@@ -159,8 +159,6 @@ def _bits_after(model: nn.Module, before: dict[str, int], lines: Sequence[Forese
 
 
 def _macs(training: Training, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[int, int] | None:
-    from paredown.framework.report.measure import measure_model
-
     if training.example_inputs is None:
         return None
     measured = measure_model(training.model, training.example_inputs)

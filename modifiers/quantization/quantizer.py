@@ -105,6 +105,7 @@ class InputObserver(Link):
         self.range = range
         self.scheme = scheme
         self.always = always
+        self.follow_ = OBSERVERS[scheme.observer]
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if module.training or self.always:
@@ -115,7 +116,7 @@ class InputObserver(Link):
         if not x.numel():
             return
         with torch.no_grad():
-            OBSERVERS[self.scheme.observer](self.range.low, self.range.high, *extremes(x))
+            self.follow_(self.range.low, self.range.high, *extremes(x))
             scale, zero_point = affine_parameters(self.range.low, self.range.high, self.scheme)
             module.input_scale.copy_(scale)  # type: ignore[operator]
             module.input_zero_point.copy_(zero_point)  # type: ignore[operator]

@@ -28,7 +28,7 @@ class Freeze(TargetedModifier):
     Batch-norm statistics are no parameters and go on moving.
     """
 
-    example: ClassVar = {"targets": ["re:.*"], "end": "50%"}
+    example: ClassVar = {"targets": ["re:.*bias"], "end": "50%"}
     claims: ClassVar = frozenset({"requires_grad"})
     kinds: ClassVar = (nn.Module,)
     state_type: ClassVar = Frozen
@@ -41,6 +41,9 @@ class Freeze(TargetedModifier):
 
     def check(self, training: Training) -> None:
         self._parameters(training)
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        return ()
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         return [Foreseen(name, "stands still") for name in self._parameters(training)]

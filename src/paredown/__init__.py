@@ -19,6 +19,7 @@ from paredown.framework.manager import ScheduledManager
 from paredown.framework.modifier import Modifier
 from paredown.framework.plan import Plan
 from paredown.framework.recipe import Recipe
+from paredown.framework.report import Report
 from paredown.framework.time import Time
 from paredown.framework.training import Training
 
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "RecipeError",
+    "Report",
     "ScheduleError",
     "ScheduledManager",
     "TargetError",

@@ -1,0 +1,103 @@
+"""Charts as inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+__all__ = ["bar_chart", "line_chart", "timeline"]
+
+WIDTH = 760
+LEFT = 150
+RIGHT = 20
+
+Points = Sequence[tuple[float, float]]
+
+
+def timeline(windows: Iterable[Mapping[str, Any]]) -> str:
+    """A bar a modifier, over epochs."""
+    rows = [row for row in windows if "start" in row]
+    last = max((row["end"] for row in rows), default=1) or 1
+    per_epoch = rows[0]["steps_per_epoch"] if rows else 1
+    marks = []
+    for place, row in enumerate(rows):
+        x, width = _along(row["start"], last), _along(row["end"], last) - _along(row["start"], last)
+        top = 8 + 28 * place
+        tip = f"{row['name']} ({row['type']}): epoch {row['start'] / per_epoch:g} to {row['end'] / per_epoch:g}"
+        marks.append(_text(LEFT - 10, top + 14, row["name"], "end"))
+        marks.append(
+            f"<rect class='bar s{place % 6}' x='{x:.1f}' y='{top}' width='{max(width, 3):.1f}' height='20' rx='3'>"
+            f"<title>{escape(tip)}</title></rect>"
+        )
+    bottom = 8 + 28 * len(rows)
+    return _svg(bottom + 30, [*_ticks(0, last / per_epoch, bottom), *marks])
+
+
+def line_chart(curves: Mapping[str, Points]) -> str:
+    """Curves over epochs with a legend."""
+    height = 220
+    xs = [x for points in curves.values() for x, _ in points]
+    ys = [y for points in curves.values() for _, y in points]
+    right = max(xs, default=1) or 1
+    low, high = min(0.0, *ys), max(ys)
+    span = (high - low) or 1
+    bottom = height - 30
+    marks = [*_ticks(0, right, bottom)]
+    for share in (0, 0.5, 1):
+        y = bottom - share * (bottom - 10)
+        marks.append(f"<line class='grid' x1='{LEFT}' y1='{y:.1f}' x2='{WIDTH - RIGHT}' y2='{y:.1f}'/>")
+        marks.append(_text(LEFT - 10, y + 4, f"{low + share * span:.3g}", "end"))
+    for place, (name, points) in enumerate(curves.items()):
+        spots = [(_along(x, right), bottom - (y - low) / span * (bottom - 10)) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        marks.append(f"<polyline class='line s{place % 6}' points='{path}'/>")
+        marks += [
+            f"<circle class='dot s{place % 6}' cx='{x:.1f}' cy='{y:.1f}' r='2.5'>"
+            f"<title>{escape(name)}: {value:.4g} at epoch {epoch:g}</title></circle>"
+            for (x, y), (epoch, value) in zip(spots, points, strict=True)
+        ]
+    return _svg(height, marks) + _legend(list(curves))
+
+
+def bar_chart(bars: Sequence[tuple[str, float, float]]) -> str:
+    """Two bars in one a row: (name, before, after)."""
+    most = max((before for _, before, _ in bars), default=1) or 1
+    marks = []
+    for place, (name, before, after) in enumerate(bars):
+        top = 4 + 20 * place
+        tip = f"<title>{escape(name)}: {after:,.0f} of {before:,.0f}</title>"
+        marks.append(_text(LEFT - 10, top + 12, name, "end"))
+        for kind, value in (("before", before), ("after", after)):
+            width = max(_along(value, most) - LEFT, 1)
+            marks.append(
+                f"<rect class='{kind}' x='{LEFT}' y='{top}' width='{width:.1f}' height='14' rx='2'>{tip}</rect>"
+            )
+    return _svg(8 + 20 * len(bars), marks) + _legend(["before", "after"], classes=("before", "after"))
+
+
+def _along(value: float, last: float) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * min(value / last, 1)
+
+
+def _ticks(first: float, last: float, bottom: float) -> Iterable[str]:
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        value = first + share * (last - first)
+        x = _along(value, last or 1)
+        yield f"<line class='grid' x1='{x:.1f}' y1='0' x2='{x:.1f}' y2='{bottom}'/>"
+        yield _text(x, bottom + 18, f"{value:g}" + (" epochs" if share == 1 else ""), "middle" if share < 1 else "end")
+
+
+def _text(x: float, y: float, words: str, anchor: str) -> str:
+    shown = words if len(words) <= 22 else f"…{words[-21:]}"
+    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(shown)}</text>"
+
+
+def _legend(names: Sequence[str], classes: Sequence[str] | None = None) -> str:
+    kinds = classes or [f"s{place % 6}" for place in range(len(names))]
+    items = "".join(f"<li><i class='{kind}'></i>{escape(name)}</li>" for kind, name in zip(kinds, names, strict=True))
+    return f"<ul class='legend'>{items}</ul>"
+
+
+def _svg(height: float, marks: Iterable[str]) -> str:
+    return f"<svg viewBox='0 0 {WIDTH} {height:.0f}' role='img'>{''.join(marks)}</svg>"

@@ -1,0 +1,81 @@
+"""A report as one self-contained page: no script, no file beside it, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from paredown.framework.report.charts import bar_chart, line_chart, timeline
+
+if TYPE_CHECKING:
+    from paredown.framework.report.report import LayerRow, Report
+
+__all__ = ["html_page"]
+
+
+def html_page(report: Report) -> str:
+    """The page as HTML text."""
+    style = files("paredown.framework.report").joinpath("page.css").read_text(encoding="utf-8")
+    sections = [
+        _section("Dense beside compressed", _table(("", "dense", "compressed", "ratio"), report.rows())),
+        *([_section("Timeline", timeline(report.windows))] if any("start" in row for row in report.windows) else []),
+        *(_section(title, line_chart(curves)) for title, curves in _grouped(report.history).items()),
+        _section("Non-zero weights by layer", bar_chart(_bars(report.layers))),
+        _section("Layers", _layer_table(report.layers)),
+        _section("The recipe that ran", f"<pre>{escape(report.recipe_text)}</pre>"),
+    ]
+    notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes)
+    told = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(report.recipe)}: report</title><style>{style}</style></head><body><main>"
+        f"<h1>{escape(report.recipe)}</h1>{sections[0]}{notes}{''.join(sections[1:])}<footer>{escape(told)}</footer>"
+        "</main></body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _layer_table(layers: Iterable[LayerRow]) -> str:
+    head = ("layer", "kind", "parameters", "now", "non-zero now", "bits now", "MACs", "now")
+    return _table(
+        head,
+        (
+            (
+                layer.name or "(model)",
+                layer.kind,
+                f"{layer.parameters[0]:,}",
+                f"{layer.parameters[1]:,}",
+                f"{layer.nonzeros[1]:,}",
+                f"{layer.bits[1]:.1f}",
+                *(("", "") if layer.macs is None else (f"{layer.macs[0]:,}", f"{layer.macs[1]:,}")),
+            )
+            for layer in layers
+        ),
+    )
+
+
+def _bars(layers: Iterable[LayerRow]) -> list[tuple[str, float, float]]:
+    return [(layer.name or "(model)", float(layer.parameters[0]), float(layer.nonzeros[1])) for layer in layers]
+
+
+def _grouped(
+    history: dict[str, list[tuple[float, float]]],
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Curves of one quantity ("sparsity (prune)", "sparsity (again)") go into one chart."""
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, points in history.items():
+        quantity = name.partition(" (")[0]
+        charts.setdefault(f"{quantity[:1].upper()}{quantity[1:]} over time", {})[name] = points
+    return charts
