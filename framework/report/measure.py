@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from paredown.framework.managed import base_class
@@ -97,7 +98,8 @@ def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | Non
 
 
 def _macs(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, int]:
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    products = sdpa_kernel(SDPBackend.MATH)  # the fused kernels of the CPU are not counted
+    with evaluating(model), products, FlopCounterMode(display=False) as counter:
         call(model, example_inputs, forward)
     prefix = f"{type(model).__name__}"
     counts = {place: sum(operations.values()) // 2 for place, operations in counter.get_flop_counts().items()}

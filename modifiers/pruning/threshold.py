@@ -108,16 +108,16 @@ class Search:
 
     def _collect(self, left: int, right: int) -> tuple[int, Tensor | None]:
         """How many keys are at most ``left``, and those strictly between; None where these are too many to hold."""
-        at_most, room = 0, max(_SAMPLE, int(_COLLECTED * self.total))
-        collected: list[Tensor] = []
+        room = max(_SAMPLE, int(_COLLECTED * self.total))
+        collected = torch.empty(room, dtype=INTEGER_OF_WIDTH[self.dtype.itemsize], device=self.scores[0].device)
+        at_most = filled = 0
         for keys in self._keys(check=True):
             below, between = _split(keys, left, right)
-            at_most, room = at_most + below, room - len(between)
-            if room < 0:
-                collected.clear()
-            else:
-                collected.append(between.to(self.scores[0].device))
-        return at_most, torch.cat(collected) if room >= 0 else None
+            at_most += below
+            if filled + len(between) <= room:
+                collected[filled : filled + len(between)] = between
+            filled += len(between)
+        return at_most, collected[:filled] if filled <= room else None
 
     def _at_most(self, key: int) -> int:
         return sum(int((keys <= key).count_nonzero()) for keys in self._keys())
@@ -133,14 +133,22 @@ class Search:
         return high, below, self._at_most(high) - below
 
     def _keys(self, check: bool = False) -> Iterator[Tensor]:
+        """The keys piece by piece, in memory that the next piece overwrites (new memory each time would fragment)."""
+        space: Tensor | None = None
         for name, tensor in zip(self.names, self.scores, strict=True):
             for (part,) in chunks(tensor):
-                if part.numel():
-                    if check and part.max().isnan():
-                        raise TargetError(
-                            f"{name} contains NaN: nothing can be ranked by it; the model was left as it was"
-                        )
+                if not part.numel():
+                    continue
+                if check and part.max().isnan():
+                    raise TargetError(f"{name} contains NaN: nothing can be ranked by it; the model was left as it was")
+                if self.order == "value" or part.dtype != self.dtype:
                     yield ordered_keys(part, self.dtype, self.order)
+                    continue
+                bits = bits_of(part)
+                if space is None or space.device != bits.device or space.numel() < bits.numel():
+                    space = torch.empty(bits.numel(), dtype=bits.dtype, device=bits.device)
+                keys = space[: bits.numel()].view(bits.shape)
+                yield torch.bitwise_and(bits, torch.iinfo(bits.dtype).max, out=keys)
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
