@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from paredown.framework.cli import recipes, schema, validate
+from paredown.framework.cli import plan, recipes, report, run, schema, validate
 from paredown.framework.cli.console import print_problem
 from paredown.framework.errors import ParedownError
 
@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 validate.register(app)
+plan.register(app)
+run.register(app)
+report.register(app)
 recipes.register(app)
 schema.register(app)
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-__all__ = ["require_source", "split_overrides"]
+__all__ = ["Overrides", "Source", "TaskName", "require_source", "split_overrides"]
+
+Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a card, or a bundled name.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDE", help="Such as run.epochs=3.")]
+TaskName = Annotated[
+    str, typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data.")
+]
 
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.-]*(=.*)?", re.DOTALL)
 

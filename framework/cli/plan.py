@@ -1,0 +1,48 @@
+"""`paredown plan`: what a recipe will do to a model, without doing it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+
+from paredown.framework.cli.console import AsJson, Output, print_json, write
+from paredown.framework.cli.recipe_arguments import Overrides, Source, TaskName, require_source
+
+__all__ = ["plan", "register"]
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+paredown plan mnist/prune-quantize-distill --task paredown.integrations.tasks.mnist:task
+
+paredown plan recipe.yaml --task my_project.job:task modifiers.prune.end=20 --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(epilog=EXAMPLES)(plan)
+
+
+def plan(
+    recipe: Source,
+    overrides: Overrides = None,
+    task: TaskName = ...,  # type: ignore[assignment]
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Show which layers each modifier matches, when, and the size to be expected."""
+    require_source(recipe)
+    from paredown.framework.cli.task_loading import load_task
+    from paredown.framework.manager import ScheduledManager
+
+    manager, job = ScheduledManager.from_yaml(recipe, overrides or []), load_task(task)
+    length = len(job.train_loader)
+    planned = manager.plan(job.build_model(), steps_per_epoch=length, example_inputs=job.example_inputs)
+    if as_json:
+        print_json(dataclasses.asdict(planned), output)
+    elif output is not None:
+        write(f"{planned}\n", output)
+    else:
+        typer.echo(str(planned))
