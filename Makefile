@@ -31,6 +31,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/import_time.py
 
 docs: $(READY)
 	$(BIN)/paredown schema --output docs/recipe.schema.json

@@ -1,0 +1,53 @@
+"""What `import paredown` costs beside `import torch`.
+
+    python benchmarks/import_time.py      # 15 rounds; under a minute
+
+Each measurement is a fresh interpreter; the two take turns, and the medians are shown. What is promised is at most
+0.3 s more than torch alone: exits with 1 above that and the noise of the measurement (half the distance of the
+quartiles of the differences).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+PROMISED = 0.3
+STATEMENTS = {"import torch": "import torch", "import torch, paredown": "import torch, paredown"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each; at least 2")
+    rounds = max(parser.parse_args(arguments).rounds, 2)
+    for statement in STATEMENTS.values():
+        seconds_of(statement)  # files are in the page cache from here on
+    times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
+    for _ in range(rounds):
+        for name, statement in STATEMENTS.items():
+            times[name].append(seconds_of(statement))
+    for name, values in times.items():
+        print(f"{name:<28}{statistics.median(values):>8.3f} s")
+    alone, together = times.values()
+    differences = [both - one for one, both in zip(alone, together, strict=True)]
+    low, difference, high = statistics.quantiles(differences, n=4)
+    noise = (high - low) / 2
+    print(f"{'difference':<28}{difference:>8.3f} s   (noise {noise:.3f}; medians of {rounds}, interleaved)")
+    kept = difference <= PROMISED + noise
+    print(f"at most {PROMISED} s: {'kept' if difference <= PROMISED else 'within noise' if kept else 'NOT KEPT'}")
+    return 0 if kept else 1
+
+
+def seconds_of(statement: str) -> float:
+    """The wall-clock time of a fresh interpreter that runs one statement."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    sys.exit(main())
