@@ -110,6 +110,7 @@ def task() -> Task:
         loss=nn.functional.cross_entropy,
         example_inputs=(test.images[:32],),
         dense_epochs=10,
+        seeds=(0, 1, 2),
         optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True),
         scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps + 1),
     )
