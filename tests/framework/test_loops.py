@@ -214,7 +214,9 @@ def test_an_early_stop_is_an_error_that_names_both_numbers():
     model, optimizer, manager = hooked()
     train(model, optimizer, batches(), 2)
     assert not manager.done
-    with pytest.raises(ScheduleError, match=r"prune: its window ends at step 30.*after 20: sparsity 0\.7\d+ was .*0\.83"):
+    with pytest.raises(
+        ScheduleError, match=r"prune: its window ends at step 30.*after 20: sparsity 0\.7\d+ was .*0\.83"
+    ):
         manager.finalize()
     train(model, optimizer, batches(), 2)  # nothing was taken off: the loop goes on
     manager.finalize()
@@ -345,7 +347,9 @@ def test_bad_input_is_refused_before_anything_changes(name):
         manager_of(prune={**pruning(0.5, 0, 2), **window}).modify(model, optimizer, steps, **more)
     if before:
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-        assert not any("Scheduled" in str(hook) for hook in getattr(optimizer, "_optimizer_step_post_hooks", {}).values())
+        assert not any(
+            "Scheduled" in str(hook) for hook in getattr(optimizer, "_optimizer_step_post_hooks", {}).values()
+        )
 
 
 def test_a_second_modify_is_refused():

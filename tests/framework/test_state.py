@@ -35,7 +35,9 @@ def test_bits_survive_packing(shape):
 def test_a_state_survives_a_checkpoint():
     layer = nn.Linear(5, 3)
     mask = torch.rand(3, 5) > 0.5
-    state = Everything(PerParameter({layer.weight: mask}), {"a.b": Inner(torch.tensor(-1.5), 3)}, share=0.25, names=["x"])
+    state = Everything(
+        PerParameter({layer.weight: mask}), {"a.b": Inner(torch.tensor(-1.5), 3)}, share=0.25, names=["x"]
+    )
     state.generator.manual_seed(7)
     torch.rand(3, generator=state.generator)
     file = io.BytesIO()

@@ -59,7 +59,9 @@ def test_taking_back_restores_module_and_groups():
     surgery = Surgery(model, [optimizer], {})
     old, params = model[2], list(optimizer.param_groups[0]["params"])
     surgery.replace("2", thin(old), "svd", {})
-    surgery.replace("2.0", thin(model[2][0], 2) if model[2][0].bias is not None else nn.Linear(32, 3, bias=False), "b", {})
+    surgery.replace(
+        "2.0", thin(model[2][0], 2) if model[2][0].bias is not None else nn.Linear(32, 3, bias=False), "b", {}
+    )
     surgery.take_back()
     assert model[2] is old
     assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], params, strict=True))

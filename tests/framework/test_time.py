@@ -41,7 +41,9 @@ def test_percent_needs_the_length_of_the_run():
 
 
 windows = st.tuples(
-    st.fractions(0, 50, max_denominator=20), st.fractions(0, 50, max_denominator=20), st.fractions(1, 9, max_denominator=7)
+    st.fractions(0, 50, max_denominator=20),
+    st.fractions(0, 50, max_denominator=20),
+    st.fractions(1, 9, max_denominator=7),
 ).map(lambda t: Window(min(t[:2]), max(t[:2]), t[2]))
 
 
