@@ -52,7 +52,12 @@ def stepper(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor,
 
 def loops(width: int, x: torch.Tensor) -> dict[str, Step]:
     steps: dict[str, Step] = {}
-    recipes = {"plain": None, "idle": pruning(50, 60), "held": pruning(0, 0.001), "held compact": pruning(0, 0.001, "compact")}
+    recipes = {
+        "plain": None,
+        "idle": pruning(50, 60),
+        "held": pruning(0, 0.001),
+        "held compact": pruning(0, 0.001, "compact"),
+    }
     for name, recipe in recipes.items():
         model = network(width)
         optimizer = torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9)
@@ -100,7 +105,9 @@ def main() -> int:
 
 def told(times: dict[str, list[float]], weights: int, small: bool) -> int:
     median = {name: statistics.median(taken) for name, taken in times.items()}
-    print(f"{weights:,} weights, one thread, step of {median['plain']:.3f} s, medians of {len(times['plain'])} interleaved")
+    print(
+        f"{weights:,} weights, one thread, step of {median['plain']:.3f} s, medians of {len(times['plain'])} interleaved"
+    )
     print(f"{'':<22}{'step / plain':>14}{'ns a weight':>14}")
     cost = {name: 1e9 * (seconds - median["plain"]) / weights for name, seconds in median.items()}
     for name, seconds in median.items():

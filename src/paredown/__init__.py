@@ -1,9 +1,9 @@
 """paredown: compression of any PyTorch model, written down as a recipe.
 
-    from paredown import ScheduledManager
+from paredown import ScheduledManager
 
-    manager = ScheduledManager.from_yaml("recipe.yaml")
-    optimizer = manager.modify(model, optimizer, steps_per_epoch=len(loader))
+manager = ScheduledManager.from_yaml("recipe.yaml")
+optimizer = manager.modify(model, optimizer, steps_per_epoch=len(loader))
 """
 
 from paredown.framework.checkpoint import load, resume, save

@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ def test_monotone_and_clamped(name, places, initial, final):
     values = [curve_value(name, place, initial, final) for place in sorted(places)]
     low, high = min(initial, final), max(initial, final)
     assert all(low - 1e-12 <= value <= high + 1e-12 for value in values)
-    steps = [later - earlier for earlier, later in zip(values, values[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(values)]
     assert all(step * (final - initial) >= -1e-12 for step in steps)
 
 

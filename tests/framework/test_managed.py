@@ -104,7 +104,7 @@ def test_ours_goes_inert_beneath_a_class_that_was_swapped_over_it():
 
 
 def test_script_modules_are_refused():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(TargetError, match="TorchScript"):
         add_link(scripted, Scale(2))
