@@ -105,9 +105,8 @@ def main() -> int:
 
 def told(times: dict[str, list[float]], weights: int, small: bool) -> int:
     median = {name: statistics.median(taken) for name, taken in times.items()}
-    print(
-        f"{weights:,} weights, one thread, step of {median['plain']:.3f} s, medians of {len(times['plain'])} interleaved"
-    )
+    rounds = len(times["plain"])
+    print(f"{weights:,} weights, one thread, step of {median['plain']:.3f} s, medians of {rounds} interleaved")
     print(f"{'':<22}{'step / plain':>14}{'ns a weight':>14}")
     cost = {name: 1e9 * (seconds - median["plain"]) / weights for name, seconds in median.items()}
     for name, seconds in median.items():

@@ -120,7 +120,8 @@ def _train(
 def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, batch: Any) -> None:
     x, y = batch
     optimizer.zero_grad()
-    task.loss(model(x), y).backward()
+    loss: Any = task.loss(model(x), y)
+    loss.backward()
     optimizer.step()
     if scheduler is not None:
         scheduler.step()

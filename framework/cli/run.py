@@ -13,6 +13,7 @@ from paredown.framework.cli.console import AsJson, Quiet, console, write
 from paredown.framework.cli.recipe_arguments import Overrides, Source, TaskName, require_source
 
 if TYPE_CHECKING:
+    from paredown.framework.cli.job import Outcome
     from paredown.framework.recipe import Recipe
     from paredown.framework.report import Report
 
@@ -62,7 +63,7 @@ def run(
     loaded, job = Recipe.load(recipe, overrides or []), load_task(task)
     silent = quiet or as_json
     with _Bars(hidden=silent) as bars:
-        outcomes = []
+        outcomes: list[Outcome] = []
         for seed in job.seeds if seeds is None else range(seeds):
             folder = output / f"seed-{seed}" if outcomes else output
             show = _nothing if outcomes or silent else typer.echo

@@ -109,10 +109,11 @@ class Report:
         """
         try:
             plain = json.loads(text)
-            summaries = {key: Summary(**_with_tuples(plain.pop(key))) for key in ("dense", "compressed")}
-            layers = tuple(LayerRow(**_with_tuples(row)) for row in plain.pop("layers"))
-            history = {name: [(x, y) for x, y in points] for name, points in plain.pop("history").items()}
-            return cls(**summaries, layers=layers, history=history, **_with_tuples(plain))
+            for key in ("dense", "compressed"):
+                plain[key] = Summary(**_with_tuples(plain[key]))
+            plain["layers"] = [LayerRow(**_with_tuples(row)) for row in plain["layers"]]
+            plain["history"] = {name: [(x, y) for x, y in points] for name, points in plain["history"].items()}
+            return cls(**_with_tuples(plain))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ParedownError(f"this is no report of paredown: {error}") from None
 
