@@ -1,0 +1,82 @@
+"""The report survives JSON, and its page needs nothing but itself."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from paredown.framework.errors import ParedownError
+from paredown.framework.report import LayerRow, Report, Summary
+
+VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
+
+
+def report():
+    return Report(
+        recipe="a <b> recipe",
+        recipe_text="name: x  # </pre><script>alert(1)</script>",
+        dense=Summary(100, 100, 400, 400, 1000, (1.0, 1.1, 1.2), (0.98, 0.97)),
+        compressed=Summary(100, 10, 40, 400, 1000, (0.9, 1.0, 1.1), (0.97, 0.97)),
+        layers=(LayerRow("conv", "Conv2d", (100, 100), (100, 10), (32.0, 8.0), (1000, 1000)),),
+        windows=({"name": "prune", "type": "magnitude_pruning", "start": 0, "end": 8, "steps_per_epoch": 4},),
+        events=({"step": 0, "epoch": 0.0, "modifier": "prune", "event": "start"},),
+        history={"sparsity (prune)": [(0.0, 0.1), (2.0, 0.9)], "accuracy": [(1.0, 0.9)]},
+        notes=("one & two",),
+        versions={"torch": "2.13"},
+    )
+
+
+def test_json_round_trip(tmp_path):
+    report().save(tmp_path / "report.json")
+    assert Report.from_json((tmp_path / "report.json").read_text()) == report()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"dense": 1}', "nonsense"])
+def test_what_is_no_report(text):
+    with pytest.raises(ParedownError, match="no report"):
+        Report.from_json(text)
+
+
+def test_the_table_tells_dense_compressed_and_ratio():
+    text = str(report())
+    for told in ("non-zero", "x0.100", "bytes on disk", "0.9750 ± 0.0071", "2 seeds", "-0.50 points", "one & two"):
+        assert told in text
+
+
+def test_the_page_is_well_formed_and_self_contained(tmp_path):
+    report().save(tmp_path / "new" / "report.html")
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"(?:src|href)=|url\(|@import|https?://(?!www\.w3\.org)", page)
+    _Balanced().feed(page)
+    for told in ("Timeline", "Sparsity over time", "Accuracy over time", "Non-zero weights by layer", "a &lt;b&gt;"):
+        assert told in page
+
+
+def test_a_report_with_little_in_it_has_a_page_too():
+    from paredown.framework.report.page import html_page
+
+    _Balanced().feed(html_page(Report("empty", Summary(0, 0), Summary(0, 0))))
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ParedownError, match=r"\.html or \.json"):
+        report().save(tmp_path / "report.pdf")
+
+
+class _Balanced(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
