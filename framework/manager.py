@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paredown.framework import restoring
 from paredown.framework.auxiliary_loss import Scaling
+from paredown.framework.calling import Forward
 from paredown.framework.clock import Clock, steps_per_epoch_of
 from paredown.framework.entry_checks import check_model, check_one_shot, optimizers_of
 from paredown.framework.errors import ParedownError, ScheduleError
@@ -23,7 +24,7 @@ from paredown.framework.report import Report
 from paredown.framework.reporting import Reporter
 from paredown.framework.schedule import Schedule, check_claims
 from paredown.framework.targets import unwrap
-from paredown.framework.training import Forward, Training
+from paredown.framework.training import Training
 
 __all__ = ["ScheduledManager"]
 

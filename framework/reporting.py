@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Reporter:
             layers=tuple(_rows(self.before, after)),
             windows=tuple(_windows(self.recipe.modifiers.values(), self.training)),
             events=tuple(self.training.events),
-            history=_history(self.training.events),
+            history=_history(self.training),
             notes=tuple(_notes(model, inputs, dense)),
             versions=versions(),
         )
@@ -135,14 +135,15 @@ def _windows(modifiers: Iterable[Modifier], training: Training) -> Iterable[dict
         yield row
 
 
-def _history(events: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Every number that modifiers tell of in their updates, as a curve over epochs."""
+def _history(training: Training) -> dict[str, list[tuple[float, float]]]:
+    """Every number that modifiers tell of in their updates, as a curve over epochs, held to the end of the run."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for event in events:
+    for event in training.events:
         for name, value in event.items():
             if event["event"] == "update" and isinstance(value, float) and name != "epoch":
                 curves.setdefault(f"{name} ({event['modifier']})", []).append((event["epoch"], value))
-    return curves
+    now = 0.0 if training.clock is None else training.clock.epoch
+    return {name: [*points, (now, points[-1][1])] if points[-1][0] < now else points for name, points in curves.items()}
 
 
 def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:

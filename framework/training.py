@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paredown.framework.auxiliary_loss import AuxiliaryLosses, Scaling, Term
+from paredown.framework.calling import Forward
 from paredown.framework.clock import Clock
 from paredown.framework.errors import CheckpointError, ScheduleError, TargetError
 from paredown.framework.events import EventLog
@@ -21,8 +21,6 @@ from paredown.framework.surgery import Surgery
 from paredown.framework.targets import Matches, match, named_modules, named_parameters, unwrap
 
 __all__ = ["Training"]
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 class Training:
@@ -145,18 +143,6 @@ class Training:
         if isinstance(batch, Mapping):
             return self.handed(**batch)
         return self.handed(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The model in eval mode and without gradients; every module's mode is put back afterwards."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     # -- auxiliary losses ----------------------------------------------------------------------------------------
 

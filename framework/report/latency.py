@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.framework.report.calling import Forward, call, evaluating
+from paredown.framework.calling import Forward, call, evaluating
 
 __all__ = ["Latency", "measure_latency"]
 

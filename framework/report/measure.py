@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from paredown.framework.calling import Forward, call, evaluating
 from paredown.framework.managed import base_class
-from paredown.framework.report.calling import Forward, call, evaluating
 from paredown.framework.report.storage import stored_codes
 from paredown.framework.targets import named_modules, unwrap
 

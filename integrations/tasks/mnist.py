@@ -20,6 +20,7 @@ __all__ = ["Digits", "ResNet", "digits", "task"]
 
 BATCH = 100
 SHIFT = 2
+BACKGROUND = -1.0
 
 
 class Residual(nn.Module):
@@ -73,7 +74,7 @@ class Digits:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.labels))
-        padded = nn.functional.pad(self.images, (SHIFT,) * 4)
+        padded = nn.functional.pad(self.images, (SHIFT,) * 4, value=BACKGROUND)
         for start in range(0, len(self) * BATCH, BATCH):
             chosen = order[start : start + BATCH]
             down, right = torch.randint(0, 2 * SHIFT + 1, (2,)).tolist()

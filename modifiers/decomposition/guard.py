@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calling import evaluating
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
@@ -64,7 +65,7 @@ def layer_inputs(training: Training, modifier: Modifier, targets: Mapping[str, n
     for name, module in targets.items():
         training.manage(modifier, module, _Keep(name, seen))
     try:
-        with training.evaluating():
+        with evaluating(training.model):
             training.model(*(training.example_inputs or ()))
     finally:
         training.unmanage(modifier)

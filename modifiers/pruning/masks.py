@@ -1,4 +1,4 @@
-"""Masks of pruned weights: how they are kept, applied and packed.
+"""Masks of pruned weights: how they are kept and applied.
 
 Two forms. *Fast*: integers of the weight's width, all ones where a weight is kept and 0 where it is pruned, applied by
 a bitwise AND on the weight's own bits. *Compact*: bool, True where a weight is kept, one byte a weight. Both turn a
@@ -23,11 +23,9 @@ __all__ = [
     "empty_mask",
     "fast_mask",
     "mask_of",
-    "pack_bits",
     "prune_at_",
     "prune_smallest_",
     "to_bool",
-    "unpack_bits",
 ]
 
 MaskForm = Literal["fast", "compact"]
@@ -128,16 +126,3 @@ def _mark_(weight: Tensor, mask: Tensor, bits: Tensor, threshold: Threshold) -> 
         keep = keep.to(bits.dtype)
     bits.bitwise_and_(keep)
     mask.copy_(keep)
-
-
-def pack_bits(marks: Tensor) -> Tensor:
-    """Eight marks to a byte, lowest bit first, in the order of the indices: uint8 of shape (ceil(n / 8),)."""
-    flat = marks.flatten().to(torch.uint8)
-    rows = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
-    return (rows << torch.arange(8, dtype=torch.uint8, device=rows.device)).sum(1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The bool tensor of ``shape`` that `pack_bits` packed."""
-    marks = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
-    return marks.flatten()[: torch.Size(shape).numel()].view(torch.Size(shape)).bool()

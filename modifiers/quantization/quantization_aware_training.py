@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calling import evaluating
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Foreseen, TargetedModifier
@@ -145,7 +146,7 @@ class QuantizationAwareTraining(TargetedModifier):
     def _calibrate(self, training: Training, state: QuantizationState) -> None:
         training.unmanage(self, only=_observing)
         self._observe(training, state, always=True)
-        with training.evaluating():
+        with evaluating(training.model):
             for batch in training.data or ():
                 training.call(batch)
         training.unmanage(self, only=_observing)

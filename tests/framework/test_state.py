@@ -32,6 +32,12 @@ def test_bits_survive_packing(shape):
     assert pack_bits(mask)["bits"].numel() == (mask.numel() + 7) // 8
 
 
+def test_packing_follows_the_indices_of_any_layout():
+    marks = (torch.rand(4, 3, 5, 5) < 0.5).to(memory_format=torch.channels_last)
+    assert torch.equal(pack_bits(marks)["bits"], pack_bits(marks.contiguous())["bits"])
+    assert torch.equal(unpack_bits(pack_bits(marks)), marks)
+
+
 def test_a_state_survives_a_checkpoint():
     layer = nn.Linear(5, 3)
     mask = torch.rand(3, 5) > 0.5

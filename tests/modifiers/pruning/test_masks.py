@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from paredown.modifiers.pruning.masks import (
@@ -13,10 +11,8 @@ from paredown.modifiers.pruning.masks import (
     empty_mask,
     fast_mask,
     mask_of,
-    pack_bits,
     prune_smallest_,
     to_bool,
-    unpack_bits,
 )
 from paredown.modifiers.pruning.selection import smallest
 
@@ -95,18 +91,3 @@ def test_mask_of_the_zeros_that_are_there(form):
     mask = mask_of(nn.Parameter(weight), form)
     assert mask.dtype == (torch.int32 if form == "fast" else torch.bool)
     assert torch.equal(to_bool(mask), weight != 0)
-
-
-@given(st.lists(st.booleans(), max_size=70))
-def test_bits_survive_packing(marks):
-    tensor = torch.tensor(marks, dtype=torch.bool)
-    packed = pack_bits(tensor)
-    assert packed.dtype == torch.uint8
-    assert len(packed) == math.ceil(len(marks) / 8)
-    assert torch.equal(unpack_bits(packed, tensor.shape), tensor)
-
-
-def test_packing_follows_the_indices_of_any_layout():
-    marks = (torch.rand(4, 3, 5, 5) < 0.5).to(memory_format=torch.channels_last)
-    assert torch.equal(pack_bits(marks), pack_bits(marks.contiguous()))
-    assert torch.equal(unpack_bits(pack_bits(marks), marks.shape), marks)
