@@ -11,6 +11,7 @@ gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled g
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,7 @@ class AuxiliaryLosses(Link):
         self.pending: Tensor | None = None
         self.combined = 0
         self.total: Tensor | None = None
+        self.called = False
         self.reweigh()
 
     def reweigh(self) -> None:
@@ -119,6 +121,7 @@ class AuxiliaryLosses(Link):
         """
         forwards = int(self.forwards)
         backwards = 0 if self.ticket.grad is None else int(self.ticket.grad)
+        self._notice_silence(forwards)
         through_door_a = not self.combined
         if through_door_a:
             self._check_scaling(forwards, optimizer)
@@ -163,6 +166,16 @@ class AuxiliaryLosses(Link):
         kind = self.keep.device.type
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
         return half and self.scaling.grad_scaler is None
+
+    def _notice_silence(self, forwards: int) -> None:
+        """Warn once where the loop never calls the model itself, so that no term is ever computed."""
+        if not forwards and not self.called:
+            warnings.warn(
+                f"{', '.join(self.terms)}: the model's own forward was not called in the first training step, so "
+                "nothing was added to the loss; the loop may call a part of the model: give that part to modify",
+                stacklevel=4,
+            )
+        self.called = True
 
     def _check_scaling(self, forwards: int, optimizer: torch.optim.Optimizer) -> None:
         names = ", ".join(self.terms)

@@ -13,6 +13,12 @@ from paredown.framework.training import Training
 __all__ = ["Phase", "Schedule", "check_claims", "in_order"]
 
 
+NO_STEP = (
+    "no step of the optimizer was seen: a copy of it (deepcopy, pickle) loses the hooks, and an optimizer that was "
+    "built after modify never had them; step the one that modify was given"
+)
+
+
 class Phase(str, Enum):
     """Where a modifier stands in its life."""
 
@@ -70,6 +76,8 @@ class Schedule:
         """
         owing = [modifier for modifier in self.modifiers if self.phases[modifier.name] is not Phase.ENDED]
         late, missed = self._split(owing)
+        if missed and not self.training.step:
+            missed.append(NO_STEP)
         if missed:
             raise ScheduleError("\n".join(missed))
         for modifier in late:

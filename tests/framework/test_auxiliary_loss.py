@@ -234,6 +234,15 @@ def test_output_without_a_gradient_is_named():
         model(batches()[0][0])
 
 
+def test_a_loop_that_calls_only_a_part_of_the_model_is_told():
+    model = nn.Sequential(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ScheduledManager(Recipe.load(recipe_of(4, distill={"type": "knowledge_distillation"})))
+    manager.modify(model, optimizer, 10)
+    with pytest.warns(UserWarning, match="distill: the model's own forward was not called"):
+        train(model[0], optimizer, batches(2))
+
+
 @pytest.mark.parametrize("door", "abc")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -222,6 +222,15 @@ def test_an_early_stop_is_an_error_that_names_both_numbers():
     manager.finalize()
 
 
+def test_a_copied_optimizer_is_told():
+    import copy
+
+    model, optimizer, manager = hooked()
+    train(model, copy.deepcopy(optimizer), batches(), 4)
+    with pytest.raises(ScheduleError, match="a copy of it .* loses the hooks"):
+        manager.finalize()
+
+
 def test_not_strict_warns():
     model, optimizer, manager = hooked(strict=False)
     train(model, optimizer, batches(), 1)
