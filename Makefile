@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/import_time.py
 
 docs: $(READY)
+	$(BIN)/python docs/generate.py
 	$(BIN)/paredown schema --output docs/recipe.schema.json
 
 clean:
