@@ -150,7 +150,7 @@ class AuxiliaryLosses(Link):
                 f"{', '.join(self.terms)} cannot reach the weights through it"
             )
         terms = torch.stack([term.compute(output, args, kwargs).double() for term in self.terms.values()])
-        weighted = (terms * self.weights).sum()
+        weighted = (terms * self.weights.to(terms.device)).sum()
         with torch.no_grad():
             self.values.copy_(terms)
             self.forwards.add_(1)

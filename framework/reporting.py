@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calling import evaluating
 from paredown.framework.modifier import Modifier
 from paredown.framework.recipe import Recipe
 from paredown.framework.report.latency import Latency, measure_latency
@@ -18,6 +19,8 @@ from paredown.framework.report.storage import bytes_on_disk, stored_codes
 from paredown.framework.training import Training
 
 __all__ = ["Reporter", "versions"]
+
+Quartiles = tuple[float, float, float]
 
 SIMULATED = "quantization is simulated in floating point here: latency is PyTorch's, not that of an integer runtime"
 NO_DENSE_LATENCY = "the dense model's latency is not measured: no copy of it was kept (report(dense=model) gives one)"
@@ -45,14 +48,11 @@ class Reporter:
             dense: the original model, for its file, latency and accuracy; by default the copy that was kept as a
                 teacher, if one was.
         """
-        model, inputs = self.training.model, self.training.example_inputs
+        model = self.training.model
         dense = self.training.initial_teacher if dense is None else dense
+        inputs, trouble = self._usable_inputs()
         after = measure_model(model, inputs)
-        latencies: list[tuple[float, float, float] | None] = [None, None]
-        if inputs is not None:
-            models = {"compressed": model} if dense is None else {"dense": dense, "compressed": model}
-            measured = measure_latency(models, inputs)
-            latencies = [_quartiles(measured.get(name)) for name in ("dense", "compressed")]
+        latencies = self._latencies(dense, inputs)
         return Report(
             recipe=self.recipe.name,
             recipe_text=self.recipe.to_yaml(),
@@ -62,9 +62,32 @@ class Reporter:
             windows=tuple(_windows(self.recipe.modifiers.values(), self.training)),
             events=tuple(self.training.events),
             history=_history(self.training),
-            notes=tuple(_notes(model, inputs, dense)),
+            notes=(*_notes(model, inputs, dense), *trouble),
             versions=versions(),
         )
+
+    def _usable_inputs(self) -> tuple[Any, list[str]]:
+        """The example inputs, or None and the reason: a report is not worth an error after the work is done."""
+        inputs = self.training.example_inputs
+        if inputs is None:
+            return None, []
+        try:
+            with evaluating(self.training.model):
+                self.training.model(*inputs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return None, [f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"]
+        return inputs, []
+
+    def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
+        if inputs is None:
+            return None, None
+        models = (
+            {"compressed": self.training.model}
+            if dense is None
+            else {"dense": dense, "compressed": self.training.model}
+        )
+        measured = measure_latency(models, inputs)
+        return _quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +101,7 @@ def _summary(
     counted: ModelMeasures,
     model: nn.Module | None,
     plain_bytes: int,
-    latency: tuple[float, float, float] | None,
+    latency: Quartiles | None,
     evaluate: Callable[[nn.Module], float] | None,
 ) -> Summary:
     return Summary(
@@ -92,7 +115,7 @@ def _summary(
     )
 
 
-def _quartiles(latency: Latency | None) -> tuple[float, float, float] | None:
+def _quartiles(latency: Latency | None) -> Quartiles | None:
     return None if latency is None else (latency.low, latency.median, latency.high)
 
 

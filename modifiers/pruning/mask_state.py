@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.state import PerParameter, pack_bits, unpack_bits
 from paredown.framework.training import Training
-from paredown.modifiers.pruning.masks import apply_masks_, empty_mask, to_bool
+from paredown.modifiers.pruning.masks import apply_masks_, converted, fast_mask, fits, to_bool
 
 __all__ = ["MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
 
@@ -25,11 +25,13 @@ class Masks(PerParameter):
 
     def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
         keep = unpack_bits(plain)
-        mask = empty_mask(parameter, "compact" if plain["compact"] else "fast")
-        return mask.copy_(keep if plain["compact"] else keep.to(mask.dtype).neg())
+        return converted(keep if plain["compact"] else fast_mask(keep), parameter)
 
     def apply_(self) -> None:
-        """Zero what is masked, in place."""
+        """Zero what is masked, in place; a mask follows a weight that was moved or cast."""
+        for weight, mask in self.items():
+            if not fits(mask, weight):
+                self[weight] = converted(mask, weight)
         apply_masks_(list(self), list(self.values()))
 
 

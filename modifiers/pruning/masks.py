@@ -20,8 +20,10 @@ from paredown.modifiers.pruning.threshold import ordered_keys
 __all__ = [
     "MaskForm",
     "apply_masks_",
+    "converted",
     "empty_mask",
     "fast_mask",
+    "fits",
     "mask_of",
     "prune_at_",
     "prune_smallest_",
@@ -49,6 +51,17 @@ def mask_of(weight: Tensor, form: MaskForm = "fast") -> Tensor:
         kept = part != 0
         target.copy_(kept if form == "compact" else fast_mask(kept, weight.dtype))
     return mask
+
+
+def fits(mask: Tensor, weight: Tensor) -> bool:
+    """Whether a mask lies on the weight's device and is of the weight's width."""
+    return mask.device == weight.device and mask.dtype in (torch.bool, INTEGER_OF_WIDTH[weight.element_size()])
+
+
+def converted(mask: Tensor, weight: Tensor) -> Tensor:
+    """A mask in the same form for another device, width or memory order of the weight."""
+    new = empty_mask(weight, "compact" if mask.dtype == torch.bool else "fast")
+    return new.copy_(mask)
 
 
 def to_bool(mask: Tensor) -> Tensor:

@@ -166,3 +166,19 @@ def test_bad_input_is_an_error_of_ours(kind):
         manager = ScheduledManager(recipe(kind, targets=["stme"]))
         with pytest.raises(ParedownError, match="did you mean 'stem'"):
             manager.modify(model, torch.optim.SGD(model.parameters(), 0.1), 4)
+
+
+def test_a_cast_after_modify_is_followed(kind):
+    if registry().types[kind].model_fields.keys() & {"teacher"}:
+        pytest.skip("a teacher keeps its own dtype")
+    model, optimizer, manager = hooked(kind)
+    go(model, optimizer, 0, 5)
+    model.double()
+    optimizer.state.clear()
+    for x, y in (DATA * 3)[5:12]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x.double()), y).backward()
+        optimizer.step()
+    report = manager.finalize()
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    assert any("could not be run on the example inputs" in note for note in report.notes)
