@@ -81,12 +81,8 @@ class Reporter:
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
         if inputs is None:
             return None, None
-        models = (
-            {"compressed": self.training.model}
-            if dense is None
-            else {"dense": dense, "compressed": self.training.model}
-        )
-        measured = measure_latency(models, inputs)
+        models = {} if dense is None else {"dense": dense}
+        measured = measure_latency({**models, "compressed": self.training.model}, inputs)
         return _quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))
 
 

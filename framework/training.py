@@ -31,7 +31,6 @@ class Training:
         optimizers: those that train it; empty where nothing is trained.
         clock: optimizer steps; None where nothing is trained (every modifier goes to its final state).
         data: batches for calibration, or None.
-        example_inputs: a tuple of positional arguments of the model, or None.
         scaling: what the user declared to do to the loss.
         states: the modifiers' states by name.
         ended: the names of the modifiers that came to their final update.
@@ -57,7 +56,7 @@ class Training:
         self.optimizers = list(optimizers)
         self.clock = clock
         self.data = data
-        self.example_inputs = _as_tuple(example_inputs)
+        self._example_inputs = _as_tuple(example_inputs)
         self.scaling = scaling or Scaling()
         self.states: dict[str, Any] = {}
         self.events = EventLog() if events is None else events
@@ -82,6 +81,11 @@ class Training:
         """Of the model's first parameter or buffer."""
         tensors: Iterator[Tensor] = (t for group in (self.model.parameters(), self.model.buffers()) for t in group)
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
+    def example_inputs(self) -> tuple[Any, ...] | None:
+        """Positional arguments of the model, on its device; None where none were given."""
+        return None if self._example_inputs is None else tuple(_to(self._example_inputs, self.device))
 
     @property
     def step(self) -> int:
