@@ -67,8 +67,8 @@ def curve_value(curve: CurveName | Points, progress: float, initial: float, fina
     f + (i - f)(e^-5p - e^-5)/(1 - e^-5), constant (f from the start); or points (p, value), joined by straight lines
     and level outside of them, which give the values themselves.
 
-    >>> curve_value("cubic", 0.5, 0.0, 0.8)
-    0.7
+    >>> curve_value("cubic", 0.5, 0.0, 1.0)
+    0.875
     >>> curve_value(((0.0, 0.5), (0.5, 0.8)), 0.25, 0.0, 1.0)
     0.65
     """

@@ -10,14 +10,10 @@ import paredown
 
 NAMES = ["paredown", *(info.name for info in pkgutil.walk_packages(paredown.__path__, "paredown."))]
 FINDER = doctest.DocTestFinder()
-#: examples that are known to be wrong
-WRONG = {"paredown.framework.curves": "curve_value gives 0.7000000000000001, its example says 0.7"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples(name, request):
-    if name in WRONG:
-        request.applymarker(pytest.mark.xfail(reason=WRONG[name], strict=False))
+def test_examples(name):
     assert not doctest.testmod(importlib.import_module(name)).failed
 
 

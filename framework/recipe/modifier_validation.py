@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,6 +14,7 @@ from paredown.framework.recipe.field_mistakes import field_mistakes
 from paredown.framework.recipe.nodes import Node
 from paredown.framework.recipe.positions import Path, did_you_mean, dotted, from_where, shown
 from paredown.framework.registry import Registry
+from paredown.framework.time import Time
 
 __all__ = ["ModifierValidation"]
 
@@ -21,6 +24,7 @@ class ModifierValidation:
 
     Attributes:
         mistakes: what was found so far.
+        times_alone: of modifiers with a mistake, what could be read of their windows.
     """
 
     def __init__(self, root: Node, broken: frozenset[Path], registry: Registry) -> None:
@@ -28,6 +32,7 @@ class ModifierValidation:
         self.broken = broken
         self.registry = registry
         self.mistakes: list[Mistake] = []
+        self.times_alone: list[Modifier] = []
 
     def modifier(self, name: str) -> Modifier | None:
         """The modifier of that name, or None (then there is a mistake)."""
@@ -39,6 +44,7 @@ class ModifierValidation:
         try:
             made = modifier.model_validate(node.plain())
         except ValidationError as error:
+            self.times_alone.append(_window_of(node, name))
             mistakes = field_mistakes(error, modifier, self.root, at)
             self.mistakes.extend(mistake for mistake in mistakes if not self._follows_from_broken(mistake, at))
             return None
@@ -90,3 +96,13 @@ class ModifierValidation:
             return f"the plug-in that brings {name!r} failed to import: {failures[name]}"
         near = did_you_mean(name, types) if isinstance(name, str) else ""
         return f"unknown type {shown(name)}; the types are {', '.join(types) or 'none'}{near}"
+
+
+def _window_of(node: Node, name: str) -> Modifier:
+    """A modifier with nothing but the times that are right, so that these are checked too."""
+    times: dict[str, Any] = {}
+    for field in ("start", "end"):
+        child = (node.mapping or {}).get(field)
+        with suppress(ValueError):
+            times |= {field: Time.parse(child.plain())} if child is not None else {}
+    return Modifier.model_construct(set(times), type="", **times).named(name)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paredown.framework.errors import Mistake, RecipeError
 from paredown.framework.modifier import Modifier
 from paredown.framework.recipe.extending import extended
-from paredown.framework.recipe.interpolation import resolved
 from paredown.framework.recipe.merging import with_value
 from paredown.framework.recipe.nodes import Node
-from paredown.framework.recipe.omegaconf_nodes import App, app_around, is_config, read_config
 from paredown.framework.recipe.overrides import overridden, with_variables
 from paredown.framework.recipe.positions import Position, shown
 from paredown.framework.recipe.schema import recipe_schema
@@ -21,6 +19,9 @@ from paredown.framework.recipe.sources import Document, find_file, read_file, re
 from paredown.framework.recipe.validation import FIELDS, validated
 from paredown.framework.recipe.writing import to_yaml
 from paredown.framework.time import Time
+
+if TYPE_CHECKING:
+    from paredown.framework.recipe.omegaconf_nodes import App
 
 __all__ = ["Recipe"]
 
@@ -90,8 +91,8 @@ class Recipe:
         return list(self._plain("results") or ())
 
     def to_yaml(self) -> str:
-        """What the author wrote, with variables and expressions, and with what it extends merged in."""
-        return to_yaml(_in_order(self._written.plain()))
+        """What the author wrote, with variables and expressions, with what it extends merged in, and named."""
+        return to_yaml(_in_order({"name": self.name, **self._written.plain()}))
 
     def resolved(self) -> dict[str, Any]:
         """What will run: plain values, no interpolations; times as numbers of epochs, "N steps" or "P%"."""
@@ -129,6 +130,8 @@ def _load(source: Any, overrides: list[str], variables: dict[str, object]) -> Re
 
 
 def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -> Recipe:
+    from paredown.framework.recipe.interpolation import resolved  # OmegaConf's parser takes 30 ms: not at import
+
     values = resolved(root, app)
     content = validated(values.root, values.broken)
     mistakes += [*values.mistakes, *content.mistakes]
@@ -143,6 +146,8 @@ def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -
 
 
 def _read(source: Any) -> tuple[Document, App | None]:
+    from paredown.framework.recipe.omegaconf_nodes import app_around, is_config, read_config
+
     if isinstance(source, Recipe):
         return Document(source._written, source.name, None), None
     if is_config(source):

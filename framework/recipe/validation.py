@@ -46,7 +46,8 @@ def validated(root: Node, broken: frozenset[Path] = frozenset()) -> Validated:
     epochs = validation.run_epochs()
     mistakes = [*validation.mistakes]
     known = epochs is not None or not validation.is_given(("run", "epochs"))
-    mistakes.extend(schedule_mistakes(modifiers.values(), root, epochs, check_run=known))
+    windows = [*modifiers.values(), *validation.times_alone]
+    mistakes.extend(schedule_mistakes(windows, root, epochs, check_run=known))
     return Validated(modifiers, epochs, tuple(mistakes))
 
 
@@ -55,6 +56,7 @@ class _Validation:
         self.root = root
         self.broken = broken
         self.mistakes: list[Mistake] = []
+        self.times_alone: list[Modifier] = []
 
     def is_given(self, path: Path) -> bool:
         """Whether something stands there, right or wrong."""
@@ -103,6 +105,7 @@ class _Validation:
         validation = ModifierValidation(self.root, self.broken, registry())
         made = {name: validation.modifier(name) for name in node.mapping if self._is_name(name)}
         self.mistakes.extend(validation.mistakes)
+        self.times_alone.extend(validation.times_alone)
         return {name: modifier for name, modifier in made.items() if modifier is not None}
 
     def _check_version(self) -> None:

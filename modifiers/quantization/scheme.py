@@ -49,6 +49,8 @@ class WeightScheme(QuantizationScheme):
 
     granularity: Literal["tensor", "channel"] = "channel"
     """What shares a scale: the whole weight, or each output channel of its own."""
+    observer: Literal["minmax"] = "minmax"
+    """A weight's range is that of the weight itself, at every step."""
 
 
 class ActivationScheme(QuantizationScheme):

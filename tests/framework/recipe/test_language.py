@@ -271,3 +271,18 @@ def test_schema():
     fields = schema["$defs"]["magnitude_pruning"]["properties"]
     assert fields["final_sparsity"]["description"]
     assert fields["start"]["default"] == 0
+
+
+def test_windows_are_checked_beside_mistakes_in_fields():
+    prune = {"type": "magnitude_pruning", "end": 9, "final_sparsty": 0.5}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load({"recipe": 1, "run": {"epochs": 8}, "modifiers": {"prune": prune}})
+    told = str(caught.value)
+    assert "final_sparsty" in told
+    assert "modifiers.prune.end: found 9 epochs; the run ends after 8 epochs" in told
+
+
+def test_the_name_of_the_file_travels(tmp_path):
+    (tmp_path / "mine.yaml").write_text("recipe: 1\nmodifiers: {}\n")
+    (tmp_path / "other.yaml").write_text(Recipe.load(tmp_path / "mine.yaml").to_yaml())
+    assert Recipe.load(tmp_path / "other.yaml").name == "mine"
