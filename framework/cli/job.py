@@ -49,6 +49,7 @@ def run_seed(
     show(str(manager.plan(model, steps_per_epoch=length, example_inputs=task.example_inputs)))
     if one_shot:
         manager.apply(model, data=task.train_loader, example_inputs=task.example_inputs)
+        save(folder / "checkpoint.pt", model, [], manager)
         curve: list[tuple[float, float]] = []
     else:
         curve = _with_recipe(task, model, manager, length, folder / "checkpoint.pt", progress)

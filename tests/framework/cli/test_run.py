@@ -97,6 +97,7 @@ def test_overrides_one_shot_and_json(folder):
     assert ran.returncode == 0, ran.stderr
     data = json.loads(ran.stdout)
     assert data["dense"]["nonzeros"] - data["compressed"]["nonzeros"] == 128
+    assert torch.load(folder / "runs" / "latest" / "checkpoint.pt", weights_only=True)["optimizers"] == []
 
 
 def test_plan(folder):
