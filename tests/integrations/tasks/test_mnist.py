@@ -27,15 +27,17 @@ def test_batches_follow_the_seed():
 
 
 @pytest.mark.slow
-def test_two_epochs_learn_most_of_it():
+def test_four_epochs_learn_most_of_it():
     job = task()
     torch.manual_seed(0)
     model = job.build_model()
     optimizer = job.optimizer(model)
-    for _ in range(2):
+    scheduler = job.scheduler(optimizer, 4 * len(job.train_loader))
+    for _ in range(4):
         for x, y in job.train_loader:
             optimizer.zero_grad()
             job.loss(model(x), y).backward()
             optimizer.step()
+            scheduler.step()
     assert job.evaluate(model) > 0.9
     assert model.training
