@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,15 @@ from paredown.framework.loop_hooks import is_managed
 from paredown.framework.modifier import Modifier
 from paredown.framework.targets import unwrap
 
-__all__ = ["check_model", "check_one_shot", "optimizers_in", "optimizers_of"]
+__all__ = [
+    "check_model",
+    "check_module",
+    "check_one_shot",
+    "check_scaler",
+    "check_teachers",
+    "optimizers_in",
+    "optimizers_of",
+]
 
 
 def check_model(model: Any) -> None:
@@ -23,12 +31,48 @@ def check_model(model: Any) -> None:
     Raises:
         ParedownError: with what to do.
     """
-    if not isinstance(model, nn.Module):
-        raise ParedownError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")
+    check_module(model)
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ParedownError(f"{name} has no shape yet (a lazy layer): run the model once on a batch first")
+        if parameter.is_meta:
+            raise ParedownError(f"{name} is on the meta device and has no values: load or initialise the model first")
     if isinstance(unwrap(model), torch.jit.ScriptModule):
         raise TargetError("the model is compiled by TorchScript: give the nn.Module that it was made from")
     if is_managed(unwrap(model)):
         raise ParedownError("the model is managed already: call finalize() or release() of that manager first")
+
+
+def check_module(model: Any) -> None:
+    """Raise ParedownError for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise ParedownError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")
+
+
+def check_scaler(scaler: Any) -> None:
+    """Raise ParedownError for what is no gradient scaler."""
+    wanted = ("scale", "step", "update", "is_enabled")
+    if scaler is not None and not all(callable(getattr(scaler, name, None)) for name in wanted):
+        raise ParedownError(f"grad_scaler: a torch.amp.GradScaler is wanted, not a {type(scaler).__name__}")
+
+
+def check_teachers(model: nn.Module, teacher: Any, modifiers: Mapping[str, Modifier]) -> None:
+    """Refuse teachers for modifiers that do not exist, and one that shares parameters with the student.
+
+    Raises:
+        ParedownError: names them.
+    """
+    by_name = teacher if isinstance(teacher, Mapping) else {}
+    unknown = [name for name in by_name if name not in modifiers]
+    if unknown:
+        raise ParedownError(f"teacher: no modifier is called {unknown[0]!r}; there are {', '.join(modifiers)}")
+    own = {id(parameter) for parameter in model.parameters()}
+    for given in by_name.values() if by_name else [teacher]:
+        if isinstance(given, nn.Module) and any(id(parameter) in own for parameter in given.parameters()):
+            raise ParedownError(
+                "the teacher shares parameters with the student, and would be put into eval mode and trained with it: "
+                "give a copy (copy.deepcopy), or teacher: initial in the recipe"
+            )
 
 
 def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
@@ -41,6 +85,8 @@ def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ParedownError("the model has no trainable parameter (requires_grad): there is nothing to train")
     optimizers = optimizers_in(given)
+    if len({id(one) for one in optimizers}) < len(optimizers):
+        raise ParedownError("the same optimizer was given twice")
     if not optimizers:
         raise ParedownError("modify needs an optimizer; without training, use apply")
     held = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 import warnings
 import weakref
@@ -39,7 +40,7 @@ class LoopHooks:
         add_link(self.training.model, self._counter)
         scaler = self.training.scaling.grad_scaler
         if scaler is not None:
-            scaler.step = self._watched(scaler.step)
+            self._watch(scaler)
 
     def remove(self) -> None:
         """Take everything off."""
@@ -48,8 +49,8 @@ class LoopHooks:
         self._handles.clear()
         remove_links(self.training.model, [self._counter])
         scaler = self.training.scaling.grad_scaler
-        if scaler is not None:
-            vars(scaler).pop("step", None)
+        if scaler is not None and hasattr(type(scaler), "_paredown_base"):
+            scaler.__class__ = type(scaler)._paredown_base
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
@@ -91,21 +92,26 @@ class LoopHooks:
                 stacklevel=4,
             )
 
-    def _watched(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """The scaler's ``step``, which leaves the optimizer's out where gradients are not finite: count those."""
+    def _watch(self, scaler: Any) -> None:
+        """Count the steps that the scaler leaves out because gradients are not finite; a copy of it is plain."""
+        base = type(scaler)
 
-        def scaler_step(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        def step(own: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             clock = self.training.clock
             assert clock is not None
             before = clock.steps + clock.skipped
-            result = step(optimizer, *args, **kwargs)
+            result = base.step(own, optimizer, *args, **kwargs)
             if _innermost(optimizer) is self.training.optimizers[0] and clock.steps + clock.skipped == before:
                 clock.skipped += 1
                 if self.training.auxiliary is not None:
                     self.training.auxiliary.reset()
             return result
 
-        return scaler_step
+        def reduce_ex(own: Any, protocol: Any) -> Any:
+            return copyreg._reconstructor, (base, object, None), own.__getstate__()  # type: ignore[attr-defined]
+
+        members = {"step": step, "__reduce_ex__": reduce_ex, "_paredown_base": base, "__module__": base.__module__}
+        scaler.__class__ = type(base.__name__, (base,), members)
 
 
 class _ForwardCounter(Link):

@@ -14,7 +14,14 @@ from paredown.framework import restoring
 from paredown.framework.auxiliary_loss import Scaling
 from paredown.framework.calling import Forward
 from paredown.framework.clock import Clock, steps_per_epoch_of
-from paredown.framework.entry_checks import check_model, check_one_shot, optimizers_of
+from paredown.framework.entry_checks import (
+    check_model,
+    check_module,
+    check_one_shot,
+    check_scaler,
+    check_teachers,
+    optimizers_of,
+)
 from paredown.framework.errors import ParedownError, ScheduleError
 from paredown.framework.events import EventLog
 from paredown.framework.loop_hooks import LoopHooks
@@ -134,6 +141,7 @@ class ScheduledManager:
         if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
             raise ScheduleError(f"accumulate={accumulate!r}: the number of forwards in an optimizer step, 1 or more")
         check_model(model)
+        check_scaler(grad_scaler)
         optimizers = optimizers_of(model, optimizer)
         clock = Clock(steps_per_epoch_of(steps_per_epoch, accumulate), self.recipe.run_epochs)
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
@@ -186,6 +194,7 @@ class ScheduledManager:
         forward: Forward | None = None,
     ) -> Plan:
         """What the recipe will do to the model, without doing it."""
+        check_module(model)
         training = Training(model, example_inputs=example_inputs, forward=forward)
         if steps_per_epoch is not None:
             training.clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
@@ -226,6 +235,7 @@ class ScheduledManager:
                 taken off then: the loop may go on.
         """
         training, schedule = self._running()
+        schedule.check_parameters()
         try:
             late = schedule.catch_up()
         except ScheduleError as error:
@@ -287,6 +297,7 @@ class ScheduledManager:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for `torch.save`: recipe, clock, structure, and every modifier's state."""
         training, schedule = self._running()
+        schedule.check_parameters()
         return restoring.state_dict(self.recipe, training, schedule)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -316,6 +327,7 @@ class ScheduledManager:
             forward=forward,
             events=self.events,
         )
+        check_teachers(model, teacher, self.recipe.modifiers)
         training.keep_initial_model(self.recipe.modifiers.values())
         return training
 
@@ -341,6 +353,7 @@ class ScheduledManager:
             raise
 
     def _prepared_for(self, model: nn.Module) -> Training | None:
+        self._forget_finished_run()
         if self.training is None or self._hooks is not None:
             self._refuse_second_run()
             return None
@@ -348,7 +361,15 @@ class ScheduledManager:
             raise ParedownError("prepare was called with another model than modify")
         return self.training
 
+    def _forget_finished_run(self) -> None:
+        """A manager whose run was finalized can begin another one."""
+        if self._finalized:
+            self.training = self.schedule = self._reporter = None
+            self.events.clear()
+            self._finalized = False
+
     def _refuse_second_run(self) -> None:
+        self._forget_finished_run()
         if self._hooks is not None:
             raise ParedownError("this manager has a run already: call finalize() or release() first, or make another")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.calling import evaluating
+from paredown.framework.errors import ParedownError
 from paredown.framework.modifier import Modifier
 from paredown.framework.recipe import Recipe
 from paredown.framework.report.latency import Latency, measure_latency
@@ -37,7 +38,10 @@ class Reporter:
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self.training = training
         self.recipe = recipe
-        self.before = measure_model(training.model, training.example_inputs)
+        inputs, trouble = self._usable_inputs()
+        if trouble:
+            raise ParedownError(f"example_inputs: {trouble[0]}")
+        self.before = measure_model(training.model, inputs)
         self.plain_bytes = _plain_bytes(training.model)
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None, dense: nn.Module | None = None) -> Report:

@@ -87,6 +87,23 @@ class Schedule:
             self.training.record(modifier, "catch up")
         return [modifier.name for modifier in late]
 
+    def check_parameters(self) -> None:
+        """Refuse to go on where somebody replaced parameters that a state hangs on.
+
+        Raises:
+            ScheduleError: names the modifier and how many.
+        """
+        own = self.training.parameter_names()
+        for modifier in self._opened():
+            held = [p for container in containers(self.training.states[modifier.name]) for p in container]
+            lost = sum(id(parameter) not in own for parameter in held)
+            if lost:
+                raise ScheduleError(
+                    f"{modifier.name}: {lost} parameters that it holds are no longer in the model; something replaced "
+                    "them (load_state_dict(..., assign=True), a new nn.Parameter). Change parameters in place, or "
+                    "release the manager first"
+                )
+
     def finalize(self) -> None:
         """Make permanent, and take off what is not part of the compressed model."""
         for modifier in self._opened():

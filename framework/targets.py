@@ -70,6 +70,8 @@ def match(
     """
     modules = named_modules(model)
     wanted = {name for name, module in modules.items() if isinstance(module, kinds)}
+    for pattern in targets:
+        _refuse_other_kinds(pattern, _covered(modules, [pattern], required=True), wanted, modules, kinds)
     if targets:
         wanted &= _covered(modules, targets, required=True)
     ignored = [_covered(modules, [pattern], required=False) for pattern in ignore]
@@ -110,6 +112,19 @@ def _covered(modules: dict[str, nn.Module], patterns: Iterable[str], required: b
             _complain(modules, pattern, required)
         covered |= {name for name in modules if any(_below(name, root) for root in roots)}
     return covered
+
+
+def _refuse_other_kinds(
+    pattern: str,
+    covered: set[str],
+    treated: set[str],
+    modules: dict[str, nn.Module],
+    kinds: tuple[type[nn.Module], ...],
+) -> None:
+    if covered and not covered & treated:
+        found = ", ".join(sorted({type(modules[name]).__name__ for name in covered}))
+        treats = ", ".join(kind.__name__ for kind in kinds)
+        raise TargetError(f"target {pattern!r} means nothing but {found}, and only {treats} is treated")
 
 
 def _roots(modules: dict[str, nn.Module], pattern: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from paredown.framework.auxiliary_loss import Term
 from paredown.framework.errors import ScheduleError, TargetError
@@ -75,8 +76,9 @@ class KnowledgeDistillation(Modifier):
             if teacher.training:
                 teacher.eval()
             with torch.no_grad():
-                taught = logits_of(teacher(*args, **kwargs))
+                taught = logits_of(teacher(*_for(teacher, args), **_for(teacher, kwargs)))
             logits = logits_of(output)
+            taught = taught.to(logits.device, logits.dtype)
             if logits.shape != taught.shape:
                 raise TargetError(
                     f"the student's logits have the shape {tuple(logits.shape)}, the teacher's {tuple(taught.shape)}: "
@@ -85,3 +87,17 @@ class KnowledgeDistillation(Modifier):
             return kl_divergence_loss(logits, taught, temperature)
 
         return loss
+
+
+def _for(teacher: nn.Module, inputs: Any) -> Any:
+    """Inputs on the teacher's device and, where they are floating point, in its type."""
+    like = next(teacher.parameters(), None)
+    if like is None:
+        return inputs
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
+
+    return tree_map(moved, inputs)

@@ -51,6 +51,10 @@ class ConstantSparsity(TargetedModifier):
     def on_step(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()
 
+    def on_finalize(self, training: Training, state: MaskState) -> None:
+        if self.hold:  # weights may have been loaded since the last step
+            state.masks.apply_()
+
 
 def _density(weight: nn.Parameter) -> float:
     return float((weight != 0).float().mean())

@@ -82,6 +82,10 @@ class MagnitudePruning(TargetedModifier):
     def on_step(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()
 
+    def on_finalize(self, training: Training, state: MaskState) -> None:
+        if self.hold:  # weights may have been loaded since the last step
+            state.masks.apply_()
+
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         reached = 0.0 if state is None else state.share
         return f"sparsity {reached:.4g} was reached, {self.final_sparsity:.4g} was wanted"

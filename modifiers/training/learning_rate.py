@@ -70,9 +70,11 @@ class LearningRate(Modifier):
         first = state.before[0][0]
         initial = first if self.initial is None else self.initial
         rate = curve_value(self.curve, training.progress(self), initial, self.final)
-        before = [rate_before for one in state.before for rate_before in one]
-        for (_, group), own in zip(_groups(training), before, strict=True):
-            _set(group, rate * (own / first if first else 1.0))
+        for optimizer, before in zip(training.optimizers, state.before, strict=True):
+            for group in optimizer.param_groups[len(before) :]:  # added since: it joins with the rate that it came with
+                before.append(float(group["lr"]))
+            for group, own in zip(optimizer.param_groups, before, strict=True):
+                _set(group, rate * (own / first if first else 1.0))
 
     def _refuse_scheduler(self, training: Training) -> None:
         for optimizer in training.optimizers:
