@@ -11,6 +11,7 @@ gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled g
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,17 +122,17 @@ class AuxiliaryLosses(Link):
         """
         forwards = int(self.forwards)
         backwards = 0 if self.ticket.grad is None else int(self.ticket.grad)
+        combined = self.combined
         self._notice_silence(forwards)
-        through_door_a = not self.combined
-        if through_door_a:
+        self.reset()
+        if not combined:
             self._check_scaling(forwards, optimizer)
-        elif self.combined != forwards:
+        elif combined != forwards:
             raise ParedownError(
-                f"{forwards} training forwards, but {self.combined} calls of manager.loss or of the wrapped criterion "
+                f"{forwards} training forwards, but {combined} calls of manager.loss or of the wrapped criterion "
                 "in this step: call it once after each forward"
             )
         self._check_backwards(forwards, backwards)
-        self.reset()
 
     def reset(self) -> None:
         """Begin the count of the next step."""
@@ -142,7 +143,8 @@ class AuxiliaryLosses(Link):
         self.door.data.fill_(0.0)
 
     def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        leaves, structure = tree_flatten(output)
+        parts = _fields(output)
+        leaves, structure = tree_flatten(output if parts is None else parts)
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if not places:
             raise TargetError(
@@ -160,7 +162,8 @@ class AuxiliaryLosses(Link):
         )
         for place, leaf in zip(places, passed, strict=True):
             leaves[place] = leaf
-        return tree_unflatten(leaves, structure)
+        passed_on = tree_unflatten(leaves, structure)
+        return passed_on if parts is None else dataclasses.replace(output, **passed_on)
 
     def _unscaled_fp16(self) -> bool:
         kind = self.keep.device.type
@@ -233,6 +236,13 @@ class _Injection(torch.autograd.Function):
         own = torch.where(explicit, torch.zeros_like(keep), share * scale)
         scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
         return own, None, None, None, None, torch.ones_like(keep), *scaled
+
+
+def _fields(output: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass that is no mapping (pytree does not look into it); None for anything else."""
+    if not dataclasses.is_dataclass(output) or isinstance(output, (Mapping, type)):
+        return None
+    return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
 
 
 def _read_late(door: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:

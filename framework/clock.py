@@ -84,7 +84,7 @@ def steps_per_epoch_of(given: int | Sized, accumulate: int | None) -> int:
     Raises:
         ScheduleError: no length, or not at least one step.
     """
-    if isinstance(given, (bool, float)):
+    if isinstance(given, (bool, float, str)):
         raise ScheduleError(f"steps_per_epoch={given!r}: give the number of optimizer steps in an epoch, or the loader")
     if isinstance(given, int):
         steps = given

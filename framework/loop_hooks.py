@@ -128,10 +128,13 @@ class _ForwardCounter(Link):
 
 
 def is_managed(model: nn.Module) -> bool:
-    """Whether a manager that is still there has hooks on the model; what a gone one left is taken off."""
-    counters = [link for link in links_of(model) if isinstance(link, _ForwardCounter)]
-    remove_links(model, [link for link in counters if link.hooks() is None])
-    return any(link.hooks() is not None for link in counters)
+    """Whether a manager has hooks on the model or a part of it; what one that is gone left there is taken off."""
+    for module in model.modules():
+        counters = [link for link in links_of(module) if isinstance(link, _ForwardCounter)]
+        remove_links(module, [link for link in counters if link.hooks() is None])
+        if any(link.hooks() is not None for link in counters):
+            return True
+    return False
 
 
 def _not_compiled(hook: Callable[..., None]) -> Any:

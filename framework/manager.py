@@ -145,12 +145,14 @@ class ScheduledManager:
         optimizers = optimizers_of(model, optimizer)
         clock = Clock(steps_per_epoch_of(steps_per_epoch, accumulate), self.recipe.run_epochs)
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
+        check_teachers(model, teacher, self.recipe.modifiers)
+        training.take(data, str(teacher) if isinstance(teacher, Path) else teacher, example_inputs, forward)
         training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
         schedule = self._checked_schedule(training)
         if prepared and self.schedule is not None:
             schedule.phases = self.schedule.phases
-        self.training, self.schedule, self._strict = training, schedule, strict
         self._reporter = self._reporter or Reporter(training, self.recipe)
+        self.training, self.schedule, self._strict = training, schedule, strict
         self._start(training, schedule)
         return optimizer
 
@@ -174,7 +176,8 @@ class ScheduledManager:
         check_one_shot(self.recipe.modifiers.values(), data)
         training = self._new_training(model, data, teacher, example_inputs, forward)
         schedule = self._checked_schedule(training)
-        self.training, self.schedule, self._reporter = training, schedule, Reporter(training, self.recipe)
+        self._reporter = Reporter(training, self.recipe)
+        self.training, self.schedule = training, schedule
         try:
             schedule.run_once()
             schedule.finalize()
@@ -275,7 +278,7 @@ class ScheduledManager:
         if self.schedule is not None and not self._finalized:
             self.schedule.release()
         self._take_off()
-        self.training = self.schedule = None
+        self.training = self.schedule = self._reporter = None
 
     def take_back(self) -> None:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""

@@ -7,7 +7,7 @@ from enum import Enum
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Modifier
-from paredown.framework.state import containers
+from paredown.framework.state import PerParameter, containers
 from paredown.framework.training import Training
 
 __all__ = ["Phase", "Schedule", "check_claims", "in_order"]
@@ -140,8 +140,8 @@ class Schedule:
             self._update(modifier, final=clock.steps >= window.end)
 
     def _open(self, modifier: Modifier) -> None:
+        self.training.inherited = self._take_over(modifier)
         state = modifier.on_start(self.training)
-        self._take_over(modifier)
         self.training.states[modifier.name] = state
         self.phases[modifier.name] = Phase.OPEN
         modifier.attach(self.training, state)
@@ -161,15 +161,17 @@ class Schedule:
         modifier.on_end(self.training, state)
         self.training.record(modifier, "end")
 
-    def _take_over(self, modifier: Modifier) -> None:
+    def _take_over(self, modifier: Modifier) -> PerParameter:
         """What an earlier modifier with the same claim holds of the same parameters is the later one's now."""
-        mine = modifier.claimed(self.training)
+        mine = {id(parameter): parameter for parameter in modifier.claimed(self.training)}
+        taken = PerParameter()
         for earlier in self.modifiers:
             if earlier is modifier or not earlier.claims & modifier.claims:
                 continue
             for container in containers(self.training.states.get(earlier.name)):
-                for parameter in mine:
-                    container.pop(parameter, None)
+                for parameter in [parameter for parameter in container if id(parameter) in mine]:
+                    taken[parameter] = container.pop(parameter)
+        return taken
 
     def _split(self, owing: Sequence[Modifier]) -> tuple[list[Modifier], list[str]]:
         late: list[Modifier] = []

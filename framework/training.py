@@ -17,6 +17,7 @@ from paredown.framework.errors import CheckpointError, ScheduleError, TargetErro
 from paredown.framework.events import EventLog
 from paredown.framework.managed import Link, add_link, remove_links
 from paredown.framework.modifier import Modifier, TargetedModifier
+from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
 from paredown.framework.targets import Matches, match, named_modules, named_parameters, unwrap
 
@@ -33,6 +34,7 @@ class Training:
         data: batches for calibration, or None.
         scaling: what the user declared to do to the loss.
         states: the modifiers' states by name.
+        inherited: in ``on_start``, what a modifier takes over from earlier ones with the same claim.
         ended: the names of the modifiers that came to their final update.
         surgery: how structure is changed.
         events: what happened when.
@@ -62,6 +64,7 @@ class Training:
         self.events = EventLog() if events is None else events
         self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))
         self.ended: set[str] = set()
+        self.inherited = PerParameter()
         self.initial_teacher: nn.Module | None = None
         self._forward = forward
         self._teacher = teacher
@@ -69,6 +72,13 @@ class Training:
         self._terms: dict[str, Term] = {}
         self.auxiliary: AuxiliaryLosses | None = None
         self._last_losses: dict[str, float] = {}
+
+    def take(self, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
+        """Let what was given later replace what was given before; None changes nothing."""
+        self.data = self.data if data is None else data
+        self._teacher = self._teacher if teacher is None else teacher
+        self._example_inputs = self._example_inputs if example_inputs is None else _as_tuple(example_inputs)
+        self._forward = self._forward if forward is None else forward
 
     def begin(self, handed: nn.Module, optimizers: Sequence[Optimizer], clock: Clock, scaling: Scaling) -> None:
         """Take over what a training loop brings."""

@@ -13,7 +13,7 @@ __all__ = ["logits_of"]
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits: the output itself, its ``logits``, or the first tensor of a tuple or list.
+    """The logits: the output itself, its ``logits``, or the first tensor of a tuple or list that is no 0-d loss.
 
     Raises:
         TargetError: there are none.
@@ -22,7 +22,7 @@ def logits_of(output: Any) -> Tensor:
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if logits is None and isinstance(output, (tuple, list)):
-        logits = next((part for part in output if isinstance(part, Tensor)), None)
+        logits = next((part for part in output if isinstance(part, Tensor) and part.dim()), None)
     if not isinstance(logits, Tensor):
         raise TargetError(
             f"no logits in a {type(output).__name__}: a tensor, a tuple or a mapping with 'logits' is read"

@@ -12,7 +12,7 @@ from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.time import Time
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.mask_state import Masks, MaskState, refuse_nan_gradients, weights_of
-from paredown.modifiers.pruning.masks import MaskForm, prune_at_
+from paredown.modifiers.pruning.masks import MaskForm, prune_at_, to_bool
 from paredown.modifiers.pruning.selection import find_threshold
 
 
@@ -67,12 +67,14 @@ class MagnitudePruning(TargetedModifier):
         ]
 
     def on_start(self, training: Training) -> MaskState:
-        return MaskState()
+        held = [to_bool(mask) for mask in training.inherited.values()]
+        total = sum(weight.numel() for weight in weights_of(training.targets(self)).values())
+        return MaskState(Masks(training.inherited), sum(int((~keep).sum()) for keep in held) / total)
 
     def on_update(self, training: Training, state: MaskState) -> None:
         share = curve_value(self.curve, training.progress(self), self.initial_sparsity, self.final_sparsity)
         if isinstance(self.curve, str):
-            share = max(share, state.share)  # a recipe that was changed on the way does not give weights back
+            share = max(share, min(state.share, self.final_sparsity))  # what is zero already is not given back
         weights = weights_of(training.targets(self))
         refuse_nan_gradients(training, weights)
         state.masks = self._pruned(weights, share)

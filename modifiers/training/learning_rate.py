@@ -29,7 +29,7 @@ class Rates:
 class LearningRate(Modifier):
     """The learning rate moves from ``initial`` to ``final`` along ``curve`` over the window, and then stays.
 
-    Groups (and optimizers) with learning rates of their own keep their ratio to the first group's. A loop that has an
+    Groups (and optimizers) with learning rates of their own keep their ratio to the largest one. A loop that has an
     LR scheduler of its own is refused: two would overwrite each other.
     """
 
@@ -67,14 +67,14 @@ class LearningRate(Modifier):
 
     def on_update(self, training: Training, state: Rates) -> None:
         self._refuse_scheduler(training)
-        first = state.before[0][0]
-        initial = first if self.initial is None else self.initial
+        largest = max(rate for before in state.before for rate in before)
+        initial = largest if self.initial is None else self.initial
         rate = curve_value(self.curve, training.progress(self), initial, self.final)
         for optimizer, before in zip(training.optimizers, state.before, strict=True):
             for group in optimizer.param_groups[len(before) :]:  # added since: it joins with the rate that it came with
                 before.append(float(group["lr"]))
             for group, own in zip(optimizer.param_groups, before, strict=True):
-                _set(group, rate * (own / first if first else 1.0))
+                _set(group, rate * (own / largest if largest else 1.0))
 
     def _refuse_scheduler(self, training: Training) -> None:
         for optimizer in training.optimizers:
