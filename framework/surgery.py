@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paredown.framework.bypassed import bypassed
 from paredown.framework.errors import TargetError
 from paredown.framework.managed import add_link, links_of, remove_links
 from paredown.framework.state import PerParameter, containers
@@ -171,10 +172,16 @@ class Surgery:
 
 
 def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -> str | None:
-    """Why the module cannot be replaced: it is the model itself, tied, quantized, or someone's state hangs on it."""
+    """Why the module cannot be replaced, or None.
+
+    It is the model itself, its parent reads it, its weight is tied, it is quantized, or someone's state hangs on it.
+    """
     module = named_modules(model)[name]
     if module is model:
         return "the model itself cannot be replaced; wrap it into a module"
+    reason = bypassed(model, name)
+    if reason is not None:
+        return reason
     own = {id(parameter) for parameter in module.parameters()}
     inside = {id(inner) for inner in module.modules()}
     for other_name, other in named_modules(model).items():

@@ -152,11 +152,17 @@ class Training:
     def call(self, batch: Any) -> Any:
         """The model on a batch: ``model(batch[0])`` for a tuple or list, ``model(**batch)`` for a mapping."""
         batch = _to(batch, self.device)
-        if self._forward is not None:
-            return self._forward(self.handed, batch)
-        if isinstance(batch, Mapping):
-            return self.handed(**batch)
-        return self.handed(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        try:
+            if self._forward is not None:
+                return self._forward(self.handed, batch)
+            if isinstance(batch, Mapping):
+                return self.handed(**batch)
+            return self.handed(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ScheduleError(
+                f"the model could not be run on a batch of data, a {type(batch).__name__}: {error}; where "
+                "model(batch[0]) and model(**batch) do not fit, give forward=, a function of the model and the batch"
+            ) from error
 
     # -- auxiliary losses ----------------------------------------------------------------------------------------
 

@@ -146,9 +146,12 @@ class QuantizationAwareTraining(TargetedModifier):
     def _calibrate(self, training: Training, state: QuantizationState) -> None:
         training.unmanage(self, only=_observing)
         self._observe(training, state, always=True)
+        batches = 0
         with evaluating(training.model):
-            for batch in training.data or ():
+            for batches, batch in enumerate(training.data or (), 1):  # noqa: B007
                 training.call(batch)
+        if not batches:
+            raise ScheduleError(f"{self.name}: data gave no batch to calibrate on; a generator gives them only once")
         training.unmanage(self, only=_observing)
 
     def _freeze_observers(self, training: Training, state: QuantizationState) -> None:

@@ -209,3 +209,27 @@ def test_a_loop_goes_on_after_an_error_of_the_loss():
         optimizer.step()
     with pytest.warns(UserWarning, match="3 training forwards ran before the first optimizer step"):
         train(student, optimizer, batches(2))
+
+
+def test_layers_that_their_parent_reads_are_left_as_they_are():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(80, 64))
+    svd = {"type": "svd_decomposition", "rank": 4, "guard": "none"}
+    manager = manager_of(svd=svd)
+    assert str(manager.plan(model)).count("left alone: its parent") == 6
+    x = torch.randn(2, 5, 16)
+    manager.apply(model)
+    assert type(model[2]) is nn.Sequential
+    model.train()(x)
+    model.eval()(x)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [([], "gave no batch"), ([("words",)], "give forward="), ([{"y": torch.ones(1)}], "give forward=")],
+)
+def test_data_that_is_none(data, told):
+    model = mlp()
+    with pytest.raises(ScheduleError, match=told):
+        manager_of(q={"type": "quantization_aware_training"}).apply(model, data=data)
+    assert type(model[0]) is nn.Linear
