@@ -144,9 +144,9 @@ class ScheduledManager:
         check_scaler(grad_scaler)
         optimizers = optimizers_of(model, optimizer)
         clock = Clock(steps_per_epoch_of(steps_per_epoch, accumulate), self.recipe.run_epochs)
+        if prepared:
+            self._hand_over(prepared, data, teacher, example_inputs, forward)
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
-        check_teachers(model, teacher, self.recipe.modifiers)
-        training.take(data, str(teacher) if isinstance(teacher, Path) else teacher, example_inputs, forward)
         training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
         schedule = self._checked_schedule(training)
         if prepared and self.schedule is not None:
@@ -198,7 +198,8 @@ class ScheduledManager:
     ) -> Plan:
         """What the recipe will do to the model, without doing it."""
         check_module(model)
-        training = Training(model, example_inputs=example_inputs, forward=forward)
+        training = Training(model)
+        training.take(None, None, example_inputs, forward)
         if steps_per_epoch is not None:
             training.clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
         return make_plan(self.recipe, Schedule(self.recipe.modifiers, training))
@@ -322,17 +323,16 @@ class ScheduledManager:
     def _new_training(
         self, model: nn.Module, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None
     ) -> Training:
-        training = Training(
-            model,
-            data=data,
-            teacher=str(teacher) if isinstance(teacher, Path) else teacher,
-            example_inputs=example_inputs,
-            forward=forward,
-            events=self.events,
-        )
-        check_teachers(model, teacher, self.recipe.modifiers)
+        training = Training(model, self.events)
+        self._hand_over(training, data, teacher, example_inputs, forward)
         training.keep_initial_model(self.recipe.modifiers.values())
         return training
+
+    def _hand_over(
+        self, training: Training, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None
+    ) -> None:
+        check_teachers(training.model, teacher, self.recipe.modifiers)
+        training.take(data, teacher, example_inputs, forward)
 
     def _checked_schedule(self, training: Training) -> Schedule:
         schedule = Schedule(self.recipe.modifiers, training)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import evaluating
 from paredown.framework.errors import ParedownError
 from paredown.framework.modifier import Modifier
 from paredown.framework.recipe import Recipe
@@ -38,10 +37,9 @@ class Reporter:
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self.training = training
         self.recipe = recipe
-        inputs, trouble = self._usable_inputs()
+        self.before, _, trouble = self._counted()
         if trouble:
             raise ParedownError(f"example_inputs: {trouble[0]}")
-        self.before = measure_model(training.model, inputs)
         self.plain_bytes = _plain_bytes(training.model)
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None, dense: nn.Module | None = None) -> Report:
@@ -54,8 +52,7 @@ class Reporter:
         """
         model = self.training.model
         dense = self.training.initial_teacher if dense is None else dense
-        inputs, trouble = self._usable_inputs()
-        after = measure_model(model, inputs)
+        after, inputs, trouble = self._counted()
         latencies = self._latencies(dense, inputs)
         return Report(
             recipe=self.recipe.name,
@@ -70,17 +67,16 @@ class Reporter:
             versions=versions(),
         )
 
-    def _usable_inputs(self) -> tuple[Any, list[str]]:
-        """The example inputs, or None and the reason: a report is not worth an error after the work is done."""
-        inputs = self.training.example_inputs
-        if inputs is None:
-            return None, []
+    def _counted(self) -> tuple[ModelMeasures, Any, list[str]]:
+        """The counts and the example inputs; where the model cannot run on these, without them and with the reason."""
+        model, inputs = self.training.model, self.training.example_inputs
         try:
-            with evaluating(self.training.model):
-                self.training.model(*inputs)
+            return measure_model(model, inputs), inputs, []
         except (RuntimeError, TypeError, ValueError) as error:
-            return None, [f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"]
-        return inputs, []
+            if inputs is None:
+                raise
+            reason = f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"
+            return measure_model(model), None, [reason]
 
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
         if inputs is None:

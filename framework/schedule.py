@@ -33,6 +33,8 @@ class Schedule:
     def __init__(self, modifiers: Mapping[str, Modifier], training: Training) -> None:
         self.training = training
         self.modifiers = in_order(modifiers, training)
+        clock = training.clock
+        self.windows = {} if clock is None else {modifier.name: clock.window(modifier) for modifier in self.modifiers}
         self.phases = {modifier.name: Phase.WAITING for modifier in self.modifiers}
 
     @property
@@ -130,14 +132,12 @@ class Schedule:
         return [modifier for modifier in self.modifiers if self.phases[modifier.name] is not Phase.WAITING]
 
     def _advance(self, modifier: Modifier) -> None:
-        clock = self.training.clock
-        assert clock is not None
-        window = clock.window(modifier)
-        if self.phases[modifier.name] is Phase.WAITING and clock.steps >= window.start:
+        step, window = self.training.step, self.windows[modifier.name]
+        if self.phases[modifier.name] is Phase.WAITING and step >= window.start:
             self._open(modifier)
-            self._update(modifier, final=clock.steps >= window.end)
-        elif self.phases[modifier.name] is Phase.OPEN and (clock.steps >= window.end or window.on_grid(clock.steps)):
-            self._update(modifier, final=clock.steps >= window.end)
+            self._update(modifier, final=step >= window.end)
+        elif self.phases[modifier.name] is Phase.OPEN and (step >= window.end or window.on_grid(step)):
+            self._update(modifier, final=step >= window.end)
 
     def _open(self, modifier: Modifier) -> None:
         self.training.inherited = self._take_over(modifier)
@@ -179,7 +179,7 @@ class Schedule:
         clock = self.training.clock
         assert clock is not None
         for modifier in owing:
-            window = clock.window(modifier)
+            window = self.windows[modifier.name]
             if window.end - clock.steps <= clock.skipped:
                 late.append(modifier)
                 continue

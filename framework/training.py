@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from paredown.framework.auxiliary_loss import AuxiliaryLosses, Scaling, Term
 from paredown.framework.calling import Forward
@@ -19,7 +21,8 @@ from paredown.framework.managed import Link, add_link, remove_links
 from paredown.framework.modifier import Modifier, TargetedModifier
 from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
-from paredown.framework.targets import Matches, match, named_modules, named_parameters, unwrap
+from paredown.framework.targets import Matches, match, named_parameters, unwrap
+from paredown.framework.tensor_files import read_tensors
 
 __all__ = ["Training"]
 
@@ -40,43 +43,31 @@ class Training:
         events: what happened when.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        optimizers: Sequence[Optimizer] = (),
-        clock: Clock | None = None,
-        data: Iterable[Any] | None = None,
-        teacher: nn.Module | str | Mapping[str, nn.Module | str] | None = None,
-        example_inputs: tuple[Any, ...] | None = None,
-        forward: Forward | None = None,
-        scaling: Scaling | None = None,
-        events: EventLog | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, events: EventLog | None = None) -> None:
         self.handed = model
         self.model = unwrap(model)
-        self.optimizers = list(optimizers)
-        self.clock = clock
-        self.data = data
-        self._example_inputs = _as_tuple(example_inputs)
-        self.scaling = scaling or Scaling()
+        self.optimizers: list[Optimizer] = []
+        self.clock: Clock | None = None
+        self.data: Iterable[Any] | None = None
+        self.scaling = Scaling()
         self.states: dict[str, Any] = {}
         self.events = EventLog() if events is None else events
         self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))
         self.ended: set[str] = set()
         self.inherited = PerParameter()
         self.initial_teacher: nn.Module | None = None
-        self._forward = forward
-        self._teacher = teacher
+        self._example_inputs: tuple[Any, ...] | None = None
+        self._forward: Forward | None = None
+        self._teacher: nn.Module | str | Mapping[str, nn.Module | str] | None = None
         self._links: list[tuple[str, nn.Module, Link]] = []
         self._terms: dict[str, Term] = {}
         self.auxiliary: AuxiliaryLosses | None = None
         self._last_losses: dict[str, float] = {}
 
     def take(self, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
-        """Let what was given later replace what was given before; None changes nothing."""
+        """Keep what the user gave along; what comes later replaces what came before, None changes nothing."""
         self.data = self.data if data is None else data
-        self._teacher = self._teacher if teacher is None else teacher
+        self._teacher = self._teacher if teacher is None else str(teacher) if isinstance(teacher, Path) else teacher
         self._example_inputs = self._example_inputs if example_inputs is None else _as_tuple(example_inputs)
         self._forward = self._forward if forward is None else forward
 
@@ -125,10 +116,6 @@ class Training:
     def parameter_names(self) -> dict[int, str]:
         """The plain names of the parameters by their ids."""
         return {id(parameter): name for name, parameter in named_parameters(self.model).items()}
-
-    def name_of(self, module: nn.Module) -> str:
-        """The plain name of a module of the model."""
-        return next(name for name, known in named_modules(self.model).items() if known is module)
 
     def record(self, modifier: Modifier, event: str, **details: Any) -> None:
         """Write an event into the log."""
@@ -241,8 +228,6 @@ def read_teacher(source: Any, model: nn.Module, initial: nn.Module | None) -> nn
     Raises:
         ScheduleError: the file does not exist, holds more than tensors, or does not fit the model.
     """
-    from paredown.framework.tensor_files import read_tensors
-
     tensors = read_tensors(source)
     teacher = copy.deepcopy(model if initial is None else initial)
     try:
@@ -271,6 +256,4 @@ def _no_surgery(model: nn.Module) -> str | None:
 
 
 def _to(batch: Any, device: torch.device) -> Any:
-    from torch.utils._pytree import tree_map
-
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from paredown.framework.surgery import refusal_to_replace
+from paredown.framework.weights import COMPUTED
 from paredown.modifiers.decomposition.factorization import (
     channel_factors,
     channel_matrix,
@@ -23,7 +24,7 @@ Convolution = Literal["spatial", "channel"]
 def reason_to_refuse(model: nn.Module, name: str, module: nn.Module, states: Mapping[str, Any]) -> str | None:
     """Why a layer cannot be decomposed: depthwise, grouped, tied, masked, quantized, computed weight."""
     if module._parameters.get("weight") is None:
-        return "its weight is computed, not stored (a parametrization such as weight_norm or LoRA)"
+        return COMPUTED
     groups = getattr(module, "groups", 1)
     if groups > 1:
         depthwise = groups == module.in_channels

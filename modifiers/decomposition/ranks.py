@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, Strict
 
 from paredown.framework.modifier import Options
 
-__all__ = ["Energy", "Rank", "Ratio", "needs_spectrum"]
+__all__ = ["Energy", "Rank", "Ratio"]
 
 
 class Ratio(Options):
@@ -44,8 +44,3 @@ Rank = Annotated[
     BeforeValidator(_chosen),
     Field(description="An integer (clamped to the full rank), {ratio: 2} or {energy: 0.95}."),
 ]
-
-
-def needs_spectrum(rank: int | Ratio | Energy) -> bool:
-    """Whether the rank depends on the singular values, not on the shape alone."""
-    return isinstance(rank, Energy)

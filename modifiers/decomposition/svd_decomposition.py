@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Foreseen, TargetedModifier
 from paredown.framework.training import Training
+from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.decomposition.factorization import rank_for_energy, rank_for_ratio, truncated_svd_factors
 from paredown.modifiers.decomposition.guard import layer_inputs, slower_by_latency, slower_by_rule
 from paredown.modifiers.decomposition.layers import (
@@ -23,6 +22,8 @@ from paredown.modifiers.decomposition.layers import (
     skeleton,
 )
 from paredown.modifiers.decomposition.ranks import Energy, Rank, Ratio
+
+NOTHING_CHANGED = "it cannot be decomposed; nothing was changed"
 
 
 class SvdDecomposition(TargetedModifier):
@@ -67,17 +68,15 @@ class SvdDecomposition(TargetedModifier):
     def check(self, training: Training) -> None:
         super().check(training)
         for name, module in training.targets(self).items():
-            _refuse_not_finite(name, module)
+            refuse_not_finite(name, module, NOTHING_CHANGED)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         targets = training.targets(self)
         inputs = self._inputs(training, targets)
         lines = []
         for name, module in targets.items():
-            reason = reason_to_refuse(training.model, name, module, training.states)
-            if reason is None:
-                reason = self._slower(module, self._rank(module), inputs.get(name))
-            lines.append(Foreseen(name, reason, refused=True) if reason else self._foreseen(name, module))
+            rank, reason = self._rank_or_reason(training, name, module, inputs.get(name))
+            lines.append(Foreseen(name, reason, refused=True) if reason else self._foreseen(name, module, rank))
         return lines
 
     def on_update(self, training: Training, state: None) -> None:
@@ -85,12 +84,11 @@ class SvdDecomposition(TargetedModifier):
         inputs = self._inputs(training, targets)
         done = {}
         for name, module in targets.items():
-            reason = reason_to_refuse(training.model, name, module, training.states)
-            reason = reason or self._slower(module, self._rank(module), inputs.get(name))
+            rank, reason = self._rank_or_reason(training, name, module, inputs.get(name))
             if reason:
                 training.record(self, "left alone", layer=name, reason=reason)
             else:
-                done[name] = self._decomposed(name, module)
+                done[name] = self._decomposed(name, module, rank), rank
         for name, (new, rank) in done.items():
             training.surgery.replace(name, new, self.name, {"rank": rank, "convolution": self.convolution})
             training.record(self, "decompose", layer=name, rank=rank)
@@ -98,11 +96,20 @@ class SvdDecomposition(TargetedModifier):
     def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
         return skeleton(module, spec["rank"], spec["convolution"])
 
-    def _decomposed(self, name: str, module: nn.Module) -> tuple[nn.Sequential, int]:
-        _refuse_not_finite(name, module)
+    def _rank_or_reason(
+        self, training: Training, name: str, module: nn.Module, inputs: Tensor | None
+    ) -> tuple[int, str | None]:
+        """The layer's rank, and why it is left alone, if it is."""
+        reason = reason_to_refuse(training.model, name, module, training.states)
+        if reason:
+            return 0, reason
         rank = self._rank(module)
+        return rank, self._slower(module, rank, inputs)
+
+    def _decomposed(self, name: str, module: nn.Module, rank: int) -> nn.Sequential:
+        refuse_not_finite(name, module, NOTHING_CHANGED)
         left, right = truncated_svd_factors(as_matrix(module, self.convolution), rank)
-        return factorized(module, left, right, self.convolution), rank
+        return factorized(module, left, right, self.convolution)
 
     def _rank(self, module: nn.Module) -> int:
         rows, columns = matrix_shape(module, self.convolution)
@@ -123,16 +130,8 @@ class SvdDecomposition(TargetedModifier):
         measured = self.guard in (None, "latency") and training.example_inputs is not None
         return layer_inputs(training, self, targets) if measured else {}
 
-    def _foreseen(self, name: str, module: nn.Module) -> Foreseen:
-        rank, (rows, columns) = self._rank(module), matrix_shape(module, self.convolution)
+    def _foreseen(self, name: str, module: nn.Module, rank: int) -> Foreseen:
+        rows, columns = matrix_shape(module, self.convolution)
         bias = module._parameters.get("bias")
         parameters = rank * (rows + columns) + (0 if bias is None else bias.numel())
         return Foreseen(name, f"rank {rank} of {min(rows, columns)}", parameters=parameters)
-
-
-def _refuse_not_finite(name: str, module: nn.Module) -> None:
-    weight = module._parameters.get("weight")
-    if weight is not None and not bool(torch.isfinite(weight).all()):
-        raise TargetError(
-            f"the weight of {name} contains NaN or infinity: it cannot be decomposed; nothing was changed"
-        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.state import PerParameter, pack_bits, unpack_bits
 from paredown.framework.training import Training
+from paredown.framework.weights import COMPUTED
 from paredown.modifiers.pruning.masks import apply_masks_, converted, fast_mask, fits, to_bool
 
 __all__ = ["MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
@@ -55,8 +56,7 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
         weight = module._parameters.get("weight")
         if weight is None:
             raise TargetError(
-                f"{name}: its weight is computed, not stored (a parametrization such as weight_norm or LoRA), so zeros "
-                "would not last: merge it first, or add the layer to ignore"
+                f"{name}: {COMPUTED}, so zeros would not last: merge it first, or add the layer to ignore"
             )
         if id(weight) not in seen:
             seen.add(id(weight))

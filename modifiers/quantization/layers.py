@@ -8,6 +8,7 @@ from torch import nn
 
 from paredown.framework.bypassed import bypassed
 from paredown.framework.managed import links_of
+from paredown.framework.weights import COMPUTED
 
 __all__ = ["refusals"]
 
@@ -20,7 +21,7 @@ def refusals(model: nn.Module, targets: Mapping[str, nn.Module]) -> dict[str, st
 
 def _reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
     if module._parameters.get("weight") is None:
-        return "its weight is computed, not stored (a parametrization such as weight_norm or LoRA)"
+        return COMPUTED
     if any(link.permanent for link in links_of(module)):
         return "it is quantized already"
     return bypassed(model, name)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from paredown.framework.calling import evaluating
-from paredown.framework.errors import ScheduleError, TargetError
+from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Foreseen, TargetedModifier
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
+from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.quantization.layers import refusals
 from paredown.modifiers.quantization.quantizer import InputObserver, Quantizer, Range, add_buffers, remove_buffers
 from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
@@ -74,7 +74,7 @@ class QuantizationAwareTraining(TargetedModifier):
 
     def check(self, training: Training) -> None:
         for name, module in training.targets(self).items():
-            _refuse_not_finite(name, module)
+            refuse_not_finite(name, module, "it has no scale; nothing was quantized")
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         refused = refusals(training.model, training.targets(self))
@@ -92,7 +92,7 @@ class QuantizationAwareTraining(TargetedModifier):
         targets = training.targets(self)
         refused = refusals(training.model, targets)
         for name, module in targets.items():
-            _refuse_not_finite(name, module)
+            refuse_not_finite(name, module, "it has no scale; nothing was quantized")
         return QuantizationState({name: Range.unseen(training.device) for name in targets if name not in refused})
 
     def attach(self, training: Training, state: QuantizationState) -> None:
@@ -201,9 +201,3 @@ def _observing(link: Link) -> bool:
 
 def _passing(link: Link) -> bool:
     return not link.permanent
-
-
-def _refuse_not_finite(name: str, module: nn.Module) -> None:
-    weight: Any = module._parameters.get("weight")
-    if weight is not None and not bool(torch.isfinite(weight).all()):
-        raise TargetError(f"the weight of {name} contains NaN or infinity: it has no scale; nothing was quantized")
