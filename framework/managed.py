@@ -13,7 +13,8 @@ from __future__ import annotations
 import copyreg
 import functools
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 
-__all__ = ["Link", "add_link", "base_class", "links_of", "rebuild", "remove_links"]
+__all__ = ["Link", "add_link", "base_class", "links_of", "rebuild", "remove_links", "without_links"]
 
 Call = Callable[..., Any]
 
@@ -74,6 +75,19 @@ def remove_links(module: nn.Module, links: Iterable[Link]) -> None:
     kept = tuple(link for link in links_of(module) if id(link) not in gone)
     if len(kept) < len(links_of(module)):
         _set_links(module, kept)
+
+
+@contextmanager
+def without_links(model: nn.Module) -> Iterator[None]:
+    """All links of all modules taken off; the same links come back afterwards, in the same order."""
+    held = {module: links_of(module) for module in model.modules() if links_of(module)}
+    try:
+        for module in held:
+            _set_links(module, ())
+        yield
+    finally:
+        for module, links in held.items():
+            _set_links(module, links)
 
 
 def rebuild(base: type[nn.Module], links: tuple[Link, ...]) -> nn.Module:

@@ -17,6 +17,7 @@ from paredown.framework.errors import TargetError
 from paredown.framework.managed import add_link, links_of, remove_links
 from paredown.framework.state import PerParameter, containers
 from paredown.framework.targets import named_modules, named_parameters
+from paredown.framework.weights import tied_to
 
 __all__ = ["Surgery", "refusal_to_replace"]
 
@@ -183,11 +184,9 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
     if reason is not None:
         return reason
     own = {id(parameter) for parameter in module.parameters()}
-    inside = {id(inner) for inner in module.modules()}
-    for other_name, other in named_modules(model).items():
-        direct = other._parameters.values()
-        if id(other) not in inside and any(id(parameter) in own for parameter in direct):
-            return f"its weight is tied to {other_name!r}"
+    tied = tied_to(model, name)
+    if tied is not None:
+        return f"its weight is tied to {tied!r}"
     if any(link.permanent for link in links_of(module)):
         return "it is quantized already"
     for modifier, state in states.items():

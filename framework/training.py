@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from paredown.framework.auxiliary_loss import AuxiliaryLosses, Scaling, Term
-from paredown.framework.calling import Forward
+from paredown.framework.calling import Forward, evaluating
 from paredown.framework.clock import Clock
 from paredown.framework.errors import CheckpointError, ScheduleError, TargetError
 from paredown.framework.events import EventLog
+from paredown.framework.graph import Graph, export_graph
 from paredown.framework.managed import Link, add_link, remove_links
 from paredown.framework.modifier import Modifier, TargetedModifier
 from paredown.framework.state import PerParameter
@@ -24,7 +25,7 @@ from paredown.framework.surgery import Surgery
 from paredown.framework.targets import Matches, match, named_parameters, unwrap
 from paredown.framework.tensor_files import read_tensors
 
-__all__ = ["Training"]
+__all__ = ["Training", "samples_in"]
 
 
 class Training:
@@ -151,6 +152,50 @@ class Training:
                 "model(batch[0]) and model(**batch) do not fit, give forward=, a function of the model and the batch"
             ) from error
 
+    def run_data(self, modifier: Modifier, samples: int | None = None) -> None:
+        """Run the model in eval mode, without gradients, on the batches of ``data``, or on the first ``samples`` of it.
+
+        Raises:
+            ScheduleError: there is no data, or it gives no batch.
+        """
+        with evaluating(self.model):
+            for batch in self.batches(modifier, samples):
+                self.call(batch)
+
+    def batches(self, modifier: Modifier, samples: int | None = None) -> Iterator[Any]:
+        """The batches of ``data``; with ``samples``, as many as hold that many (the first dimension counts them).
+
+        Raises:
+            ScheduleError: there is no data, or it gives no batch.
+        """
+        if self.data is None:
+            raise ScheduleError(f"{modifier.name} needs batches to calibrate on: modify(..., data=loader)")
+        seen = 0
+        for batch in self.data:
+            yield batch
+            seen += samples_in(batch)
+            if samples is not None and seen >= samples:
+                return
+        if not seen:
+            raise ScheduleError(
+                f"{modifier.name}: data gave no batch to calibrate on; a generator gives them only once"
+            )
+
+    def graph(self) -> Graph | None:
+        """The model's graph for the example inputs, or else for the first batch of ``data``; None without either.
+
+        Raises:
+            TargetError: the model cannot be traced.
+        """
+        if self.example_inputs is not None:
+            return export_graph(self.model, self.example_inputs)
+        if self.data is None or isinstance(self.data, Iterator):  # an iterator would lose its first batch
+            return None
+        batch = _to(next(iter(self.data), None), self.device)
+        if batch is None or self._forward is not None:
+            return None if batch is None else export_graph(self.model, batch, self._forward)
+        return export_graph(self.model, batch if isinstance(batch, Mapping) else (batch[0],))
+
     # -- auxiliary losses ----------------------------------------------------------------------------------------
 
     def add_loss(self, modifier: Modifier, term: Term) -> None:
@@ -238,6 +283,12 @@ def read_teacher(source: Any, model: nn.Module, initial: nn.Module | None) -> nn
             "A teacher of another architecture is given in Python: modify(..., teacher=module)"
         ) from None
     return teacher.eval().requires_grad_(False)
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch holds: the first dimension of its first tensor; 1 where there is none."""
+    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    return tensors[0].shape[0] if tensors else 1
 
 
 def _as_tuple(example_inputs: Any) -> tuple[Any, ...] | None:

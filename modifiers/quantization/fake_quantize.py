@@ -1,9 +1,9 @@
-"""Fake quantization: values on the integer grid, kept as floating point, with straight-through gradients.
+"""Fake quantization: values on the grid, kept as floating point, with straight-through gradients.
 
-Rounding is to the nearest integer, ties to even; its gradient is taken as 1 (Bengio et al., 2013, arXiv:1308.3432),
-and that of the clipping is 1 inside the range, its ends included, and 0 outside. In eager mode on a CPU it is a few
-in-place passes, which took 1 ms where torch's own `fake_quantize_per_tensor_affine` took 28; under `torch.compile`
-plain operations are used, which the compiler fuses.
+Rounding is to the nearest, ties to even; its gradient is taken as 1 (Bengio et al., 2013, arXiv:1308.3432), and that of
+the clipping is 1 inside the range, its ends included, and 0 outside. In eager mode on a CPU it is a few in-place
+passes, which took 1 ms where torch's own `fake_quantize_per_tensor_affine` took 28; under `torch.compile` plain
+operations are used, which the compiler fuses.
 """
 
 from __future__ import annotations
@@ -14,54 +14,104 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paredown.modifiers.quantization.number_formats import (
+    FLOAT_FORMATS,
+    float_codes,
+    round_float_,
+    round_integer_,
+    values_of,
+)
 from paredown.modifiers.quantization.scheme import QuantizationScheme
 
-__all__ = ["dequantize", "fake_quantize", "fake_quantize_weight", "quantize"]
+__all__ = ["clip_limits", "dequantize", "fake_quantize", "quantize", "round_through", "rounded"]
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, scheme: QuantizationScheme) -> Tensor:
-    """The integers of ``x``: clamp(round(x / S) + Z), as int8 (symmetric) or uint8; S and Z broadcast against ``x``."""
-    integers = (_wide(x.detach()) / scale).round_().add_(zero_point).clamp_(scheme.lowest, scheme.highest)
+    """The codes of ``x``; S and Z broadcast against it.
+
+    Returns:
+        clamp(round(x / S) + Z) as int8 (symmetric) or uint8; of a floating-point format the bit patterns as uint8.
+    """
+    scaled = _wide(x.detach()) / scale
+    form = FLOAT_FORMATS.get(scheme.format)
+    if form is not None:
+        return float_codes(round_float_(scaled, form), scheme.format)
+    integers = scaled.round_().add_(zero_point).clamp_(scheme.lowest, scheme.highest)
     return integers.to(torch.int8 if scheme.symmetric else torch.uint8)
 
 
-def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tensor:
-    """The values S (q - Z), in the scale's type."""
-    return (integers.to(scale.dtype) - zero_point) * scale
+def dequantize(
+    codes: Tensor, scale: Tensor, zero_point: Tensor | int, scheme: QuantizationScheme | None = None
+) -> Tensor:
+    """The values S (q - Z) of codes, in the scale's type; without a scheme the codes are integers."""
+    if scheme is not None and scheme.format != "int":
+        return values_of(codes, scheme.format, scale.dtype) * scale
+    return (codes.to(scale.dtype) - zero_point) * scale
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, scheme: QuantizationScheme) -> Tensor:
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | int, scheme: QuantizationScheme, stochastic: bool = False
+) -> Tensor:
     """``dequantize(quantize(x))`` in the shape and type of ``x``, differentiable in ``x``.
 
     Args:
         x: floating point; float16 and bfloat16 are rounded in float32.
-        scale, zero_point: of `affine_parameters`, broadcasting against ``x``.
+        scale, zero_point: of `affine_parameters` or `weight_parameters`, broadcasting against ``x``.
+        stochastic: round up with the probability of the remainder.
     """
-    zero_point = torch.as_tensor(zero_point, device=scale.device)
-    low, high = (scheme.lowest - zero_point) * scale, (scheme.highest - zero_point) * scale
-    if x.device.type == "cpu" and scale.numel() == 1 and not torch.compiler.is_compiling():
+    low, high = clip_limits(scale, zero_point, scheme)
+    whole = scheme.format == "int" and scale.numel() == 1 and not stochastic
+    if whole and x.device.type == "cpu" and not torch.compiler.is_compiling():
         result: Tensor = _ClipAndRound.apply(x, low.item(), high.item(), scale.item())  # type: ignore[no-untyped-call]
         return result
     clipped = torch.clamp(x, low.to(x.dtype), high.to(x.dtype))
-    return fake_quantize_weight(clipped, scale)
+    return round_through(clipped, scale, scheme, stochastic, clip=False)
 
 
-def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """S round(w / S) with the gradient 1 everywhere: for a symmetric scale that nothing exceeds (`weight_scale`)."""
-    result: Tensor = _Round.apply(weight, scale)  # type: ignore[no-untyped-call]
+def round_through(
+    x: Tensor, scale: Tensor, scheme: QuantizationScheme, stochastic: bool = False, clip: bool = True
+) -> Tensor:
+    """To a symmetric grid with the gradient 1 everywhere: for a scale that follows the largest magnitude.
+
+    Args:
+        clip: bring what rounds beyond the ends of the grid back to them (forwards only). Nothing does where the largest
+            magnitude is the largest number of the grid.
+    """
+    result: Tensor = _Round.apply(x, scale, scheme, stochastic, clip)  # type: ignore[no-untyped-call]
     return result
+
+
+def rounded(x: Tensor, scale: Tensor, scheme: QuantizationScheme, stochastic: bool, clip: bool) -> Tensor:
+    """`round_through` without a gradient."""
+    scaled = _wide(x) / scale
+    form = FLOAT_FORMATS.get(scheme.format)
+    if form is not None:
+        scaled = round_float_(scaled, form, stochastic)
+    else:
+        scaled = round_integer_(scaled, stochastic)
+        scaled = scaled.clamp_(scheme.lowest, scheme.highest) if clip else scaled
+    return scaled.mul_(scale).to(x.dtype)
+
+
+def clip_limits(scale: Tensor, zero_point: Tensor | int, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
+    """The smallest and largest value of a grid, in the scale's shape."""
+    if scheme.format != "int":
+        high = scale * FLOAT_FORMATS[scheme.format].largest
+        return high.neg(), high
+    zero_point = torch.as_tensor(zero_point, device=scale.device)
+    return (scheme.lowest - zero_point) * scale, (scheme.highest - zero_point) * scale
 
 
 class _Round(torch.autograd.Function):
     """To the grid; the gradient passes through."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        return (_wide(x) / scale).round_().mul_(scale).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, scheme: QuantizationScheme, stochastic: bool, clip: bool) -> Tensor:
+        return rounded(x, scale, scheme, stochastic, clip)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return grad, None, None, None, None
 
 
 class _ClipAndRound(torch.autograd.Function):

@@ -1,27 +1,99 @@
-"""Which layers can be quantized, and why others cannot."""
+"""Which layers can be quantized, what of them, and why others cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
-from paredown.framework.bypassed import bypassed
-from paredown.framework.managed import links_of
+from paredown.framework.managed import base_class
+from paredown.framework.targets import named_modules
 from paredown.framework.weights import COMPUTED
 
-__all__ = ["refusals"]
+__all__ = [
+    "CONVOLUTIONS",
+    "LAYERS",
+    "channel_of",
+    "parent_attention",
+    "reason_to_refuse",
+    "restore_fast_path",
+    "takes_indices",
+    "untreated",
+    "use_slow_path",
+    "weight_names",
+]
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+LAYERS = (nn.Linear, *CONVOLUTIONS, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 
 
-def refusals(model: nn.Module, targets: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The targets that a managed forward cannot quantize, by name, with the reason."""
-    reasons = {name: _reason(model, name, module) for name, module in targets.items()}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+def weight_names(module: nn.Module) -> tuple[str, ...]:
+    """The module's own parameters that are quantized, by name; empty where its weight is computed."""
+    own = module._parameters
+    if isinstance(module, nn.RNNBase):
+        return tuple(name for name in own if name.startswith("weight_"))
+    if isinstance(module, nn.MultiheadAttention):
+        together = ("in_proj_weight",) if own.get("in_proj_weight") is not None else ()
+        return together or tuple(f"{key}_proj_weight" for key in "qkv" if own.get(f"{key}_proj_weight") is not None)
+    return ("weight",) if own.get("weight") is not None else ()
 
 
-def _reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
-    if module._parameters.get("weight") is None:
+def channel_of(module: nn.Module) -> int:
+    """The dimension of a weight that counts the output channels (of an embedding, its entries)."""
+    return 1 if isinstance(module, TRANSPOSED) else 0
+
+
+def takes_indices(module: nn.Module) -> bool:
+    """Whether the input is no activation."""
+    return isinstance(module, EMBEDDINGS)
+
+
+def reason_to_refuse(module: nn.Module) -> str | None:
+    """Why a layer's own weight cannot be quantized, or None."""
+    if not weight_names(module):
         return COMPUTED
-    if any(link.permanent for link in links_of(module)):
-        return "it is quantized already"
-    return bypassed(model, name)
+    if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
+        return "max_norm rewrites its weight in the forward"
+    return None
+
+
+def parent_attention(model: nn.Module, name: str) -> str | None:
+    """The name of the MultiheadAttention whose forward reads the weight of the layer ``name``, if one does."""
+    above, _, key = name.rpartition(".")
+    attention = key == "out_proj" and isinstance(named_modules(model).get(above), nn.MultiheadAttention)
+    return above if attention else None
+
+
+def untreated(model: nn.Module, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Modules that hold matrices but are of no kind that can be quantized: (name, class)."""
+    for name, module in named_modules(model).items():
+        matrices = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
+        if matrices and not isinstance(module, LAYERS) and name not in targets:
+            yield name, base_class(module).__name__
+
+
+def use_slow_path(model: nn.Module, names: Collection[str]) -> None:
+    """Make the nn.TransformerEncoderLayers above the layers ``names`` call their children in eval mode too.
+
+    Their fused kernel reads the children's weights itself; what it computes is the same.
+    """
+    for encoder in _encoders_above(model, names):
+        encoder.activation_relu_or_gelu = 0
+
+
+def restore_fast_path(model: nn.Module, names: Collection[str]) -> None:
+    """Undo `use_slow_path`."""
+    for encoder in _encoders_above(model, names):
+        rectified = encoder.activation is nn.functional.relu or isinstance(encoder.activation, nn.ReLU)
+        smooth = encoder.activation is nn.functional.gelu or isinstance(encoder.activation, nn.GELU)
+        encoder.activation_relu_or_gelu = 1 if rectified else 2 if smooth else 0
+
+
+def _encoders_above(model: nn.Module, names: Collection[str]) -> Iterator[Any]:
+    for name, module in named_modules(model).items():
+        inside = any(other.startswith(f"{name}." if name else "") for other in names)
+        if isinstance(module, nn.TransformerEncoderLayer) and inside:
+            yield module

@@ -1,23 +1,72 @@
 """Observers: how the range of a tensor is found from the values that pass by.
 
 A range is two tensors, ``low`` and ``high``, updated in place (they may be buffers of a module, and the update may be
-compiled); before the first value they are +inf and -inf. An observer is a function on them, found by its name in the
-recipe.
+compiled); before the first value they are +inf and -inf. ``minmax`` and ``moving_average`` are functions on them; the
+others keep a histogram (`paredown.modifiers.quantization.histogram`) and are solved for their range at every update of
+the modifier. In a distributed run the extremes of a batch are those of all processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["OBSERVERS", "Observer", "extremes", "minmax_", "moving_average_", "unseen_range"]
+from paredown.framework.processes import extremes_of_all
+from paredown.modifiers.quantization.histogram import BINS, SOLVERS, count_
+from paredown.modifiers.quantization.scales import affine_parameters
+from paredown.modifiers.quantization.scheme import ActivationScheme
 
-Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+__all__ = ["FOLLOWERS", "Observation", "extremes", "minmax_", "moving_average_", "unseen_range"]
+
+Follower = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 MOMENTUM = 0.01
+
+
+@dataclass
+class Observation:
+    """What was seen of one tensor: the range, and for some observers a histogram over [-width, width).
+
+    ``counts`` is (BINS,), int64, or empty; ``width`` a power of two, 0 before the first value.
+    """
+
+    low: Tensor
+    high: Tensor
+    counts: Tensor
+    width: Tensor
+
+    @classmethod
+    def unseen(cls, scheme: ActivationScheme, device: torch.device | str | None = None) -> Observation:
+        """Nothing seen yet."""
+        bins = BINS if scheme.observer in SOLVERS else 0
+        counts = torch.zeros(bins, dtype=torch.int64, device=device)
+        return cls(*unseen_range(device=device), counts, torch.zeros((), device=device))
+
+    @property
+    def seen(self) -> bool:
+        """Whether any value was."""
+        return bool(self.low <= self.high)
+
+    def observe(self, x: Tensor, scheme: ActivationScheme) -> None:
+        """Take in the values of a tensor that is not empty."""
+        low, high = extremes_of_all(*extremes(x))
+        FOLLOWERS.get(scheme.observer, minmax_)(self.low, self.high, low, high)
+        if scheme.observer in SOLVERS:
+            count_(self.counts, self.width, x, torch.maximum(low.neg(), high))
+
+    def parameters(self, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of the extremes, as they are now: 0-d."""
+        return affine_parameters(self.low, self.high, scheme)
+
+    def solved(self, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
+        """Scale and zero point by the scheme's observer, from everything that all processes saw: 0-d."""
+        if scheme.observer not in SOLVERS or not self.seen:
+            return self.parameters(scheme)
+        low, high = SOLVERS[scheme.observer](self.counts, self.width, scheme)
+        return affine_parameters(torch.maximum(low, self.low), torch.minimum(high, self.high), scheme)
 
 
 def unseen_range(
@@ -55,4 +104,4 @@ def moving_average_(low: Tensor, high: Tensor, new_low: Tensor, new_high: Tensor
         end.copy_(torch.where(unseen, new, end + MOMENTUM * (new - end)))
 
 
-OBSERVERS: Mapping[str, Observer] = MappingProxyType({"minmax": minmax_, "moving_average": moving_average_})
+FOLLOWERS: Mapping[str, Follower] = {"minmax": minmax_, "moving_average": moving_average_}

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from paredown.framework.calling import evaluating
-from paredown.framework.errors import ScheduleError
-from paredown.framework.managed import Link
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.targets import named_modules
+from paredown.framework.curves import Curve, curve_value
 from paredown.framework.time import Time
 from paredown.framework.training import Training
-from paredown.framework.weights import refuse_not_finite
-from paredown.modifiers.quantization.layers import refusals
-from paredown.modifiers.quantization.quantizer import InputObserver, Quantizer, Range, add_buffers, remove_buffers
-from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
+from paredown.modifiers.quantization.frozen_statistics import freeze_statistics
+from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer
+from paredown.modifiers.quantization.observers import Observation
+from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
+from paredown.modifiers.quantization.quantized_layers import QuantizedLayers
+from paredown.modifiers.quantization.scheme import ActivationScheme, Bits, WeightScheme
 
 
-@dataclass
-class QuantizationState:
-    """The ranges of the layers' inputs by layer name, and what was frozen."""
-
-    ranges: dict[str, Range] = field(default_factory=dict)
-    observers_frozen: bool = False
-    batch_norm_frozen: bool = False
-    forwards_checked: bool = False
-
-
-class QuantizationAwareTraining(TargetedModifier):
+class QuantizationAwareTraining(QuantizationModifier):
     """Quantization-aware training (Jacob et al., 2017, arXiv:1712.05877): the forward rounds, the weights stay float.
 
     From ``start`` on, each target layer multiplies its fake-quantized input by its fake-quantized weight; gradients
@@ -41,163 +29,131 @@ class QuantizationAwareTraining(TargetedModifier):
     followed by an observer until ``freeze_observers``. Parameter names do not change: scales and zero points are added
     as buffers, and after ``finalize`` the model goes on rounding with the ranges that it ended with.
 
-    Without training (``apply``) the ranges are observed on ``data``.
+    With ``example_inputs`` the results of convolutions that go into additions or average pooling are quantized too,
+    so that an integer engine can fuse the convolution. Batch-norm needs no folding in training: with a scale for each
+    channel, the codes of a weight are the same before and after folding. (With ``granularity: tensor`` they are not:
+    prefer ``channel``.) Without training (``apply``) the ranges are observed on ``data``.
     """
 
     example: ClassVar = {}
-    claims: ClassVar = frozenset({"grid"})
-    kinds: ClassVar = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    state_type: ClassVar = QuantizationState
 
     type: Literal["quantization_aware_training"] = "quantization_aware_training"
-    weights: WeightScheme = WeightScheme()
-    """Width and grid of the weights."""
+    every: Time | None = None
+    """Distance between updates: of the width on its way down, and of ranges that are searched for. Default: a fiftieth
+    of the window, at least one step."""
     activations: ActivationScheme | None = ActivationScheme()
     """Width and grid of the layers' inputs; null leaves them as they are."""
+    initial_bits: Bits | None = None
+    """Width of the weights at the start of the window, from which it moves to their ``bits``. Default: no move."""
+    curve: Curve = "linear"
+    """How the width moves over the window."""
+    warm_up: Time | None = None
+    """Until when inputs are observed but not rounded yet. Default: none."""
     freeze_observers: Time | None = None
     """When the ranges of the inputs stop moving. Default: at the end."""
     freeze_batch_norm: Time | None = None
     """When batch-norm layers stop following the batches and use their running statistics. Default: never."""
-
-    hold: ClassVar = True
+    quantize_in_eval: bool = True
+    """Round in eval mode too; false evaluates the float model while the window is open."""
 
     @property
     def calibrates(self) -> bool:
         return self.activations is not None
 
     def later_times(self) -> Mapping[str, Time]:
-        times = {"freeze_observers": self.freeze_observers, "freeze_batch_norm": self.freeze_batch_norm}
+        times = {name: getattr(self, name) for name in ("warm_up", "freeze_observers", "freeze_batch_norm")}
         return {name: time for name, time in times.items() if time is not None}
 
     def unused_fields(self) -> Sequence[str]:
-        return ["freeze_observers"] if self.activations is None and self.freeze_observers is not None else []
+        idle = ["freeze_observers", "warm_up"] if self.activations is None else []
+        idle += ["curve"] if self.initial_bits is None else []
+        idle += ["initial_bits"] if self.weights is None else []
+        return [name for name in idle if name in self.model_fields_set]
 
-    def check(self, training: Training) -> None:
-        for name, module in training.targets(self).items():
-            refuse_not_finite(name, module, "it has no scale; nothing was quantized")
+    def on_start(self, training: Training) -> QuantizedLayers:
+        state = super().on_start(training)
+        state.passing = training.clock is not None and self.warm_up is not None and not training.reached(self.warm_up)
+        self._set_widths(training, state)
+        self._search_grids(training, state)
+        return state
 
-    def foresee(self, training: Training) -> Sequence[Foreseen]:
-        refused = refusals(training.model, training.targets(self))
-        effect = f"{self.weights.bits}-bit weights per {self.weights.granularity}"
-        if self.activations is not None:
-            effect += f", {self.activations.bits}-bit inputs"
-        return [
-            Foreseen(name, refused[name], refused=True)
-            if name in refused
-            else Foreseen(name, effect, bits=self.weights.bits)
-            for name in training.targets(self)
-        ]
-
-    def on_start(self, training: Training) -> QuantizationState:
-        targets = training.targets(self)
-        refused = refusals(training.model, targets)
-        for name, module in targets.items():
-            refuse_not_finite(name, module, "it has no scale; nothing was quantized")
-        return QuantizationState({name: Range.unseen(training.device) for name in targets if name not in refused})
-
-    def attach(self, training: Training, state: QuantizationState) -> None:
-        modules = named_modules(training.model)
-        for name in state.ranges:
-            add_buffers(modules[name], self.weights, self.activations)
-            training.manage(self, modules[name], Quantizer(self.weights, self.activations))
-        if not state.observers_frozen:
-            self._observe(training, state, always=False)
+    def attach(self, training: Training, state: QuantizedLayers) -> None:
+        super().attach(training, state)
         if state.batch_norm_frozen:
-            self._freeze_batch_norm(training)
+            freeze_statistics(training, self)
 
-    def on_update(self, training: Training, state: QuantizationState) -> None:
+    def on_update(self, training: Training, state: QuantizedLayers) -> None:
+        if self._set_widths(training, state):
+            self._search_grids(training, state)
+            self.attach_weights(training, state)
+        elif self._search_grids(training, state):
+            self.write_grids(training, state)
         if training.clock is None and self.activations is not None:
-            self._calibrate(training, state)
+            self.calibrate(training, state)
+        elif not state.frozen:
+            self.write_ranges(training, state)
 
-    def on_step(self, training: Training, state: QuantizationState) -> None:
-        if not state.forwards_checked:
-            state.forwards_checked = True
+    def on_step(self, training: Training, state: QuantizedLayers) -> None:
+        if not state.checked:
+            state.checked = True
             self._warn_of_silence(state)
-        if not state.observers_frozen and self.freeze_observers is not None and training.reached(self.freeze_observers):
-            self._freeze_observers(training, state)
-        if (
-            not state.batch_norm_frozen
-            and self.freeze_batch_norm is not None
-            and training.reached(self.freeze_batch_norm)
-        ):
+        if state.passing and self.warm_up is not None and training.reached(self.warm_up):
+            state.passing = False
+            self.attach_activations(training, state)
+            training.record(self, "warm")
+        if not state.frozen and self.freeze_observers is not None and training.reached(self.freeze_observers):
+            self._freeze_ranges(training, state)
+        if not state.batch_norm_frozen and self.freeze_batch_norm and training.reached(self.freeze_batch_norm):
             state.batch_norm_frozen = True
-            self._freeze_batch_norm(training)
+            freeze_statistics(training, self)
             training.record(self, "freeze batch norm")
 
-    def on_finalize(self, training: Training, state: QuantizationState) -> None:
-        if not state.observers_frozen:
-            self._freeze_observers(training, state)
+    def on_finalize(self, training: Training, state: QuantizedLayers) -> None:
+        state.passing = False
+        if not state.frozen:
+            self._freeze_ranges(training, state)
+        self.fix_grids(training, state)
+        self.attach_weights(training, state)
 
-    def detach(self, training: Training, state: QuantizationState) -> None:
-        training.unmanage(self, only=_passing)
+    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme, fixed: bool) -> WeightQuantizer:
+        quantizer = super().weight_quantizer(module, scheme, fixed)
+        quantizer.in_eval = self.quantize_in_eval
+        return quantizer
 
-    def withdraw(self, training: Training, state: QuantizationState) -> None:
-        super().withdraw(training, state)
-        modules = named_modules(training.model)
-        for name in state.ranges:
-            remove_buffers(modules[name])
+    def activation_quantizer(
+        self, scheme: ActivationScheme, place: Place, observation: Observation | None, always: bool, passing: bool
+    ) -> ActivationQuantizer:
+        quantizer = super().activation_quantizer(scheme, place, observation, always, passing)
+        quantizer.in_eval = self.quantize_in_eval
+        return quantizer
 
-    def _observe(self, training: Training, state: QuantizationState, always: bool) -> None:
-        modules = named_modules(training.model)
-        for name, seen in state.ranges.items():
-            if self.activations is not None:
-                training.manage(self, modules[name], InputObserver(seen, self.activations, always))
+    def _set_widths(self, training: Training, state: QuantizedLayers) -> bool:
+        """Move the weights' widths along the curve; whether one changed."""
+        before = dict(state.bits)
+        for name, (_, schemes) in self.layers(training).items():
+            if self.initial_bits is not None and schemes.weights is not None and schemes.weights.format == "int":
+                width = curve_value(self.curve, training.progress(self), self.initial_bits, schemes.weights.bits)
+                state.bits[name] = math.floor(width + 0.5)
+        if state.bits != before and self.initial_bits is not None:
+            training.record(self, "update", bits=sum(state.bits.values()) / len(state.bits))
+        return state.bits != before
 
-    def _calibrate(self, training: Training, state: QuantizationState) -> None:
-        training.unmanage(self, only=_observing)
-        self._observe(training, state, always=True)
-        batches = 0
-        with evaluating(training.model):
-            for batches, batch in enumerate(training.data or (), 1):  # noqa: B007
-                training.call(batch)
-        if not batches:
-            raise ScheduleError(f"{self.name}: data gave no batch to calibrate on; a generator gives them only once")
-        training.unmanage(self, only=_observing)
+    def _search_grids(self, training: Training, state: QuantizedLayers) -> bool:
+        """Find the grids that do not simply follow the weight; whether there are any."""
+        schemes = self.schemes_of(training, state)
+        searched = [name for name, each in schemes.items() if each.weights and each.weights.observer != "minmax"]
+        self.fix_grids(training, state, searched)
+        return bool(searched)
 
-    def _freeze_observers(self, training: Training, state: QuantizationState) -> None:
-        silent = [name for name, seen in state.ranges.items() if self.activations is not None and not seen.seen]
-        if silent:
-            raise ScheduleError(
-                f"{self.name}: no input of {', '.join(silent)} was seen before the ranges froze, so there is no scale: "
-                "their forward was never called; add them to ignore, or freeze later"
-            )
-        training.unmanage(self, only=_observing)
-        state.observers_frozen = True
+    def _freeze_ranges(self, training: Training, state: QuantizedLayers) -> None:
+        self.freeze(training, state)
         training.record(self, "freeze observers")
 
-    def _freeze_batch_norm(self, training: Training) -> None:
-        for module in training.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                training.manage(self, module, _FrozenStatistics())
-
-    def _warn_of_silence(self, state: QuantizationState) -> None:
-        silent = [name for name, seen in state.ranges.items() if not seen.seen]
-        if self.activations is not None and silent:
+    def _warn_of_silence(self, state: QuantizedLayers) -> None:
+        silent = state.unseen()
+        if silent:
             warnings.warn(
                 f"{self.name}: the forward of {', '.join(silent)} was not called in the first training step; a parent "
                 "may read its weight without calling it",
                 stacklevel=2,
             )
-
-
-class _FrozenStatistics(Link):
-    """A batch-norm that uses its running statistics in training mode too, and leaves them as they are."""
-
-    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if not module.training:
-            return call(module, *args, **kwargs)
-        return _normalised(module, *args, **kwargs)
-
-
-def _normalised(module: Any, input: Tensor) -> Tensor:
-    return nn.functional.batch_norm(
-        input, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
-    )
-
-
-def _observing(link: Link) -> bool:
-    return isinstance(link, InputObserver)
-
-
-def _passing(link: Link) -> bool:
-    return not link.permanent

@@ -2,55 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import Field, Strict
-from torch import Tensor
+from pydantic import Field, Strict, model_validator
 
 from paredown.framework.modifier import Options
+from paredown.modifiers.quantization.number_formats import FLOAT_FORMATS
 
-__all__ = ["ActivationScheme", "Bits", "QuantizationScheme", "WeightScheme", "affine_parameters", "weight_scale"]
+__all__ = ["ActivationScheme", "Bits", "QuantizationScheme", "WeightScheme"]
 
 Bits = Annotated[int, Strict(), Field(ge=2, le=8)]
+Size = Annotated[int, Strict(), Field(ge=1)]
+Format = Literal["int", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
+Percentile = Annotated[float, Strict(), Field(gt=50, le=100, allow_inf_nan=False)]
+#: what applies to one granularity only, with what it is then
+SIZES = {"group_size": "group", "block": "block"}
 
 
 class QuantizationScheme(Options):
-    """Integers q that stand for x = S (q - Z), with scale S and zero point Z (Jacob et al., 2017, arXiv:1712.05877).
+    """Numbers q that stand for x = S (q - Z), with scale S and zero point Z (Jacob et al., 2017, arXiv:1712.05877).
 
     Symmetric: Z = 0 and q in [-(2^(b-1) - 1), 2^(b-1) - 1], the narrow range, so that -x is representable where x is.
-    Affine: q in [0, 2^b - 1]; zero is always exactly on the grid.
+    Affine: q in [0, 2^b - 1]; zero is always exactly on the grid. The floating-point formats are symmetric; their q are
+    the numbers of the format, and what lies beyond the largest becomes the largest.
     """
 
     bits: Bits = 8
-    """Width of the integers, 2 to 8."""
-    format: Literal["int"] = "int"
-    """How the bits are read."""
-    granularity: Literal["tensor", "channel"] = "tensor"
-    """What shares a scale: the whole tensor, or each channel of its own."""
+    """Width of the numbers, 2 to 8. Default: the format's (8 for integers)."""
+    format: Format = "int"
+    """How the bits are read: integers, fp8 (arXiv:2209.05433) or fp4 (OCP Microscaling Formats 1.0)."""
+    granularity: Literal["tensor", "channel", "group", "block", "token"] = "tensor"
+    """What shares a scale."""
     symmetric: bool = True
     """Zero point 0 and a range around it; otherwise the range is used in full."""
-    observer: Literal["minmax", "moving_average"] = "minmax"
+    narrow: bool = True
+    """For symmetric integers: leave out -2^(b-1). Otherwise the scale is 2 absmax / (2^b - 1), as in llm-compressor."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """To the nearest, ties to even; or, in training, up with the probability of the remainder (arXiv:1502.02551), drawn
+    from torch's generator as dropout does."""
+    observer: str = "minmax"
     """How the range is found from the values that were seen."""
+    percentile: Percentile = 99.99
+    """For ``observer: percentile``: the share of values, in percent, that lies inside of the range."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, given: Any) -> Any:
+        return _completed(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> QuantizationScheme:
+        if self.format != "int":
+            self._check_float()
+        if "percentile" in self.model_fields_set and self.observer != "percentile":
+            raise ValueError(f"percentile is for observer: percentile, and the observer is {self.observer!r}")
+        return self
+
+    def _check_float(self) -> None:
+        width = FLOAT_FORMATS[self.format].bits
+        if self.bits != width:
+            raise ValueError(f"format {self.format} has {width} bits, and bits is {self.bits}: leave bits out")
+        if not self.symmetric:
+            raise ValueError(f"format {self.format} has no zero point: it is symmetric")
 
     @property
     def lowest(self) -> int:
         """The smallest integer."""
-        return -self.highest if self.symmetric else 0
+        if not self.symmetric:
+            return 0
+        return -self.highest if self.narrow else -self.highest - 1
 
     @property
     def highest(self) -> int:
         """The largest integer."""
         return (1 << self.bits - 1) - 1 if self.symmetric else (1 << self.bits) - 1
 
+    @property
+    def half_range(self) -> float:
+        """What a symmetric grid's largest magnitude is divided by to give the scale."""
+        if self.format != "int":
+            return FLOAT_FORMATS[self.format].largest
+        return float(self.highest) if self.narrow else (2.0**self.bits - 1) / 2
+
 
 class WeightScheme(QuantizationScheme):
     """How weights are quantized; by default int8, symmetric, with a scale for each output channel."""
 
-    granularity: Literal["tensor", "channel"] = "channel"
-    """What shares a scale: the whole weight, or each output channel of its own."""
-    observer: Literal["minmax"] = "minmax"
-    """A weight's range is that of the weight itself, at every step."""
+    granularity: Literal["tensor", "channel", "group", "block"] = "channel"
+    """What shares a scale: the whole weight; each output channel; ``group_size`` consecutive weights of an output
+    channel; a ``block`` of rows and columns."""
+    group_size: Size | None = None
+    """Weights in a group, for ``granularity: group`` (implied): it divides the weights of an output channel. Default:
+    128; 32 for fp4."""
+    block: tuple[Size, Size] | None = None
+    """Rows and columns of a block, for ``granularity: block`` (implied). Default: [128, 128]."""
+    scales: Literal["float", "power_of_two", "fp8_e4m3"] = "float"
+    """What a scale may be: any number, a power of two (MXFP4), or an fp8 number times the weight's own factor
+    (NVFP4)."""
+    observer: Literal["minmax", "percentile", "mse"] = "minmax"
+    """``minmax``: the largest magnitude, at every step; ``percentile``, ``mse``: searched for when the weight is first
+    quantized and at every update, and held in between; ``mse`` minimises the squared error."""
 
 
 class ActivationScheme(QuantizationScheme):
@@ -60,60 +112,32 @@ class ActivationScheme(QuantizationScheme):
     the rectifier into it (zero point 0).
     """
 
-    granularity: Literal["tensor"] = "tensor"
-    """What shares a scale: the whole tensor."""
+    granularity: Literal["tensor", "token"] = "tensor"
+    """What shares a scale: the whole tensor, or, where the scale is found at run time, each token (the last
+    dimension)."""
     symmetric: bool = False
     """Zero point 0 and a range around it; otherwise the range is used in full."""
-    observer: Literal["minmax", "moving_average"] = "moving_average"
-    """``minmax``: the extremes of all batches; ``moving_average``: of their extremes, with momentum 0.01."""
+    observer: Literal["minmax", "moving_average", "percentile", "histogram", "mse"] = "moving_average"
+    """``minmax``: the extremes of all batches; ``moving_average``: of their extremes, with momentum 0.01;
+    ``percentile``, ``histogram`` (least Kullback-Leibler divergence) and ``mse`` (least squared error): from a
+    histogram of everything that was seen, at every update."""
 
 
-def weight_scale(weight: Tensor, scheme: QuantizationScheme, channel: int = 0) -> Tensor:
-    """The symmetric scale at which the largest magnitude is exactly the largest integer: absmax / (2^(b-1) - 1).
-
-    Args:
-        weight: any shape.
-        channel: the dimension of the output channels (1 for a transposed convolution).
-
-    Returns:
-        float32 (float64 for float64) of a shape that broadcasts against ``weight``; a channel of zeros gets the
-        smallest normal number, so that its zeros stay zeros.
-    """
-    weight = weight.detach()
-    others = tuple(range(weight.dim()))
-    if scheme.granularity == "channel":
-        others = tuple(dimension for dimension in others if dimension != channel % weight.dim())
-    if not weight.numel():
-        largest = weight.new_zeros([1 if dimension in others else size for dimension, size in enumerate(weight.shape)])
-    elif not others:
-        largest = weight.abs()
-    else:  # twice as fast as the maximum of absolute values, and 20 times as fast as `aminmax` along a dimension
-        largest = torch.maximum(weight.amax(others, keepdim=True), weight.amin(others, keepdim=True).neg())
-    return _safe(_wide(largest) / scheme.highest)
-
-
-def affine_parameters(low: Tensor, high: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
-    """Scale and zero point for values in [low, high], widened to contain 0.
-
-    Args:
-        low, high: the range, of one shape (0-d for a tensor, (C,) for channels); low <= high.
-
-    Returns:
-        scale: float32 (float64 for float64), positive also where the range is empty.
-        zero_point: int32, between the smallest and the largest integer; 0 for a symmetric scheme.
-    """
-    low, high = _wide(low).clamp(max=0), _wide(high).clamp(min=0)
-    if scheme.symmetric:
-        scale = _safe(torch.maximum(low.neg(), high) / scheme.highest)
-        return scale, torch.zeros_like(scale, dtype=torch.int32)
-    scale = _safe((high - low) / (scheme.highest - scheme.lowest))
-    zero_point = (scheme.lowest - (low / scale).round()).clamp(scheme.lowest, scheme.highest)
-    return scale, zero_point.to(torch.int32)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _safe(scale: Tensor) -> Tensor:
-    return scale.clamp(min=torch.finfo(scale.dtype).tiny)
+def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that follow from others: the granularity from its size, the width and symmetry from the format."""
+    fields = dict(given)
+    for size, granularity in SIZES.items():
+        if fields.get(size) is not None and fields.setdefault("granularity", granularity) != granularity:
+            raise ValueError(
+                f"{size} is for granularity: {granularity}, and the granularity is {fields['granularity']}"
+            )
+    form = FLOAT_FORMATS.get(fields.get("format", "int"))
+    if form is not None:
+        fields.setdefault("bits", form.bits)
+        fields.setdefault("symmetric", True)
+    if fields.get("granularity") == "group":
+        default = 32 if form is not None and form.bits == 4 else 128
+        fields["group_size"] = default if fields.get("group_size") is None else fields["group_size"]
+    if fields.get("granularity") == "block":
+        fields["block"] = fields.get("block") or (128, 128)
+    return fields

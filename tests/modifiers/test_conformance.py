@@ -25,8 +25,8 @@ def hooked(kind, model=None, **modify):
     model = conv_net() if model is None else model
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     manager = ScheduledManager(recipe(kind))
-    inputs = DATA[0][0].to(next(model.parameters()).dtype)
-    manager.modify(model, optimizer, 4, data=DATA, example_inputs=(inputs,), **modify)
+    data = [(x.to(next(model.parameters()).dtype), y) for x, y in DATA]
+    manager.modify(model, optimizer, 4, data=data, example_inputs=(data[0][0],), **modify)
     return model, optimizer, manager
 
 

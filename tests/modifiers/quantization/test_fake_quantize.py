@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from paredown.modifiers.quantization.fake_quantize import dequantize, fake_quantize, fake_quantize_weight, quantize
+from paredown.modifiers.quantization.fake_quantize import dequantize, fake_quantize, quantize, round_through
+from paredown.modifiers.quantization.scales import affine_parameters, weight_scale
 from paredown.modifiers.quantization.scheme import (
     ActivationScheme,
     QuantizationScheme,
     WeightScheme,
-    affine_parameters,
-    weight_scale,
 )
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -81,7 +80,7 @@ def test_weights_use_the_whole_grid(granularity, dtype, shape, channel):
     largest = moved.flatten(1).abs().amax(1) if granularity == "channel" and moved.dim() > 1 else moved.abs()
     expected = (largest if granularity == "channel" else largest.max()) / 7
     assert torch.allclose(scale.double().flatten(), expected.flatten(), rtol=1e-6)
-    fake = fake_quantize_weight(weight, scale)
+    fake = round_through(weight, scale, scheme)
     assert torch.equal(fake, dequantize(quantize(weight, scale, 0, scheme), scale, 0).to(dtype))
     assert int(quantize(weight, scale, 0, scheme).abs().max()) == 7
 
@@ -91,7 +90,7 @@ def test_zeros_and_channels_of_zeros_stay_zero():
     weight[1] = 0
     weight[:, ::2] = 0
     scale = weight_scale(weight, WeightScheme())
-    fake = fake_quantize_weight(weight, scale)
+    fake = round_through(weight, scale, WeightScheme())
     assert torch.equal(fake == 0, (weight == 0) | (quantize(weight, scale, 0, WeightScheme()) == 0))
     assert (fake[:, ::2] == 0).all()
     assert torch.isfinite(fake).all()
@@ -100,7 +99,7 @@ def test_zeros_and_channels_of_zeros_stay_zero():
 
 def test_tiny_weights_do_not_overflow():
     weight = torch.tensor([[1e-44, -3e-45], [1e-38, 0.0]])
-    fake = fake_quantize_weight(weight, weight_scale(weight, WeightScheme()))
+    fake = round_through(weight, weight_scale(weight, WeightScheme()), WeightScheme())
     assert torch.isfinite(fake).all()
 
 
@@ -127,7 +126,7 @@ def test_gradients_are_those_of_the_definition(dtype, channels):
 def test_the_gradient_of_a_weight_passes_through():
     weight = torch.randn(4, 5, requires_grad=True)
     upstream = torch.randn(4, 5)
-    fake_quantize_weight(weight, weight_scale(weight, WeightScheme())).backward(upstream)
+    round_through(weight, weight_scale(weight, WeightScheme()), WeightScheme()).backward(upstream)
     assert torch.equal(weight.grad, upstream)
 
 
@@ -139,7 +138,7 @@ def test_compiled_whole_and_equal():
     weights = WeightScheme()
 
     def layer(x, weight):
-        fake = fake_quantize_weight(weight, weight_scale(weight, weights))
+        fake = round_through(weight, weight_scale(weight, weights), weights)
         return fake_quantize(x, scale, zero_point, scheme) @ fake
 
     compiled = torch.compile(layer, fullgraph=True)
@@ -154,7 +153,18 @@ def test_compiled_whole_and_equal():
         assert torch.allclose(eager, fused, atol=1e-5)
 
 
-@pytest.mark.parametrize("field", [{"bits": 1}, {"bits": 9}, {"bits": 4.0}, {"granularity": "group"}, {"sym": True}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"bits": 1},
+        {"bits": 9},
+        {"bits": 4.0},
+        {"granularity": "chanel"},
+        {"granularity": "channel", "group_size": 8},
+        {"format": "fp8_e4m3", "bits": 4},
+        {"sym": True},
+    ],
+)
 def test_impossible_schemes(field):
     with pytest.raises(ValidationError):
         WeightScheme(**field)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from paredown.modifiers.quantization.observers import OBSERVERS, extremes, minmax_, moving_average_, unseen_range
+from paredown.modifiers.quantization.observers import FOLLOWERS, extremes, minmax_, moving_average_, unseen_range
 
 
 @pytest.mark.parametrize("channel", [None, 0, 1, -1])
@@ -39,10 +39,10 @@ def test_moving_average(channels):
     assert torch.allclose(high, expected[1], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OBSERVERS)
+@pytest.mark.parametrize("name", FOLLOWERS)
 def test_updates_happen_in_place_and_compile(name):
     low, high = unseen_range()
-    observe = torch.compile(OBSERVERS[name], fullgraph=True, backend="eager")
+    observe = torch.compile(FOLLOWERS[name], fullgraph=True, backend="eager")
     places = low.data_ptr(), high.data_ptr()
     observe(low, high, torch.tensor(-1.0), torch.tensor(2.0))
     assert (low.item(), high.item()) == (-1.0, 2.0)

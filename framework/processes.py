@@ -1,0 +1,32 @@
+"""What the processes of a distributed run agree on. Without a process group every function gives back its input."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["extremes_of_all", "in_one_process", "sum_of_all"]
+
+
+def in_one_process() -> bool:
+    """Whether there is nobody to agree with."""
+    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+
+
+def extremes_of_all(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest ``low`` and the largest ``high`` of all processes, elementwise; one collective operation."""
+    if in_one_process():
+        return low, high
+    ends = torch.stack([low.neg(), high])
+    dist.all_reduce(ends, dist.ReduceOp.MAX)
+    return ends[0].neg(), ends[1]
+
+
+def sum_of_all(tensor: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if in_one_process():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total

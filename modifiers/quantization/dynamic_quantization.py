@@ -1,0 +1,27 @@
+"""`dynamic_quantization`: fixed grids for weights; inputs find theirs at run time."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from paredown.modifiers.quantization.post_training import PostTrainingQuantization
+from paredown.modifiers.quantization.scheme import ActivationScheme
+
+
+class DynamicQuantization(PostTrainingQuantization):
+    """Dynamic post-training quantization: weights on fixed grids, each input on the grid of its own extremes.
+
+    It acts once, at ``start``, and needs no data. It is what transformers and recurrent networks are usually given:
+    their inputs vary from sample to sample, and finding the range costs little beside large matrix products. With
+    ``activations: {granularity: token}`` each token has a range of its own.
+    """
+
+    example: ClassVar = {}
+    kinds: ClassVar = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+    dynamic: ClassVar = True
+
+    type: Literal["dynamic_quantization"] = "dynamic_quantization"
+    activations: ActivationScheme | None = ActivationScheme(observer="minmax")
+    """Width and grid of the layers' inputs, whose range is that of each input itself."""

@@ -1,0 +1,277 @@
+"""What all modifiers share that quantize layers: schemes, refusals, the plan, the links, the ranges of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from paredown.framework.errors import ScheduleError, TargetError
+from paredown.framework.managed import Link
+from paredown.framework.modifier import Foreseen, TargetedModifier
+from paredown.framework.targets import named_modules
+from paredown.framework.training import Training
+from paredown.framework.weights import refuse_not_finite
+from paredown.modifiers.quantization.fusable_outputs import fusable_outputs
+from paredown.modifiers.quantization.layer_schemes import (
+    LayerSchemes,
+    Override,
+    merged,
+    misfit_of,
+    overrides_by_layer,
+)
+from paredown.modifiers.quantization.layers import (
+    LAYERS,
+    channel_of,
+    parent_attention,
+    reason_to_refuse,
+    restore_fast_path,
+    takes_indices,
+    untreated,
+    use_slow_path,
+    weight_names,
+)
+from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer
+from paredown.modifiers.quantization.observers import Observation
+from paredown.modifiers.quantization.quantized_layers import (
+    Grid,
+    QuantizedLayers,
+    put,
+    put_weight_quantizer,
+    remove_buffers,
+)
+from paredown.modifiers.quantization.scales import weight_parameters
+from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
+
+__all__ = ["QuantizationModifier"]
+
+
+class QuantizationModifier(TargetedModifier):
+    """Base of the modifiers that put quantizers around layers."""
+
+    claims: ClassVar = frozenset({"grid"})
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = LAYERS
+    state_type: ClassVar = QuantizedLayers
+    hold: ClassVar = True
+    #: activations find their scale at run time
+    dynamic: ClassVar[bool] = False
+
+    weights: WeightScheme | None = WeightScheme()
+    """Width and grid of the weights; null leaves them as they are."""
+    activations: ActivationScheme | None = None
+    """Width and grid of the layers' inputs; null leaves them as they are."""
+    overrides: dict[str, Override] = Field(default_factory=dict)
+    """What is different for some layers, by pattern (as in ``targets``): ``{head: {weights: {bits: 8}}}``. Where two
+    mean a layer, the later one wins."""
+
+    @model_validator(mode="after")
+    def _overrides_fit(self) -> QuantizationModifier:
+        for override in self.overrides.values():
+            merged(LayerSchemes(self.weights, self.activations), [override])
+        return self
+
+    # -- what is quantized ---------------------------------------------------------------------------------------
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        own = ((module, schemes) for _, module, schemes in self._targets(training) if schemes.weights is not None)
+        found = (module._parameters[name] for module, _ in own for name in weight_names(module))
+        return [parameter for parameter in found if parameter is not None]
+
+    def check(self, training: Training) -> None:
+        misfits = []
+        for name, module, schemes in self._targets(training):
+            refuse_not_finite(name, module, "it has no scale; nothing was quantized", weight_names(module))
+            if self.refusal(training, name, module) is None:
+                misfits += [f"{name}: {reason}" for reason in [misfit_of(module, schemes.weights)] if reason]
+        if misfits:
+            raise TargetError(
+                f"{self.name}: {'; '.join(misfits)}. Choose a size that divides them, or add these layers to ignore"
+            )
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets(self))]
+        told = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
+        return [*super().remarks(training), *told]
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        return [self._foreseen(training, *target) for target in self._targets(training)]
+
+    def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
+        """Why a layer is left alone, or None."""
+        return reason_to_refuse(module)
+
+    def layers(self, training: Training) -> dict[str, tuple[nn.Module, LayerSchemes]]:
+        """The layers that are quantized, by name, with their schemes."""
+        return {
+            name: (module, schemes)
+            for name, module, schemes in self._targets(training)
+            if self.refusal(training, name, module) is None
+        }
+
+    def schemes_of(self, training: Training, state: QuantizedLayers) -> dict[str, LayerSchemes]:
+        """The schemes of the layers in the state, at the widths that the state has."""
+        return {
+            name: _at_width(schemes, state.bits.get(name))
+            for name, _, schemes in self._targets(training)
+            if name in state.layers
+        }
+
+    # -- the life of the quantizers ------------------------------------------------------------------------------
+
+    def on_start(self, training: Training) -> QuantizedLayers:
+        self.check(training)
+        state = QuantizedLayers()
+        for name, (_, schemes) in self.layers(training).items():
+            state.layers.append(name)
+            if schemes.activations is not None and not self.dynamic:
+                state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
+        self._add_fusable_outputs(training, state)
+        return state
+
+    def attach(self, training: Training, state: QuantizedLayers) -> None:
+        self.attach_weights(training, state)
+        self.attach_activations(training, state)
+        use_slow_path(training.model, state.layers)
+
+    def attach_weights(self, training: Training, state: QuantizedLayers) -> None:
+        """Put the quantizers on the weights; a grid that the state has is fixed, others follow their weight."""
+        modules = named_modules(training.model)
+        for name, schemes in self.schemes_of(training, state).items():
+            if schemes.weights is not None:
+                fixed = any(f"{name}.{key}" in state.grids for key in weight_names(modules[name]))
+                quantizer = self.weight_quantizer(modules[name], schemes.weights, fixed)
+                put_weight_quantizer(training, self, name, quantizer, state.grids)
+
+    def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
+        """Put the quantizers on inputs and outputs; they observe until the ranges freeze."""
+        modules, schemes = named_modules(training.model), self.schemes_of(training, state)
+        for name, place, observation in state.places():
+            scheme = schemes[name].activations if place == "input" else self.activations
+            assert scheme is not None
+            followed = None if state.frozen else observation
+            quantizer = self.activation_quantizer(scheme, place, followed, always, state.passing)
+            quantizer.add_buffers(modules[name])
+            put(training, self, modules[name], quantizer)
+            if observation.seen:
+                quantizer.set_grid(modules[name], *observation.solved(scheme))
+        for name, each in schemes.items():
+            if self.dynamic and each.activations is not None:
+                put(training, self, modules[name], ActivationQuantizer(each.activations, dynamic=True))
+
+    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme, fixed: bool) -> WeightQuantizer:
+        """The quantizer of a layer's weights."""
+        return WeightQuantizer(scheme, weight_names(module), channel_of(module), fixed)
+
+    def activation_quantizer(
+        self, scheme: ActivationScheme, place: Place, observation: Observation | None, always: bool, passing: bool
+    ) -> ActivationQuantizer:
+        """The quantizer at one place."""
+        return ActivationQuantizer(scheme, place, False, observation, always, passing)
+
+    def fix_grids(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
+        """Find the grids of weights as they are now, of all layers or of those named, and keep them in the state."""
+        modules = named_modules(training.model)
+        for name, schemes in self.schemes_of(training, state).items():
+            if schemes.weights is None or (names is not None and name not in names):
+                continue
+            module = modules[name]
+            for key in weight_names(module):
+                weight: Any = module._parameters[key]
+                state.grids[f"{name}.{key}"] = Grid(*weight_parameters(weight, schemes.weights, channel_of(module)))
+
+    def write_grids(self, training: Training, state: QuantizedLayers) -> None:
+        """Bring the state's grids into the layers' buffers, in place."""
+        modules = named_modules(training.model)
+        for key, grid in state.grids.items():
+            name, _, parameter = key.rpartition(".")
+            modules[name].get_buffer(f"{parameter}_scale").copy_(grid.scale)
+            if f"{parameter}_zero_point" in modules[name]._buffers:
+                modules[name].get_buffer(f"{parameter}_zero_point").copy_(grid.zero_point)
+
+    def write_ranges(self, training: Training, state: QuantizedLayers) -> None:
+        """Bring the ranges that are solved for into the layers' buffers, in place."""
+        modules, schemes = named_modules(training.model), self.schemes_of(training, state)
+        for name, place, observation in state.places():
+            scheme = schemes[name].activations if place == "input" else self.activations
+            if scheme is not None and len(observation.counts) and observation.seen:
+                scale, zero_point = observation.solved(scheme)
+                modules[name].get_buffer(f"{place}_scale").copy_(scale)
+                modules[name].get_buffer(f"{place}_zero_point").copy_(zero_point)
+
+    def calibrate(self, training: Training, state: QuantizedLayers, samples: int | None = None) -> None:
+        """Run ``data`` through the model with whole activations, and take their ranges from it."""
+        state.passing = True
+        self.attach_activations(training, state, always=True)
+        training.run_data(self, samples)
+        state.passing = False
+        self.freeze(training, state)
+
+    def freeze(self, training: Training, state: QuantizedLayers) -> None:
+        """Let the ranges move no more.
+
+        Raises:
+            ScheduleError: a layer whose forward was never called has no range.
+        """
+        unseen = state.unseen()
+        if unseen:
+            raise ScheduleError(
+                f"{self.name}: no input of {', '.join(unseen)} was seen before the ranges froze, so there is no scale: "
+                "their forward was never called; add them to ignore, or freeze later"
+            )
+        state.frozen = True
+        self.attach_activations(training, state)
+
+    def detach(self, training: Training, state: QuantizedLayers) -> None:
+        training.unmanage(self, only=_passing)
+
+    def withdraw(self, training: Training, state: QuantizedLayers) -> None:
+        super().withdraw(training, state)
+        remove_buffers(training.model, [*state.layers, *(name for name, _, _ in state.places())])
+        restore_fast_path(training.model, state.layers)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _targets(self, training: Training) -> Iterator[tuple[str, nn.Module, LayerSchemes]]:
+        """Every target, with its schemes."""
+        targets = training.targets(self)
+        try:
+            different = overrides_by_layer(training.model, self.overrides, self.kinds)
+        except TargetError as error:
+            raise TargetError(f"{self.name}: {error}") from None
+        for name, module in targets.items():
+            schemes = merged(LayerSchemes(self.weights, self.activations), different.get(name, ()))
+            if takes_indices(module) or parent_attention(training.model, name) is not None:
+                schemes = LayerSchemes(schemes.weights, None)
+            yield name, module, schemes
+
+    def _foreseen(self, training: Training, name: str, module: nn.Module, schemes: LayerSchemes) -> Foreseen:
+        reason = self.refusal(training, name, module) or misfit_of(module, schemes.weights)
+        if reason is not None:
+            return Foreseen(name, reason, refused=True)
+        parts = []
+        if schemes.weights is not None:
+            kind = "" if schemes.weights.format == "int" else f" {schemes.weights.format}"
+            parts.append(f"{schemes.weights.bits}-bit{kind} weights per {schemes.weights.granularity}")
+        if schemes.activations is not None:
+            parts.append(f"{schemes.activations.bits}-bit inputs{' as they come' if self.dynamic else ''}")
+        width = None if schemes.weights is None else schemes.weights.bits
+        return Foreseen(name, ", ".join(parts) or "nothing", bits=width)
+
+    def _add_fusable_outputs(self, training: Training, state: QuantizedLayers) -> None:
+        """Quantize what convolutions give to others than quantized layers, where an engine needs that to fuse them."""
+        if self.activations is not None and not self.dynamic:
+            fed = {name for name, place, _ in state.places() if place == "input"}
+            for name in fusable_outputs(training, [name for name in state.layers if name in fed]):
+                state.ranges[f"{name}:output"] = Observation.unseen(self.activations, training.device)
+
+
+def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
+    if bits is None or schemes.weights is None:
+        return schemes
+    return LayerSchemes(schemes.weights.model_copy(update={"bits": bits}), schemes.activations)
+
+
+def _passing(link: Link) -> bool:
+    return not link.permanent
