@@ -16,6 +16,7 @@ from torch import nn
 from paredown.framework.time import Time
 
 if TYPE_CHECKING:
+    from paredown.framework.sensitivity import Trial
     from paredown.framework.training import Training
 
 __all__ = ["Foreseen", "Modifier", "Options", "Share", "TargetedModifier"]
@@ -66,6 +67,8 @@ class Modifier(Options):
     structural: ClassVar[bool] = False
     #: cannot work in `ScheduledManager.apply`
     needs_training: ClassVar[bool] = False
+    #: needs training, but what it made is part of the model for inference
+    stays: ClassVar[bool] = False
 
     type: str
     start: Time = Time.parse(0)
@@ -132,6 +135,10 @@ class Modifier(Options):
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         """What it will do, layer by layer, without doing it: the plan."""
+        return ()
+
+    def trials(self, training: Training) -> Sequence[Trial]:
+        """What a scan of the model's sensitivity tries: each layer alone, at several settings."""
         return ()
 
     def on_start(self, training: Training) -> Any:

@@ -97,7 +97,7 @@ def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) ->
     check(recipe, state)
     training = Training(model)
     schedule = Schedule(recipe.modifiers, training)
-    schedule.modifiers = [modifier for modifier in schedule.modifiers if not modifier.needs_training]
+    schedule.modifiers = [each for each in schedule.modifiers if each.stays or not each.needs_training]
     load_state_dict(recipe, training, schedule, state)
     schedule.finalize()
 

@@ -104,6 +104,26 @@ class Surgery:
                 container.shrink(tensor, dimension, kept)
         self.records.append({"operation": "shrink", "tensor": name, "dimension": dimension, "kept": kept.cpu()})
 
+    def adopt(self, tensor: Tensor, beside: Tensor) -> None:
+        """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
+
+        Raises:
+            TargetError: no optimizer trains ``beside``.
+        """
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is beside for parameter in group["params"]):
+                    group["params"].append(tensor)
+                    return
+        raise TargetError("no optimizer trains the layer, so none can train what belongs to it")
+
+    def disown(self, tensor: Tensor) -> None:
+        """Undo `adopt`: no optimizer knows the tensor any more."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"][:] = [parameter for parameter in group["params"] if parameter is not tensor]
+            optimizer.state.pop(tensor, None)
+
     def replay(self, records: Iterable[Mapping[str, Any]], rebuild: Rebuild) -> None:
         """Do again what a checkpoint recorded; ``rebuild(modifier, module, spec)`` makes a replacing module."""
         for record in records:

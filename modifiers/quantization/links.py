@@ -56,7 +56,7 @@ class WeightQuantizer(Link):
 
     def stored_codes(self, module: nn.Module) -> Mapping[str, tuple[Tensor, int]]:
         """The weights as they would be stored: their codes, and their width in bits."""
-        return {name: (self.codes(module, name), self.scheme.bits) for name in self.names}
+        return {name: (self.codes(module, name), self.scheme.width) for name in self.names}
 
     def codes(self, module: nn.Module, name: str) -> Tensor:
         """The codes of one weight, in its shape."""
@@ -85,13 +85,6 @@ class WeightQuantizer(Link):
             return fake_quantize(view, scale, zero_point, self.scheme, stochastic).reshape(weight.shape)
         clip = stochastic or not self.scheme.narrow or self.scheme.scales != "float"
         return round_through(view, scale, self.scheme, stochastic, clip).reshape(weight.shape)
-
-    def add_buffers(self, module: nn.Module) -> None:
-        """Register what is not there yet; the grid is that of the weight as it is."""
-        for name in self.names:
-            weight: Any = module._parameters[name]
-            scale, zero_point = weight_parameters(weight, self.scheme, self.channel)
-            self.set_grid(module, name, scale, zero_point)
 
     def set_grid(self, module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
         """Register the grid of one weight, or put another one in its place."""
@@ -253,7 +246,9 @@ def _replacements(quantizers: list[tuple[nn.Module, WeightQuantizer]]) -> Iterat
 
 
 def _keep(module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
+    """Bring a grid into the buffers, where these are registered."""
     with torch.no_grad():
-        getattr(module, f"{name}_scale").copy_(scale)
-        if f"{name}_zero_point" in module._buffers:
-            getattr(module, f"{name}_zero_point").copy_(zero_point)
+        for part, value in (("scale", scale), ("zero_point", zero_point)):
+            buffer = module._buffers.get(f"{name}_{part}")
+            if buffer is not None:
+                buffer.copy_(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field, Strict
@@ -19,9 +20,19 @@ Samples = Annotated[int, Strict(), Field(ge=1)]
 class PostTrainingQuantization(QuantizationModifier):
     """Base of the modifiers that act once, at ``start``: grids are found, fixed and kept."""
 
+    samples: Samples | None = None
+    """How much of ``data`` is used to calibrate; 200 are usually enough. Default: all."""
+
     @property
     def acts_once(self) -> bool:
         return True
+
+    @property
+    def calibrates(self) -> bool:
+        return self.activations is not None and not self.dynamic
+
+    def unused_fields(self) -> Sequence[str]:
+        return ["samples"] if not self.calibrates and "samples" in self.model_fields_set else []
 
     def check(self, training: Training) -> None:
         super().check(training)
@@ -32,3 +43,7 @@ class PostTrainingQuantization(QuantizationModifier):
         state = super().on_start(training)
         self.fix_grids(training, state)
         return state
+
+    def on_update(self, training: Training, state: QuantizedLayers) -> None:
+        if state.ranges:
+            self.calibrate(training, state, self.samples)

@@ -132,7 +132,7 @@ class QuantizationAwareTraining(QuantizationModifier):
         before = dict(state.bits)
         for name, (_, schemes) in self.layers(training).items():
             if self.initial_bits is not None and schemes.weights is not None and schemes.weights.format == "int":
-                width = curve_value(self.curve, training.progress(self), self.initial_bits, schemes.weights.bits)
+                width = curve_value(self.curve, training.progress(self), self.initial_bits, schemes.weights.width)
                 state.bits[name] = math.floor(width + 0.5)
         if state.bits != before and self.initial_bits is not None:
             training.record(self, "update", bits=sum(state.bits.values()) / len(state.bits))

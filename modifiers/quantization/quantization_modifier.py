@@ -11,9 +11,11 @@ from torch import nn
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Foreseen, TargetedModifier
+from paredown.framework.sensitivity import Trial
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.framework.weights import refuse_not_finite
+from paredown.modifiers.quantization.automatic_widths import Budget, choose_widths, width_trials
 from paredown.modifiers.quantization.fusable_outputs import fusable_outputs
 from paredown.modifiers.quantization.layer_schemes import (
     LayerSchemes,
@@ -66,6 +68,18 @@ class QuantizationModifier(TargetedModifier):
     """What is different for some layers, by pattern (as in ``targets``): ``{head: {weights: {bits: 8}}}``. Where two
     mean a layer, the later one wins."""
 
+    budget: Budget | None = None
+    """For weights of ``bits: auto``: what they may cost together, such as ``{bytes: 0.15}`` of their own size."""
+
+    @model_validator(mode="after")
+    def _budgeted(self) -> QuantizationModifier:
+        free = self.weights is not None and self.weights.bits == "auto"
+        if free and self.budget is None:
+            raise ValueError("bits: auto needs a budget, such as budget: {bytes: 0.15}")
+        if self.budget is not None and not free:
+            raise ValueError("budget is for weights of bits: auto")
+        return self
+
     @model_validator(mode="after")
     def _overrides_fit(self) -> QuantizationModifier:
         for override in self.overrides.values():
@@ -102,6 +116,9 @@ class QuantizationModifier(TargetedModifier):
         """Why a layer is left alone, or None."""
         return reason_to_refuse(module)
 
+    def trials(self, training: Training) -> Sequence[Trial]:
+        return width_trials(training, self.layers(training))
+
     def layers(self, training: Training) -> dict[str, tuple[nn.Module, LayerSchemes]]:
         """The layers that are quantized, by name, with their schemes."""
         return {
@@ -128,6 +145,10 @@ class QuantizationModifier(TargetedModifier):
             if schemes.activations is not None and not self.dynamic:
                 state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
         self._add_fusable_outputs(training, state)
+        if self.budget is not None:
+            samples = getattr(self, "samples", None)
+            state.bits.update(choose_widths(training, self, self.layers(training), self.budget, samples))
+            training.record(self, "choose widths", bits=dict(state.bits))
         return state
 
     def attach(self, training: Training, state: QuantizedLayers) -> None:
@@ -135,11 +156,12 @@ class QuantizationModifier(TargetedModifier):
         self.attach_activations(training, state)
         use_slow_path(training.model, state.layers)
 
-    def attach_weights(self, training: Training, state: QuantizedLayers) -> None:
-        """Put the quantizers on the weights; a grid that the state has is fixed, others follow their weight."""
+    def attach_weights(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
+        """Put the quantizers on weights, of all layers or of those named; a grid in the state is fixed, others follow
+        their weight."""
         modules = named_modules(training.model)
         for name, schemes in self.schemes_of(training, state).items():
-            if schemes.weights is not None:
+            if schemes.weights is not None and (names is None or name in names):
                 fixed = any(f"{name}.{key}" in state.grids for key in weight_names(modules[name]))
                 quantizer = self.weight_quantizer(modules[name], schemes.weights, fixed)
                 put_weight_quantizer(training, self, name, quantizer, state.grids)
@@ -154,7 +176,10 @@ class QuantizationModifier(TargetedModifier):
             quantizer = self.activation_quantizer(scheme, place, followed, always, state.passing)
             quantizer.add_buffers(modules[name])
             put(training, self, modules[name], quantizer)
-            if observation.seen:
+            grid = state.grids.get(f"{name}:{place}")
+            if grid is not None:
+                quantizer.set_grid(modules[name], grid.scale, grid.zero_point)
+            elif observation.seen:
                 quantizer.set_grid(modules[name], *observation.solved(scheme))
         for name, each in schemes.items():
             if self.dynamic and each.activations is not None:
@@ -184,7 +209,8 @@ class QuantizationModifier(TargetedModifier):
     def write_grids(self, training: Training, state: QuantizedLayers) -> None:
         """Bring the state's grids into the layers' buffers, in place."""
         modules = named_modules(training.model)
-        for key, grid in state.grids.items():
+        weights = {key: grid for key, grid in state.grids.items() if ":" not in key}
+        for key, grid in weights.items():
             name, _, parameter = key.rpartition(".")
             modules[name].get_buffer(f"{parameter}_scale").copy_(grid.scale)
             if f"{parameter}_zero_point" in modules[name]._buffers:
@@ -253,11 +279,16 @@ class QuantizationModifier(TargetedModifier):
         parts = []
         if schemes.weights is not None:
             kind = "" if schemes.weights.format == "int" else f" {schemes.weights.format}"
-            parts.append(f"{schemes.weights.bits}-bit{kind} weights per {schemes.weights.granularity}")
+            told = (
+                "weights of a width to be chosen" if schemes.weights.bits == "auto" else f"{schemes.weights.bits}-bit"
+            )
+            told += "" if schemes.weights.bits == "auto" else f"{kind} weights"
+            parts.append(f"{told} per {schemes.weights.granularity}")
         if schemes.activations is not None:
             parts.append(f"{schemes.activations.bits}-bit inputs{' as they come' if self.dynamic else ''}")
-        width = None if schemes.weights is None else schemes.weights.bits
-        return Foreseen(name, ", ".join(parts) or "nothing", bits=width)
+        known = schemes.weights is not None and schemes.weights.bits != "auto"
+        bits = schemes.weights.width if schemes.weights is not None and known else None
+        return Foreseen(name, ", ".join(parts) or "nothing", bits=bits)
 
     def _add_fusable_outputs(self, training: Training, state: QuantizedLayers) -> None:
         """Quantize what convolutions give to others than quantized layers, where an engine needs that to fuse them."""
@@ -270,7 +301,7 @@ class QuantizationModifier(TargetedModifier):
 def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
     if bits is None or schemes.weights is None:
         return schemes
-    return LayerSchemes(schemes.weights.model_copy(update={"bits": bits}), schemes.activations)
+    return LayerSchemes(schemes.weights.at_width(bits), schemes.activations)
 
 
 def _passing(link: Link) -> bool:

@@ -76,11 +76,9 @@ def put_weight_quantizer(
     modules = named_modules(training.model)
     module = modules[name]
     put(training, modifier, module, quantizer)
-    quantizer.add_buffers(module)
     for key in quantizer.names:
         grid = grids.get(f"{name}.{key}")
-        if grid is not None:
-            quantizer.set_grid(module, key, grid.scale, grid.zero_point)
+        quantizer.set_grid(module, key, *((grid.scale, grid.zero_point) if grid else quantizer.grid(module, key)))
     above = parent_attention(training.model, name)
     if above is not None:
         put(training, modifier, modules[above], ChildWeights())

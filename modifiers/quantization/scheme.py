@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, Strict, model_validator
 
@@ -16,6 +16,7 @@ Bits = Annotated[int, Strict(), Field(ge=2, le=8)]
 Size = Annotated[int, Strict(), Field(ge=1)]
 Format = Literal["int", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
 Percentile = Annotated[float, Strict(), Field(gt=50, le=100, allow_inf_nan=False)]
+S = TypeVar("S", bound="QuantizationScheme")
 #: what applies to one granularity only, with what it is then
 SIZES = {"group_size": "group", "block": "block"}
 
@@ -28,7 +29,7 @@ class QuantizationScheme(Options):
     the numbers of the format, and what lies beyond the largest becomes the largest.
     """
 
-    bits: Bits = 8
+    bits: Bits | Literal["auto"] = 8
     """Width of the numbers, 2 to 8. Default: the format's (8 for integers)."""
     format: Format = "int"
     """How the bits are read: integers, fp8 (arXiv:2209.05433) or fp4 (OCP Microscaling Formats 1.0)."""
@@ -67,6 +68,15 @@ class QuantizationScheme(Options):
             raise ValueError(f"format {self.format} has no zero point: it is symmetric")
 
     @property
+    def width(self) -> int:
+        """The width; the widest where it is still to be chosen."""
+        return 8 if self.bits == "auto" else self.bits
+
+    def at_width(self: S, bits: int) -> S:
+        """The same scheme at another width."""
+        return self.model_copy(update={"bits": bits})
+
+    @property
     def lowest(self) -> int:
         """The smallest integer."""
         if not self.symmetric:
@@ -76,19 +86,22 @@ class QuantizationScheme(Options):
     @property
     def highest(self) -> int:
         """The largest integer."""
-        return (1 << self.bits - 1) - 1 if self.symmetric else (1 << self.bits) - 1
+        return (1 << self.width - 1) - 1 if self.symmetric else (1 << self.width) - 1
 
     @property
     def half_range(self) -> float:
         """What a symmetric grid's largest magnitude is divided by to give the scale."""
         if self.format != "int":
             return FLOAT_FORMATS[self.format].largest
-        return float(self.highest) if self.narrow else (2.0**self.bits - 1) / 2
+        return float(self.highest) if self.narrow else (2.0**self.width - 1) / 2
 
 
 class WeightScheme(QuantizationScheme):
     """How weights are quantized; by default int8, symmetric, with a scale for each output channel."""
 
+    bits: Bits | Literal["auto"] = 8
+    """Width of the numbers, 2 to 8; ``auto``: chosen for each layer, under the modifier's ``budget``. Default: the
+    format's (8 for integers)."""
     granularity: Literal["tensor", "channel", "group", "block"] = "channel"
     """What shares a scale: the whole weight; each output channel; ``group_size`` consecutive weights of an output
     channel; a ``block`` of rows and columns."""
@@ -112,6 +125,8 @@ class ActivationScheme(QuantizationScheme):
     the rectifier into it (zero point 0).
     """
 
+    bits: Bits = 8
+    """Width of the numbers, 2 to 8. Default: the format's (8 for integers)."""
     granularity: Literal["tensor", "token"] = "tensor"
     """What shares a scale: the whole tensor, or, where the scale is found at run time, each token (the last
     dimension)."""

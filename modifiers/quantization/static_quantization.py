@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.post_training import PostTrainingQuantization, Samples
-from paredown.modifiers.quantization.quantized_layers import QuantizedLayers
+from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 from paredown.modifiers.quantization.scheme import ActivationScheme
 
 
@@ -24,13 +22,3 @@ class StaticQuantization(PostTrainingQuantization):
     type: Literal["static_quantization"] = "static_quantization"
     activations: ActivationScheme | None = ActivationScheme(observer="minmax")
     """Width and grid of the layers' inputs; null leaves them as they are."""
-    samples: Samples | None = None
-    """How much of ``data`` is used; 200 are usually enough. Default: all."""
-
-    @property
-    def calibrates(self) -> bool:
-        return self.activations is not None
-
-    def on_update(self, training: Training, state: QuantizedLayers) -> None:
-        if self.activations is not None:
-            self.calibrate(training, state, self.samples)

@@ -1,0 +1,141 @@
+"""`bits: auto`: a width for each layer, under a budget for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, model_validator
+from torch import nn
+
+from paredown.framework.allocation import Option, allocate
+from paredown.framework.errors import ScheduleError
+from paredown.framework.managed import add_link, remove_links
+from paredown.framework.modifier import Modifier, Options
+from paredown.framework.report.measure import measure_model
+from paredown.framework.sensitivity import Trial, scan
+from paredown.framework.training import Training
+from paredown.modifiers.quantization.layer_schemes import LayerSchemes
+from paredown.modifiers.quantization.layers import channel_of, weight_names
+from paredown.modifiers.quantization.links import WeightQuantizer
+from paredown.modifiers.quantization.scheme import WeightScheme
+from paredown.modifiers.quantization.weight_layout import view_of
+
+__all__ = ["Budget", "choose_widths", "width_trials"]
+
+Treated = Mapping[str, tuple[nn.Module, LayerSchemes]]
+ShareOfCost = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
+WIDTHS = (8, 6, 5, 4, 3, 2)
+#: what a scale takes
+SCALE_BITS = 32
+
+
+class Budget(Options):
+    """What the layers together may cost, as a share of what they cost in their own type; one of the two."""
+
+    bytes: ShareOfCost | None = None
+    """Of the weights, scales included."""
+    bit_operations: ShareOfCost | None = None
+    """Multiply-accumulates times the widths of weights and inputs (van Baalen et al., 2020, arXiv:2005.07093): what
+    stands in for latency where no kernel of every width can be timed. Needs ``example_inputs``."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.bytes is None) == (self.bit_operations is None):
+            raise ValueError("a budget is one of bytes, bit_operations")
+        return self
+
+    @property
+    def kind(self) -> Literal["bytes", "bit_operations"]:
+        return "bytes" if self.bytes is not None else "bit_operations"
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What layers cost, in bytes or bit operations; ``macs`` by layer name, for the latter."""
+
+    kind: Literal["bytes", "bit_operations"]
+    macs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, training: Training, kind: Literal["bytes", "bit_operations"]) -> _Costs:
+        if kind == "bytes":
+            return cls(kind, {})
+        if training.example_inputs is None:
+            raise ScheduleError("a budget of bit_operations needs example_inputs")
+        measured = measure_model(training.model, training.example_inputs).layers
+        return cls(kind, {layer.name: layer.macs or 0 for layer in measured})
+
+    def of_layer(self, name: str, module: nn.Module, schemes: LayerSchemes, bits: int | None) -> float:
+        """Of one layer with weights of ``bits``; None: of its own type."""
+        weights: Sequence[Any] = [module._parameters[key] for key in weight_names(module)]
+        own = weights[0].element_size() * 8
+        if self.kind == "bytes":
+            scales = 0 if bits is None else sum(_scales(weight, schemes.weights) for weight in weights)
+            count: int = sum(weight.numel() for weight in weights)
+            return float(count * (bits or own) + scales * SCALE_BITS) / 8
+        inputs = own if bits is None or schemes.activations is None else schemes.activations.width
+        return float(self.macs.get(name, 0) * (bits or own) * inputs)
+
+
+def choose_widths(
+    training: Training, modifier: Modifier, layers: Treated, budget: Budget, samples: int | None
+) -> dict[str, int]:
+    """The widths of the layers whose scheme says ``auto``, by measured damage to the model's output.
+
+    Raises:
+        ScheduleError: the budget cannot be met; what is missing.
+    """
+    free = {name: each for name, each in layers.items() if each[1].weights and each[1].weights.bits == "auto"}
+    found: dict[str, list[Option]] = {}
+    for each in scan(training, modifier, width_trials(training, free, budget.kind), samples):
+        found.setdefault(each.layer, []).append(Option(each.setting, each.cost, each.error))
+    costs, share = _Costs.of(training, budget.kind), getattr(budget, budget.kind)
+    whole = sum(costs.of_layer(name, module, schemes, None) for name, (module, schemes) in free.items())
+    try:
+        chosen = allocate(found, share * whole)
+    except ValueError as error:
+        raise ScheduleError(f"{modifier.name}: budget {budget.kind} {share:g}: {error}") from None
+    return {name: option.setting for name, option in chosen.items()}
+
+
+def width_trials(
+    training: Training, layers: Treated, kind: Literal["bytes", "bit_operations"] = "bytes"
+) -> list[Trial]:
+    """Each layer at each width, its weights alone; costs in ``kind``."""
+    costs = _Costs.of(training, kind)
+    return [
+        Trial(
+            layer=name,
+            setting=bits,
+            cost=costs.of_layer(name, module, schemes, bits),
+            treated=partial(_at_width, module, schemes.weights, bits),
+        )
+        for name, (module, schemes) in layers.items()
+        if schemes.weights is not None and schemes.weights.format == "int"
+        for bits in WIDTHS
+    ]
+
+
+@contextmanager
+def _at_width(module: nn.Module, scheme: WeightScheme, bits: int) -> Iterator[None]:
+    link = WeightQuantizer(scheme.at_width(bits), weight_names(module), channel_of(module))
+    add_link(module, link)
+    try:
+        yield
+    finally:
+        remove_links(module, [link])
+
+
+def _scales(weight: Any, scheme: WeightScheme | None) -> int:
+    """How many scales a weight has."""
+    if scheme is None:
+        return 0
+    view, shared = view_of(weight, scheme)
+    count = view.numel()
+    for dimension in shared:
+        count //= max(view.shape[dimension], 1)
+    return int(count)

@@ -1,0 +1,94 @@
+"""What the modifiers share that choose new weights on the grid, layer by layer, from calibration data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.graph import Scaling
+from paredown.framework.second_moments import SecondMoments, second_moments
+from paredown.framework.streaming import stream
+from paredown.framework.targets import named_modules
+from paredown.framework.training import Training
+from paredown.framework.weights import tied_to
+from paredown.modifiers.quantization.post_training import PostTrainingQuantization
+from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers
+from paredown.modifiers.quantization.scheme import WeightScheme
+
+__all__ = ["WeightReconstruction"]
+
+
+class WeightReconstruction(PostTrainingQuantization):
+    """Base of the modifiers that give weights new values on their grid, which the layer's own inputs decide.
+
+    The new values are written into the weights; the quantizers are put on when all are done.
+    """
+
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+    weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128)
+    """Width and grid of the weights."""
+
+    @property
+    def calibrates(self) -> bool:
+        return True
+
+    def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
+        tied = tied_to(training.model, name)
+        return super().refusal(training, name, module) or (f"its weight is tied to {tied!r}" if tied else None)
+
+    @abstractmethod
+    def reconstructed(self, weight: Tensor, moments: SecondMoments, scheme: WeightScheme) -> tuple[Tensor, Grid]:
+        """The new weight, all of it on the grid, of a layer whose inputs have these second moments."""
+
+    def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
+        """Where factors are to be moved before weights are reconstructed."""
+        return ()
+
+    def move(
+        self,
+        training: Training,
+        places: Sequence[Scaling],
+        schemes: Mapping[str, WeightScheme],
+        moments: Mapping[str, SecondMoments],
+    ) -> Mapping[str, SecondMoments]:
+        """Move factors into a unit's weights; gives the second moments of their inputs after it."""
+        return moments
+
+    def fix_grids(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
+        """Grids come with the weights."""
+
+    def attach_weights(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
+        super().attach_weights(training, state, [name for name in state.layers if f"{name}.weight" in state.grids])
+
+    def on_update(self, training: Training, state: QuantizedLayers) -> None:
+        schemes = {name: each.weights for name, each in self.schemes_of(training, state).items() if each.weights}
+        places = self.movable(training, list(schemes))
+        for unit in stream(training, self, list(schemes), self.samples):
+            moments = second_moments(training, self, unit)
+            called = {name: schemes[name] for name in unit.layers if name in moments}
+            inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
+            self._reconstruct(training, state, called, self.move(training, inside, called, moments))
+        unseen = [name for name in schemes if f"{name}.weight" not in state.grids]
+        super().fix_grids(training, state, unseen)
+        training.record(self, "quantize", layers=list(schemes), without_data=unseen)
+        self.attach_weights(training, state)
+        super().on_update(training, state)
+
+    def _reconstruct(
+        self,
+        training: Training,
+        state: QuantizedLayers,
+        schemes: Mapping[str, WeightScheme],
+        moments: Mapping[str, SecondMoments],
+    ) -> None:
+        modules = named_modules(training.model)
+        for name, scheme in schemes.items():
+            weight = modules[name].get_parameter("weight")
+            new, state.grids[f"{name}.weight"] = self.reconstructed(weight.detach(), moments[name], scheme)
+            with torch.no_grad():
+                weight.copy_(new)
