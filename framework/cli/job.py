@@ -18,7 +18,7 @@ from paredown.framework.manager import ScheduledManager
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 
-__all__ = ["Outcome", "run_seed", "together"]
+__all__ = ["Outcome", "run_seed", "together", "train_dense"]
 
 #: told after every optimizer step: (what is trained, step, steps in all, last accuracy or None)
 Progress = Callable[[str, int, int, float | None], None]
@@ -39,9 +39,7 @@ def run_seed(
     task: Task, recipe: Recipe, seed: int, folder: Path, progress: Progress, show: Callable[[str], None], one_shot: bool
 ) -> Outcome:
     """Train the dense model, show the plan, run the recipe, and save the checkpoint."""
-    torch.manual_seed(seed)
-    dense = task.build_model()
-    _train(task, dense, task.optimizer(dense), task.dense_epochs, progress, "dense")
+    dense = train_dense(task, seed, progress)
     dense_accuracy = task.evaluate(dense)
     model = copy.deepcopy(dense)
     manager = ScheduledManager(recipe)
@@ -55,6 +53,14 @@ def run_seed(
         curve = _with_recipe(task, model, manager, length, folder / "checkpoint.pt", progress)
     report = manager.report(dense=dense)
     return Outcome(seed, report, dense_accuracy, task.evaluate(model), curve)
+
+
+def train_dense(task: Task, seed: int, progress: Progress) -> nn.Module:
+    """The task's model, built and trained under a seed."""
+    torch.manual_seed(seed)
+    dense = task.build_model()
+    _train(task, dense, task.optimizer(dense), task.dense_epochs, progress, "dense")
+    return dense
 
 
 def together(outcomes: Sequence[Outcome], task: Task) -> Report:

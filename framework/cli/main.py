@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from paredown.framework.cli import plan, recipes, report, run, schema, validate
+from paredown.framework.cli import plan, recipes, report, run, schema, sensitivity, validate
 from paredown.framework.cli.console import print_problem
 from paredown.framework.errors import ParedownError
 
@@ -28,6 +28,7 @@ validate.register(app)
 plan.register(app)
 run.register(app)
 report.register(app)
+sensitivity.register(app)
 recipes.register(app)
 schema.register(app)
 

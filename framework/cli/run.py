@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paredown.framework.cli.console import AsJson, Quiet, console, write
+from paredown.framework.cli.bars import Bars
+from paredown.framework.cli.console import AsJson, Quiet, write
 from paredown.framework.cli.recipe_arguments import Overrides, Source, TaskName, require_source
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(
 
     loaded, job = Recipe.load(recipe, overrides or []), load_task(task)
     silent = quiet or as_json
-    with _Bars(hidden=silent) as bars:
+    with Bars(hidden=silent) as bars:
         outcomes: list[Outcome] = []
         for seed in job.seeds if seeds is None else range(seeds):
             folder = output / f"seed-{seed}" if outcomes else output
@@ -104,33 +104,3 @@ def _result(report: Report, task: str) -> dict[str, Any]:
 
 def _nothing(text: str) -> None:
     """Shows nothing."""
-
-
-class _Bars:
-    """A progress bar for each training."""
-
-    def __init__(self, hidden: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console(), disable=hidden)
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Bars:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-
-    def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
-        """What tells the bars of one seed."""
-
-        def tell(what: str, step: int, total: int, accuracy: float | None) -> None:
-            name = f"seed {seed}: {what}"
-            if name not in self.tasks:
-                self.tasks[name] = self.progress.add_task(name, total=total)
-            told = name if accuracy is None else f"{name} (accuracy {accuracy:.4f})"
-            self.progress.update(self.tasks[name], completed=step, description=told)
-
-        return tell

@@ -34,8 +34,8 @@ def timeline(windows: Iterable[Mapping[str, Any]]) -> str:
     return _svg(bottom + 30, [*_ticks(0, last / per_epoch, bottom), *marks])
 
 
-def line_chart(curves: Mapping[str, Points]) -> str:
-    """Curves over epochs with a legend."""
+def line_chart(curves: Mapping[str, Points], over: str = "epochs") -> str:
+    """Curves with a legend, over epochs or something else."""
     height = 220
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points]
@@ -43,7 +43,7 @@ def line_chart(curves: Mapping[str, Points]) -> str:
     low, high = min(0.0, *ys), max(ys)
     span = (high - low) or 1
     bottom = height - 30
-    marks = [*_ticks(0, right, bottom)]
+    marks = [*_ticks(0, right, bottom, over)]
     for share in (0, 0.5, 1):
         y = bottom - share * (bottom - 10)
         marks.append(f"<line class='grid' x1='{LEFT}' y1='{y:.1f}' x2='{WIDTH - RIGHT}' y2='{y:.1f}'/>")
@@ -54,8 +54,8 @@ def line_chart(curves: Mapping[str, Points]) -> str:
         marks.append(f"<polyline class='line s{place % 6}' points='{path}'/>")
         marks += [
             f"<circle class='dot s{place % 6}' cx='{x:.1f}' cy='{y:.1f}' r='2.5'>"
-            f"<title>{escape(name)}: {value:.4g} at epoch {epoch:g}</title></circle>"
-            for (x, y), (epoch, value) in zip(spots, points, strict=True)
+            f"<title>{escape(name)}: {value:.4g} at {at:g} {over}</title></circle>"
+            for (x, y), (at, value) in zip(spots, points, strict=True)
         ]
     return _svg(height, marks) + _legend(list(curves))
 
@@ -80,12 +80,12 @@ def _along(value: float, last: float) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * min(value / last, 1)
 
 
-def _ticks(first: float, last: float, bottom: float) -> Iterable[str]:
+def _ticks(first: float, last: float, bottom: float, unit: str = "epochs") -> Iterable[str]:
     for share in (0, 0.25, 0.5, 0.75, 1):
         value = first + share * (last - first)
         x = _along(value, last or 1)
         yield f"<line class='grid' x1='{x:.1f}' y1='0' x2='{x:.1f}' y2='{bottom}'/>"
-        yield _text(x, bottom + 18, f"{value:g}" + (" epochs" if share == 1 else ""), "middle" if share < 1 else "end")
+        yield _text(x, bottom + 18, f"{value:g}" + (f" {unit}" if share == 1 else ""), "middle" if share < 1 else "end")
 
 
 def _text(x: float, y: float, words: str, anchor: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -12,12 +13,11 @@ from paredown.framework.report.charts import bar_chart, line_chart, timeline
 if TYPE_CHECKING:
     from paredown.framework.report.report import LayerRow, Report
 
-__all__ = ["html_page"]
+__all__ = ["html_page", "sensitivity_page"]
 
 
 def html_page(report: Report) -> str:
     """The page as HTML text."""
-    style = files("paredown.framework.report").joinpath("page.css").read_text(encoding="utf-8")
     sections = [
         _section("Dense beside compressed", _table(("", "dense", "compressed", "ratio"), report.rows())),
         *([_section("Timeline", timeline(report.windows))] if any("start" in row for row in report.windows) else []),
@@ -28,11 +28,27 @@ def html_page(report: Report) -> str:
     ]
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes)
     told = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return _page(f"{report.recipe}: report", f"{sections[0]}{notes}{''.join(sections[1:])}", told)
+
+
+def sensitivity_page(rows: Iterable[tuple[str, float, float]]) -> str:
+    """A page of how layers bear settings: (layer, setting, error) as curves of log10(error) over the setting."""
+    rows = list(rows)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for layer, setting, error in rows:
+        curves.setdefault(layer or "(model)", []).append((float(setting), math.log10(max(error, 1e-12))))
+    table = _table(("layer", "setting", "error"), ((name, f"{setting:g}", f"{e:.3g}") for name, setting, e in rows))
+    content = _section("log10 of the relative squared error of the output, over bits", line_chart(curves, "bits"))
+    return _page("Sensitivity", content + _section("Numbers", table), "")
+
+
+def _page(title: str, content: str, footer: str) -> str:
+    style = files("paredown.framework.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(report.recipe)}: report</title><style>{style}</style></head><body><main>"
-        f"<h1>{escape(report.recipe)}</h1>{sections[0]}{notes}{''.join(sections[1:])}<footer>{escape(told)}</footer>"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>"
+        f"<h1>{escape(title.removesuffix(': report'))}</h1>{content}<footer>{escape(footer)}</footer>"
         "</main></body></html>\n"
     )
 

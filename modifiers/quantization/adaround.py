@@ -40,8 +40,9 @@ class Adaround(WeightReconstruction):
     """Width and grid of the weights."""
     iterations: Annotated[int, Strict(), Field(ge=10)] = 1000
     """Steps of Adam for a layer."""
-    regularization: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 0.01
-    """Weight of the term that makes the choices hard, against the mean squared error of the layer's result."""
+    regularization: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 3.0
+    """Weight of the term that makes the choices hard: a soft one costs that many times the error that rounding to the
+    nearest brings for a weight. Less leaves choices soft, which end where rounding to the nearest puts them."""
 
     def reconstructed(self, weight: Tensor, moments: SecondMoments, scheme: WeightScheme) -> tuple[Tensor, Grid]:
         grid = Grid(*weight_parameters(weight, scheme))
@@ -55,7 +56,7 @@ def adaround_weight(
     grid: Grid,
     scheme: WeightScheme,
     iterations: int = 1000,
-    regularization: float = 0.01,
+    regularization: float = 3.0,
     learning_rate: float = 0.01,
 ) -> Tensor:
     """The weight on the grid that AdaRound learns, in the shape and type of ``weight``; integers only.

@@ -29,6 +29,8 @@ __all__ = ["Budget", "choose_widths", "width_trials"]
 Treated = Mapping[str, tuple[nn.Module, LayerSchemes]]
 ShareOfCost = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
 WIDTHS = (8, 6, 5, 4, 3, 2)
+#: samples that the widths are chosen on, at most
+SCANNED = 256
 #: what a scale takes
 SCALE_BITS = 32
 
@@ -91,7 +93,7 @@ def choose_widths(
     """
     free = {name: each for name, each in layers.items() if each[1].weights and each[1].weights.bits == "auto"}
     found: dict[str, list[Option]] = {}
-    for each in scan(training, modifier, width_trials(training, free, budget.kind), samples):
+    for each in scan(training, modifier, width_trials(training, free, budget.kind), min(samples or SCANNED, SCANNED)):
         found.setdefault(each.layer, []).append(Option(each.setting, each.cost, each.error))
     costs, share = _Costs.of(training, budget.kind), getattr(budget, budget.kind)
     whole = sum(costs.of_layer(name, module, schemes, None) for name, (module, schemes) in free.items())

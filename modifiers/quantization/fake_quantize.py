@@ -107,7 +107,10 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, scheme: QuantizationScheme, stochastic: bool, clip: bool) -> Tensor:
-        return rounded(x, scale, scheme, stochastic, clip)
+        result = rounded(x, scale, scheme, stochastic, clip)
+        if torch.compiler.is_compiling():  # or inductor fuses this with a convolution's copy, 5 times as slow
+            return result.as_strided(result.shape, result.stride())
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:

@@ -11,7 +11,7 @@ from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers
-from paredown.modifiers.quantization.scales import affine_parameters, weight_parameters
+from paredown.modifiers.quantization.scales import SHRINKING, affine_parameters, weight_parameters
 from paredown.modifiers.quantization.scheme import WeightScheme
 from paredown.modifiers.quantization.weight_layout import kept_scale, view_of
 
@@ -54,8 +54,7 @@ def half_quadratic_grid(weight: Tensor, scheme: WeightScheme) -> Grid:
         return start
     view, shared = view_of(weight, scheme)
     view = view if view.dtype == torch.float64 else view.float()
-    low, high = view.amin(shared, keepdim=True), view.amax(shared, keepdim=True)
-    scale, zero_point = affine_parameters(low, high, scheme)
+    scale, zero_point = _first_grid(view, shared, scheme)
     best, error = (scale, zero_point), _error(view, scale, zero_point, shared, scheme)
     exact, penalty = zero_point.to(view.dtype), PENALTY
     for _ in range(ITERATIONS):
@@ -73,6 +72,21 @@ def half_quadratic_grid(weight: Tensor, scheme: WeightScheme) -> Grid:
         best = torch.where(better, scale, best[0]), torch.where(better, zero_point.int(), best[1])
         error, penalty = torch.minimum(new, error), penalty * GROWTH
     return Grid(kept_scale(best[0], scheme), kept_scale(best[1], scheme))
+
+
+def _first_grid(view: Tensor, shared: tuple[int, ...], scheme: WeightScheme) -> tuple[Tensor, Tensor]:
+    """That of the extremes; a symmetric one is shrunken first, since the solver finds the nearest optimum only."""
+    low, high = view.amin(shared, keepdim=True), view.amax(shared, keepdim=True)
+    best = affine_parameters(low, high, scheme)
+    if not scheme.symmetric:
+        return best
+    least = _error(view, *best, shared, scheme)
+    for share in SHRINKING:
+        grid = affine_parameters(low * share, high * share, scheme)
+        error = _error(view, *grid, shared, scheme)
+        best = torch.where(error < least, grid[0], best[0]), grid[1]
+        least = torch.minimum(error, least)
+    return best
 
 
 def _error(view: Tensor, scale: Tensor, zero_point: Tensor, shared: tuple[int, ...], scheme: WeightScheme) -> Tensor:

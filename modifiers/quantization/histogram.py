@@ -93,7 +93,7 @@ def _width_for(largest: Tensor) -> Tensor:
 
 def _widened(counts: Tensor, factor: Tensor) -> Tensor:
     places = torch.arange(BINS, device=counts.device) - BINS // 2
-    places = torch.div(places, factor.long().clamp(max=BINS), rounding_mode="floor") + BINS // 2
+    places = torch.div(places, factor.clamp(max=BINS).long(), rounding_mode="floor") + BINS // 2
     return torch.zeros_like(counts).index_add_(0, places, counts)
 
 
@@ -142,6 +142,8 @@ def _divergence(centres: Tensor, weights: Tensor, low: Tensor, high: Tensor, sch
     held = inside & (weights > 0)
     reference = torch.where(inside, weights, 0.0)
     edges = inside.nonzero().flatten()
+    if not len(edges):
+        return weights.new_full((), torch.inf)
     reference[edges[0]] += weights[centres < bottom].sum()
     reference[edges[-1]] += weights[centres > top].sum()
     level = (centres / scale).round().long()

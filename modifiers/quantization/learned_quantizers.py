@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ def learned_round(
 
 def first_scale(magnitude: Tensor, scheme: QuantizationScheme) -> Tensor:
     """2 E|x| / sqrt(Q) (LSQ, section 2.1), never 0."""
-    scale = 2 * magnitude / scheme.highest**0.5
+    scale = 2 * magnitude / math.sqrt(scheme.highest)
     return scale.clamp(min=torch.finfo(scale.dtype).tiny * 1e6)
 
 

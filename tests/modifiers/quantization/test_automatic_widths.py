@@ -1,0 +1,82 @@
+"""`bits: auto`: the budget is kept, and the layers that matter keep their bits."""
+
+import pytest
+import torch
+from sample_models import batches, recipe_of
+from torch import nn
+
+from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
+from paredown.modifiers.quantization.links import weight_quantizer
+
+AUTO = {"bits": "auto"}
+
+
+def uneven():
+    """The first layer's result hardly reaches the output; the last one is it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-3)
+        model[1].bias.normal_()
+    return model
+
+
+def apply(model, **fields):
+    recipe = Recipe.load(recipe_of(1, q={"type": "weight_quantization", "weights": AUTO, **fields}))
+    manager = ScheduledManager(recipe)
+    manager.apply(model, data=batches(), example_inputs=(batches()[0][0],))
+    return {name: weight_quantizer(m).scheme.bits for name, m in model.named_modules() if weight_quantizer(m)}
+
+
+@pytest.mark.parametrize("share", [0.11, 0.15, 0.2])
+def test_bytes_within_the_budget(share):
+    model = uneven()
+    widths = apply(model, budget={"bytes": share})
+    layers = {name: model.get_submodule(name) for name in widths}
+    spent = sum(m.weight.numel() * widths[name] / 8 + m.out_features * 4 for name, m in layers.items())
+    assert spent <= share * sum(m.weight.numel() * 4 for m in layers.values())
+    assert widths["2"] >= widths["0"]
+
+
+def test_what_hardly_matters_gets_few_bits():
+    widths = apply(uneven(), budget={"bytes": 0.15})
+    assert widths["0"] < widths["2"]
+    assert widths["0"] <= 3
+
+
+def test_bit_operations():
+    widths = apply(uneven(), budget={"bit_operations": 0.15})
+    macs = {"0": 16 * 32, "1": 32 * 32, "2": 32 * 4}
+    assert sum(macs[name] * widths[name] for name in widths) <= 0.15 * 32 * sum(macs.values())
+
+
+def test_a_budget_that_cannot_be_met_says_what_can():
+    with pytest.raises(ScheduleError, match=r"budget bytes 0.01: the least that these layers can cost is \d+"):
+        apply(uneven(), budget={"bytes": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"weights": AUTO}, "needs a budget"),
+        ({"budget": {"bytes": 0.1}}, "budget is for weights of bits: auto"),
+        ({"weights": AUTO, "budget": {"bytes": 0.1, "bit_operations": 0.1}}, "a budget is one of"),
+        ({"weights": AUTO, "budget": {"bytes": 2.0}}, "at most 1"),
+    ],
+)
+def test_mistakes(fields, told):
+    with pytest.raises(RecipeError, match=told):
+        Recipe.load(recipe_of(1, q={"type": "weight_quantization", **fields}))
+
+
+def test_the_state_keeps_the_widths(tmp_path):
+    import paredown
+
+    model = uneven()
+    recipe = Recipe.load(recipe_of(1, q={"type": "weight_quantization", "weights": AUTO, "budget": {"bytes": 0.15}}))
+    manager = ScheduledManager(recipe)
+    manager.apply(model, data=batches())
+    paredown.save(tmp_path / "c.pt", model, [], manager)
+    again = paredown.load(tmp_path / "c.pt", uneven())
+    x = batches()[0][0]
+    assert torch.equal(again(x), model(x))
