@@ -125,7 +125,8 @@ class ScheduledManager:
             steps_per_epoch: optimizer steps in an epoch, or the loader itself.
             data: batches for calibration.
             teacher: a module, a path, or a mapping from modifier name to either; replaces the recipe's.
-            example_inputs: positional arguments of the model, to measure with.
+            example_inputs: arguments of the model, a tuple of positional ones or a dict of named ones: to measure
+                with, and to trace the model's graph.
             forward: ``forward(model, batch)`` where ``model(batch[0])`` and ``model(**batch)`` do not fit.
             grad_scaler: the GradScaler that scales the loss, if one does.
             accumulate: over how many forwards the loss is divided and gradients are accumulated.

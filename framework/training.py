@@ -57,7 +57,7 @@ class Training:
         self.ended: set[str] = set()
         self.inherited = PerParameter()
         self.initial_teacher: nn.Module | None = None
-        self._example_inputs: tuple[Any, ...] | None = None
+        self._example_inputs: tuple[Any, ...] | Mapping[str, Any] | None = None
         self._forward: Forward | None = None
         self._teacher: nn.Module | str | Mapping[str, nn.Module | str] | None = None
         self._links: list[tuple[str, nn.Module, Link]] = []
@@ -69,7 +69,7 @@ class Training:
         """Keep what the user gave along; what comes later replaces what came before, None changes nothing."""
         self.data = self.data if data is None else data
         self._teacher = self._teacher if teacher is None else str(teacher) if isinstance(teacher, Path) else teacher
-        self._example_inputs = self._example_inputs if example_inputs is None else _as_tuple(example_inputs)
+        self._example_inputs = self._example_inputs if example_inputs is None else _as_arguments(example_inputs)
         self._forward = self._forward if forward is None else forward
 
     def begin(self, handed: nn.Module, optimizers: Sequence[Optimizer], clock: Clock, scaling: Scaling) -> None:
@@ -85,8 +85,11 @@ class Training:
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @property
-    def example_inputs(self) -> tuple[Any, ...] | None:
-        """Positional arguments of the model, on its device; None where none were given."""
+    def example_inputs(self) -> tuple[Any, ...] | Mapping[str, Any] | None:
+        """Arguments of the model, positional ones or a mapping of named ones, on its device; None where none were
+        given."""
+        if isinstance(self._example_inputs, Mapping):
+            return {name: _to(value, self.device) for name, value in self._example_inputs.items()}
         return None if self._example_inputs is None else tuple(_to(self._example_inputs, self.device))
 
     @property
@@ -291,8 +294,8 @@ def samples_in(batch: Any) -> int:
     return tensors[0].shape[0] if tensors else 1
 
 
-def _as_tuple(example_inputs: Any) -> tuple[Any, ...] | None:
-    if example_inputs is None or isinstance(example_inputs, tuple):
+def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | Mapping[str, Any] | None:
+    if example_inputs is None or isinstance(example_inputs, (tuple, Mapping)):
         return example_inputs
     return tuple(example_inputs) if isinstance(example_inputs, list) else (example_inputs,)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.errors import ExportError
 from paredown.modifiers.quantization.links import WeightQuantizer
 from paredown.modifiers.quantization.number_formats import values_of
 
@@ -88,6 +89,8 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
     """
     codes, scale, offset = _parts(module, link, name)
     scheme, shape = link.scheme, tuple(codes.shape)
+    if offset.is_floating_point() and bool((offset != offset.round()).any()):
+        raise ExportError("its zero points are no integers (half_quadratic): engines cannot hold it; use gptq or awq")
     zero_point = None if scheme.symmetric else offset.to(codes.dtype)
     axis, group = link.channel, 0
     if scheme.granularity in ("group", "block"):

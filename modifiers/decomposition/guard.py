@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import evaluating
+from paredown.framework.calling import call, evaluating
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
@@ -66,7 +66,7 @@ def layer_inputs(training: Training, modifier: Modifier, targets: Mapping[str, n
         training.manage(modifier, module, _Keep(name, seen))
     try:
         with evaluating(training.model):
-            training.model(*(training.example_inputs or ()))
+            call(training.model, training.example_inputs, None)
     finally:
         training.unmanage(modifier)
     return seen

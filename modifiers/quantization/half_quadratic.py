@@ -1,41 +1,57 @@
-"""`half_quadratic`: grids that fit a weight's bulk, without any data."""
+"""`half_quadratic`: zero points that fit a weight's bulk, without any data."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers
-from paredown.modifiers.quantization.scales import SHRINKING, affine_parameters, weight_parameters
+from paredown.modifiers.quantization.scales import affine_parameters
 from paredown.modifiers.quantization.scheme import WeightScheme
 from paredown.modifiers.quantization.weight_layout import kept_scale, view_of
 
-__all__ = ["HalfQuadratic", "half_quadratic_grid"]
+__all__ = ["AffineWeightScheme", "HalfQuadratic", "half_quadratic_grid"]
 
 #: the authors' defaults: exponent of the norm, weight of the quadratic term and its growth, most iterations
 NORM, PENALTY, GROWTH, ITERATIONS = 0.7, 10.0, 1.01, 20
 
 
-class HalfQuadratic(PostTrainingQuantization):
-    """Half-quadratic quantization (Badri & Shaji, 2023, "HQQ"): the grid that leaves the least sparse-robust error.
+class AffineWeightScheme(WeightScheme):
+    """How weights are quantized: integers with a zero point; by default 4 bits in groups."""
 
-    The zero point (of an affine scheme) or the scale (of a symmetric one) is what minimises the sum of |error|^0.7,
-    which forgives outliers and fits the bulk; the half-quadratic solver alternates a shrinkage of the errors with the
-    closed form of the grid. It needs no data and takes seconds where ``gptq`` takes minutes. The zero point is an
-    integer in the end, so that zeros stay zeros.
+    symmetric: bool = False
+    """Not symmetric: the zero point is what is fitted."""
+
+    @model_validator(mode="after")
+    def _has_a_zero_point(self) -> AffineWeightScheme:
+        if self.symmetric:
+            raise ValueError("half_quadratic fits the zero point, and a symmetric grid has none: symmetric: false")
+        return self
+
+
+class HalfQuadratic(PostTrainingQuantization):
+    """Half-quadratic quantization (HQQ, Badri & Shaji, 2023): zero points that leave the least sum of |error|^0.7.
+
+    That norm forgives outliers and fits the bulk of the weights. The half-quadratic solver alternates a shrinkage of
+    the errors with the mean that is then the best zero point (the authors' Eq. 5 to 8); the scale stays that of the
+    extremes. It needs no data and takes seconds where ``gptq`` takes minutes.
+
+    The zero points are real numbers, not integers: ONNX and the Hugging Face format cannot hold them, so such a model
+    runs in PyTorch only. Where weights that share one hold a zero it is an integer, so that zeros stay zeros.
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
     kinds: ClassVar = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
     type: Literal["half_quadratic"] = "half_quadratic"
-    weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128, symmetric=False)
-    """Width and grid of the weights; affine by default."""
+    weights: AffineWeightScheme = AffineWeightScheme(bits=4, granularity="group", group_size=128)
+    """Width and grid of the weights."""
 
     def on_update(self, training: Training, state: QuantizedLayers) -> None:
         modules = named_modules(training.model)
@@ -48,54 +64,44 @@ class HalfQuadratic(PostTrainingQuantization):
 
 
 def half_quadratic_grid(weight: Tensor, scheme: WeightScheme) -> Grid:
-    """Scale and zero point, as kept, of least error in the 0.7-norm; from the scheme's own grid on, and never worse."""
-    start = Grid(*weight_parameters(weight, scheme))
-    if scheme.format != "int" or not weight.numel():
-        return start
+    """Scale and real zero point, as kept, of little error in the 0.7-norm; never worse than those of the extremes.
+
+    Args:
+        weight: any shape that the scheme can divide.
+        scheme: affine integers.
+    """
     view, shared = view_of(weight, scheme)
     view = view if view.dtype == torch.float64 else view.float()
-    scale, zero_point = _first_grid(view, shared, scheme)
-    best, error = (scale, zero_point), _error(view, scale, zero_point, shared, scheme)
-    exact, penalty = zero_point.to(view.dtype), PENALTY
+    if not view.numel() or not shared:
+        low = high = view
+    else:
+        low, high = view.amin(shared, keepdim=True), view.amax(shared, keepdim=True)
+    scale, whole = affine_parameters(low, high, scheme)
+    zero_point = best = whole.to(view.dtype)
+    least, penalty = _error(view, scale, best, shared, scheme), PENALTY
     for _ in range(ITERATIONS):
-        codes = (view / scale + exact).round_().clamp_(scheme.lowest, scheme.highest)
-        sparse = _shrunken(view - scale * (codes - exact), penalty)
-        if scheme.symmetric:
-            overlap = ((view - sparse) * codes).sum(shared, keepdim=True)
-            fitted = overlap / codes.square().sum(shared, keepdim=True).clamp(min=1)
-            scale = torch.where(fitted > 0, fitted, scale)
-        else:
-            exact = (codes - (view - sparse) / scale).mean(shared, keepdim=True)
-        zero_point = exact.round().clamp(scheme.lowest, scheme.highest) if not scheme.symmetric else exact
-        new = _error(view, scale, zero_point, shared, scheme)
-        better = new < error
-        best = torch.where(better, scale, best[0]), torch.where(better, zero_point.int(), best[1])
-        error, penalty = torch.minimum(new, error), penalty * GROWTH
-    return Grid(kept_scale(best[0], scheme), kept_scale(best[1], scheme))
+        codes = _codes(view, scale, zero_point, scheme)
+        sparse = _shrunken(view - scale * (codes - zero_point), penalty)
+        zero_point = (codes - (view - sparse) / scale).mean(shared, keepdim=True)
+        error = _error(view, scale, zero_point, shared, scheme)
+        best = torch.where(error < least, zero_point, best)
+        least, penalty = torch.minimum(error, least), penalty * GROWTH
+    holds_zeros = (view == 0).any(dim=shared, keepdim=True) if shared else view == 0
+    best = torch.where(holds_zeros, whole.to(view.dtype), best)
+    return Grid(kept_scale(scale, scheme), kept_scale(best, scheme))
 
 
-def _first_grid(view: Tensor, shared: tuple[int, ...], scheme: WeightScheme) -> tuple[Tensor, Tensor]:
-    """That of the extremes; a symmetric one is shrunken first, since the solver finds the nearest optimum only."""
-    low, high = view.amin(shared, keepdim=True), view.amax(shared, keepdim=True)
-    best = affine_parameters(low, high, scheme)
-    if not scheme.symmetric:
-        return best
-    least = _error(view, *best, shared, scheme)
-    for share in SHRINKING:
-        grid = affine_parameters(low * share, high * share, scheme)
-        error = _error(view, *grid, shared, scheme)
-        best = torch.where(error < least, grid[0], best[0]), grid[1]
-        least = torch.minimum(error, least)
-    return best
+def _codes(view: Tensor, scale: Tensor, zero_point: Tensor, scheme: WeightScheme) -> Tensor:
+    return (view / scale + zero_point).round_().clamp_(scheme.lowest, scheme.highest)
 
 
 def _error(view: Tensor, scale: Tensor, zero_point: Tensor, shared: tuple[int, ...], scheme: WeightScheme) -> Tensor:
-    codes = (view / scale + zero_point).round_().clamp_(scheme.lowest, scheme.highest)
-    return (view - scale * (codes - zero_point)).abs_().pow_(NORM).sum(shared, keepdim=True)
+    values = scale * (_codes(view, scale, zero_point, scheme) - zero_point)
+    return (view - values).abs_().pow_(NORM).sum(shared, keepdim=True)
 
 
 def _shrunken(error: Tensor, penalty: float) -> Tensor:
-    """The generalised soft threshold of the p-norm (HQQ, Eq. 5)."""
+    """The generalised soft threshold of the p-norm."""
     magnitude = error.abs()
     less = magnitude.clamp(min=1e-12).pow(NORM - 1) / penalty
     return error.sign() * (magnitude - less).clamp_(min=0)

@@ -62,7 +62,8 @@ class WeightQuantizer(Link):
         """The codes of one weight, in its shape."""
         weight: Any = module._parameters[name]
         scale, zero_point = (spread(part, self.scheme) for part in self.grid(module, name))
-        return quantize(view_for(weight, self.scheme), scale, zero_point, self.scheme).reshape(weight.shape)
+        shift, zero_point = _fraction(scale, zero_point)
+        return quantize(view_for(weight, self.scheme) + shift, scale, zero_point, self.scheme).reshape(weight.shape)
 
     def grid(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         """Scale and zero point of one weight, as they are kept."""
@@ -81,6 +82,10 @@ class WeightQuantizer(Link):
             _keep(module, name, *kept)
         scale, zero_point = (spread(part, self.scheme) for part in kept)
         view, stochastic = view_for(weight, self.scheme), self.scheme.rounding == "stochastic" and module.training
+        if zero_point.is_floating_point():
+            shift, zero_point = _fraction(scale, zero_point)
+            view = view + shift
+            return (fake_quantize(view, scale, zero_point, self.scheme, stochastic) - shift).reshape(weight.shape)
         if self.fixed or not self.scheme.symmetric:
             return fake_quantize(view, scale, zero_point, self.scheme, stochastic).reshape(weight.shape)
         clip = stochastic or not self.scheme.narrow or self.scheme.scales != "float"
@@ -210,6 +215,14 @@ class ActivationQuantizer(Link):
                 zero_point = torch.where(own > 0, getattr(module, f"{self.place}_zero_point"), zero_point)
                 scale = torch.where(own > 0, own, scale)
             self.set_grid(module, scale, zero_point)
+
+
+def _fraction(scale: Tensor, zero_point: Tensor) -> tuple[Tensor | float, Tensor]:
+    """A real zero point as an integer one and a shift of the values: S (q - Z) = S (q - round(Z)) - shift."""
+    if not zero_point.is_floating_point():
+        return 0.0, zero_point
+    whole = zero_point.round()
+    return scale * (zero_point - whole), whole.to(torch.int32)
 
 
 def weight_quantizer(module: nn.Module) -> WeightQuantizer | None:

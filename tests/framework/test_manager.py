@@ -92,3 +92,20 @@ def test_state_without_a_run_is_an_error():
     for call in (manager.state_dict, manager.finalize):
         with pytest.raises(ParedownError, match="there is no run"):
             call()
+
+
+def test_example_inputs_may_be_named():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, *, left, right=None):
+            return {"out": self.layer(left) if right is None else self.layer(left) + right}
+
+    model = Named()
+    inputs = {"left": torch.randn(2, 4)}
+    recipe = Recipe.load(recipe_of(1, decompose={"type": "svd_decomposition", "rank": 2, "guard": "latency"}))
+    report = ScheduledManager(recipe).apply(model, example_inputs=inputs)
+    assert report.dense.macs == 2 * 16
+    assert str(ScheduledManager(recipe).plan(Named(), example_inputs=inputs))
