@@ -126,6 +126,10 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type(argument) for argument in arguments))
+    if origin is dict:
+        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
+    if annotation is Any:
+        return "values"
     if origin in (tuple, list):
         return f"list of {_type(arguments[0])}"
     if inspect.isclass(annotation) and issubclass(annotation, Options):

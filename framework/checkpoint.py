@@ -108,13 +108,14 @@ def load(path: str | Path, model: Model) -> Model:
     """
     saved = _read(path)
     check_model(model)
-    take_back = rebuild_model(Recipe.load(path), model, saved["manager"])
+    rebuilt = rebuild_model(Recipe.load(path), model, saved["manager"])
     try:
         _check_fit(unwrap(model), saved["model"])
     except CheckpointError as error:
-        take_back()
+        rebuilt.take_back()
         raise CheckpointError(f"{path} does not fit: {error}") from error
     unwrap(model).load_state_dict(saved["model"])
+    rebuilt.finish()
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from paredown.framework.state import restore, to_plain
 from paredown.framework.targets import named_parameters
 from paredown.framework.training import Training
 
-__all__ = ["FORMAT", "check", "fingerprint", "load_state_dict", "rebuild_model", "state_dict"]
+__all__ = ["FORMAT", "Rebuilt", "check", "fingerprint", "load_state_dict", "rebuild_model", "state_dict"]
 
 FORMAT = 1
 
@@ -92,20 +93,27 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
     schedule.attach()
 
 
-def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) -> Callable[[], None]:
-    """Give a freshly built model the structure and the forwards of a run, for inference; returns what takes it back."""
+@dataclass(frozen=True)
+class Rebuilt:
+    """A model with a run's structure and forwards: ``finish`` after its tensors are loaded, or ``take_back``."""
+
+    finish: Callable[[], None]
+    take_back: Callable[[], None]
+
+
+def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) -> Rebuilt:
+    """Give a freshly built model the structure and the forwards of a run, for inference."""
     check(recipe, state)
     training = Training(model)
     schedule = Schedule(recipe.modifiers, training)
     schedule.modifiers = [each for each in schedule.modifiers if each.stays or not each.needs_training]
     load_state_dict(recipe, training, schedule, state)
-    schedule.finalize()
 
     def take_back() -> None:
         schedule.release()
         training.surgery.take_back()
 
-    return take_back
+    return Rebuilt(schedule.finalize, take_back)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
-from paredown.modifiers.quantization.links import WeightQuantizer
+from paredown.modifiers.quantization.links import WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.number_formats import values_of
 
 __all__ = ["StoredWeight", "fold_batch_norm", "store_weight"]
@@ -98,7 +98,7 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
         codes, axis = codes.reshape(shape[0], -1), 1
         scale = scale.repeat_interleave(rows, 0)
         zero_point = None if zero_point is None else zero_point.repeat_interleave(rows, 0)
-    elif scheme.granularity == "channel":
+    elif scheme.granularity == "channel" or link.norm is not None:
         scale, zero_point = scale.flatten(), None if zero_point is None else zero_point.flatten()
     stored = StoredWeight(codes, scale.detach().clone(), zero_point, axis, group, shape, _stored_bits(link))
     return _turned(_settled(stored)) if turned else _settled(stored)
@@ -122,6 +122,10 @@ def fold_batch_norm(module: nn.Module, norm: Any, weight: StoredWeight) -> tuple
 
 def _parts(module: nn.Module, link: WeightQuantizer, name: str) -> tuple[Tensor, Tensor, Tensor]:
     codes, (scale, zero_point) = link.codes(module, name), link.grid(module, name)
+    if link.norm is not None:  # codes of the folded weight: what the layer multiplies by has a scale for each channel
+        factor = batch_norm_factor(link.norm, codes.to(scale.dtype), link.channel)
+        codes = torch.where(factor < 0, -codes, codes)
+        scale, zero_point = scale / factor.abs(), zero_point.expand_as(factor)
     form = link.scheme.format
     if form in FLOAT_CODES:
         return codes.view(FLOAT_CODES[form]), scale, zero_point

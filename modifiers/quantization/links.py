@@ -19,7 +19,14 @@ from paredown.modifiers.quantization.scales import affine_parameters, weight_par
 from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
 from paredown.modifiers.quantization.weight_layout import spread, view_for
 
-__all__ = ["ActivationQuantizer", "ChildWeights", "Place", "WeightQuantizer", "weight_quantizer"]
+__all__ = [
+    "ActivationQuantizer",
+    "ChildWeights",
+    "Place",
+    "WeightQuantizer",
+    "batch_norm_factor",
+    "weight_quantizer",
+]
 
 Place = Literal["input", "output"]
 
@@ -33,6 +40,7 @@ class WeightQuantizer(Link):
         channel: the dimension that counts the output channels.
         fixed: take the grid from the buffers; otherwise it follows the weight.
         in_eval: in eval mode too.
+        norm: a batch-norm behind the layer: what is quantized is the weight times its factor, as after folding.
     """
 
     permanent = True
@@ -44,12 +52,14 @@ class WeightQuantizer(Link):
         channel: int = 0,
         fixed: bool = False,
         in_eval: bool = True,
+        norm: nn.Module | None = None,
     ) -> None:
         self.scheme = scheme
         self.names = names
         self.channel = channel
         self.fixed = fixed
         self.in_eval = in_eval
+        self.norm = norm
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         return _with_quantized([(module, self)], call, module, args, kwargs)
@@ -60,26 +70,29 @@ class WeightQuantizer(Link):
 
     def codes(self, module: nn.Module, name: str) -> Tensor:
         """The codes of one weight, in its shape."""
-        weight: Any = module._parameters[name]
+        weight = self._weight(module, name)
         scale, zero_point = (spread(part, self.scheme) for part in self.grid(module, name))
         shift, zero_point = _fraction(scale, zero_point)
         return quantize(view_for(weight, self.scheme) + shift, scale, zero_point, self.scheme).reshape(weight.shape)
 
     def grid(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         """Scale and zero point of one weight, as they are kept."""
-        weight: Any = module._parameters[name]
         if not self.fixed:
-            return weight_parameters(weight, self.scheme, self.channel)
+            return weight_parameters(self._weight(module, name), self.scheme, self.channel)
         scale: Tensor = getattr(module, f"{name}_scale")
         zero_point = module._buffers.get(f"{name}_zero_point")
         return scale, torch.zeros_like(scale, dtype=torch.int32) if zero_point is None else zero_point
 
     def quantized(self, module: nn.Module, name: str) -> Tensor:
         """What the layer computes with instead of the weight ``name``."""
-        weight: Any = module._parameters[name]
+        weight = self._weight(module, name)
         kept = self.grid(module, name)
         if not self.fixed:
             _keep(module, name, *kept)
+        new = self._on_grid(module, weight, *kept)
+        return new if self.norm is None else new / batch_norm_factor(self.norm, weight, self.channel)
+
+    def _on_grid(self, module: nn.Module, weight: Tensor, *kept: Tensor) -> Tensor:
         scale, zero_point = (spread(part, self.scheme) for part in kept)
         view, stochastic = view_for(weight, self.scheme), self.scheme.rounding == "stochastic" and module.training
         if zero_point.is_floating_point():
@@ -90,6 +103,11 @@ class WeightQuantizer(Link):
             return fake_quantize(view, scale, zero_point, self.scheme, stochastic).reshape(weight.shape)
         clip = stochastic or not self.scheme.narrow or self.scheme.scales != "float"
         return round_through(view, scale, self.scheme, stochastic, clip).reshape(weight.shape)
+
+    def _weight(self, module: nn.Module, name: str) -> Tensor:
+        """One weight; times the batch-norm's factor, where there is one."""
+        weight: Tensor = module._parameters[name]  # type: ignore[assignment]
+        return weight if self.norm is None else weight * batch_norm_factor(self.norm, weight, self.channel)
 
     def set_grid(self, module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
         """Register the grid of one weight, or put another one in its place."""
@@ -215,6 +233,14 @@ class ActivationQuantizer(Link):
                 zero_point = torch.where(own > 0, getattr(module, f"{self.place}_zero_point"), zero_point)
                 scale = torch.where(own > 0, own, scale)
             self.set_grid(module, scale, zero_point)
+
+
+def batch_norm_factor(norm: Any, weight: Tensor, channel: int) -> Tensor:
+    """gamma / sqrt(running variance + eps) of each channel, broadcasting against the weight before it; never 0."""
+    factor = (norm.running_var.detach() + norm.eps).rsqrt()
+    factor = factor if norm.weight is None else factor * norm.weight.detach()
+    factor = torch.where(factor == 0, torch.ones_like(factor), factor).to(weight.dtype)
+    return factor.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
 
 
 def _fraction(scale: Tensor, zero_point: Tensor) -> tuple[Tensor | float, Tensor]:

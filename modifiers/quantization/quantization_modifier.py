@@ -16,6 +16,7 @@ from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.quantization.automatic_widths import Budget, choose_widths, width_trials
+from paredown.modifiers.quantization.folded_batch_norms import folded_batch_norms
 from paredown.modifiers.quantization.fusable_outputs import fusable_outputs
 from paredown.modifiers.quantization.layer_schemes import (
     LayerSchemes,
@@ -35,7 +36,7 @@ from paredown.modifiers.quantization.layers import (
     use_slow_path,
     weight_names,
 )
-from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer
+from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.observers import Observation
 from paredown.modifiers.quantization.quantized_layers import (
     Grid,
@@ -145,6 +146,7 @@ class QuantizationModifier(TargetedModifier):
             if schemes.activations is not None and not self.dynamic:
                 state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
         self._add_fusable_outputs(training, state)
+        state.norms = folded_batch_norms(training, self.layers(training))
         if self.budget is not None:
             samples = getattr(self, "samples", None)
             state.bits.update(choose_widths(training, self, self.layers(training), self.budget, samples))
@@ -164,6 +166,7 @@ class QuantizationModifier(TargetedModifier):
             if schemes.weights is not None and (names is None or name in names):
                 fixed = any(f"{name}.{key}" in state.grids for key in weight_names(modules[name]))
                 quantizer = self.weight_quantizer(modules[name], schemes.weights, fixed)
+                quantizer.norm = modules[state.norms[name]] if name in state.norms else None
                 put_weight_quantizer(training, self, name, quantizer, state.grids)
 
     def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
@@ -202,9 +205,11 @@ class QuantizationModifier(TargetedModifier):
             if schemes.weights is None or (names is not None and name not in names):
                 continue
             module = modules[name]
+            norm = modules[state.norms[name]] if name in state.norms else None
             for key in weight_names(module):
                 weight: Any = module._parameters[key]
-                state.grids[f"{name}.{key}"] = Grid(*weight_parameters(weight, schemes.weights, channel_of(module)))
+                folded = weight if norm is None else weight * batch_norm_factor(norm, weight, channel_of(module))
+                state.grids[f"{name}.{key}"] = Grid(*weight_parameters(folded, schemes.weights, channel_of(module)))
 
     def write_grids(self, training: Training, state: QuantizedLayers) -> None:
         """Bring the state's grids into the layers' buffers, in place."""

@@ -36,6 +36,7 @@ class QuantizedLayers:
         layers: what is quantized, by name.
         bits: widths of weights that differ from the scheme's: chosen under a budget, or on their way down.
         grids: of the weights whose grid is fixed, by "layer.parameter".
+        norms: for convolutions that are quantized as after folding, the batch-norm behind them, by name.
         ranges: what was seen of activations, by the place: "layer:input", "layer:output".
         frozen: ranges move no more.
         batch_norm_frozen: batch-norms use their running statistics.
@@ -46,6 +47,7 @@ class QuantizedLayers:
     layers: list[str] = field(default_factory=list)
     bits: dict[str, int] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
+    norms: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, Observation] = field(default_factory=dict)
     frozen: bool = False
     batch_norm_frozen: bool = False
