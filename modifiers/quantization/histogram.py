@@ -31,10 +31,11 @@ def count_(counts: Tensor, width: Tensor, x: Tensor, largest: Tensor) -> None:
         x: any shape, not empty.
         largest: 0-d, the largest magnitude that the histogram has to hold.
     """
-    wanted = torch.maximum(width, _width_for(largest))
+    wanted = torch.maximum(width, _width_for(torch.nan_to_num(largest, 0.0, 0.0, 0.0)))
     counts.copy_(_widened(counts, torch.where(width > 0, wanted / width, 1.0)))
     width.copy_(wanted)
-    places = (x.detach().float().flatten() * (BINS / 2 / width)).floor_().clamp_(-BINS // 2, BINS // 2 - 1)
+    places = torch.nan_to_num_(x.detach().float().flatten() * (BINS / 2 / width), 0.0)
+    places = places.floor_().clamp_(-BINS // 2, BINS // 2 - 1)
     places = places.long() + BINS // 2
     if torch.compiler.is_compiling():
         counts.index_add_(0, places, torch.ones_like(places))

@@ -50,6 +50,12 @@ class Observation:
         """Whether any value was."""
         return bool(self.low <= self.high)
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether a NaN or an infinity was among the values."""
+        ends = torch.stack([self.low, self.high])
+        return bool(ends.isnan().any()) or (self.seen and bool(ends.isinf().any()))
+
     def observe(self, x: Tensor, scheme: ActivationScheme) -> None:
         """Take in the values of a tensor that is not empty."""
         low, high = extremes_of_all(*extremes(x))

@@ -243,8 +243,14 @@ class QuantizationModifier(TargetedModifier):
         """Let the ranges move no more.
 
         Raises:
-            ScheduleError: a layer whose forward was never called has no range.
+            ScheduleError: a layer whose forward was never called has no range, nor one that was given NaN or infinity.
         """
+        spoiled = state.spoiled()
+        if spoiled:
+            raise ScheduleError(
+                f"{self.name}: what went into {', '.join(spoiled)} held NaN or infinity, so there is no scale: look at "
+                "the data, at the learning rate, or for a mask of -inf that should not reach this layer"
+            )
         unseen = state.unseen()
         if unseen:
             raise ScheduleError(

@@ -62,7 +62,11 @@ class QuantizedLayers:
 
     def unseen(self) -> list[str]:
         """The layers where a place was not seen yet."""
-        return [name for name, _, observation in self.places() if not observation.seen]
+        return [name for name, _, observation in self.places() if not observation.seen and not observation.spoiled]
+
+    def spoiled(self) -> list[str]:
+        """The layers where a NaN or an infinity passed a place."""
+        return [name for name, _, observation in self.places() if observation.spoiled]
 
 
 def put(training: Training, modifier: Modifier, module: nn.Module, quantizer: Quantizer) -> None:

@@ -227,3 +227,16 @@ def test_release_takes_the_quantizers_off_and_finalize_keeps_them():
         manager.release()
         assert bool(links_of(model[0])) is finalized
         assert ("0.input_scale" in model.state_dict()) is finalized
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "mse"])
+def test_inputs_that_are_not_finite_are_named(bad, observer):
+    model, data = mlp(), batches()
+    data[3][0][0, 0] = bad
+    before = copy.deepcopy(model.state_dict())
+    fields = {"type": "static_quantization", "activations": {"observer": observer}}
+    with pytest.raises(ScheduleError, match="what went into 0, 2, 4 held NaN or infinity"):
+        manager_of(q=fields).apply(model, data=data)
+    assert model.state_dict().keys() == before.keys()
+    assert type(model[0]) is nn.Linear
