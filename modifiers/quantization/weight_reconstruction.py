@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from paredown.framework.graph import Scaling
+from paredown.framework.kept_tensors import KeptTensors
 from paredown.framework.second_moments import SecondMoments, second_moments
 from paredown.framework.streaming import stream
-from paredown.framework.targets import named_modules
+from paredown.framework.targets import named_modules, named_parameters
 from paredown.framework.training import Training
 from paredown.framework.weights import tied_to
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
@@ -25,7 +26,8 @@ __all__ = ["WeightReconstruction"]
 class WeightReconstruction(PostTrainingQuantization):
     """Base of the modifiers that give weights new values on their grid, which the layer's own inputs decide.
 
-    The new values are written into the weights; the quantizers are put on when all are done.
+    The new values are written into the weights; the quantizers are put on when all are done. If that fails midway, all
+    weights are put back.
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -67,17 +69,25 @@ class WeightReconstruction(PostTrainingQuantization):
 
     def on_update(self, training: Training, state: QuantizedLayers) -> None:
         schemes = {name: each.weights for name, each in self.schemes_of(training, state).items() if each.weights}
-        places = self.movable(training, list(schemes))
-        for unit in stream(training, self, list(schemes), self.samples):
-            moments = second_moments(training, self, unit)
-            called = {name: schemes[name] for name in unit.layers if name in moments}
-            inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
-            self._reconstruct(training, state, called, self.move(training, inside, called, moments))
+        with KeptTensors() as kept:
+            self._reconstruct_all(training, state, schemes, kept)
         unseen = [name for name in schemes if f"{name}.weight" not in state.grids]
         super().fix_grids(training, state, unseen)
         training.record(self, "quantize", layers=list(schemes), without_data=unseen)
         self.attach_weights(training, state)
         super().on_update(training, state)
+
+    def _reconstruct_all(
+        self, training: Training, state: QuantizedLayers, schemes: Mapping[str, WeightScheme], kept: KeptTensors
+    ) -> None:
+        places = self.movable(training, list(schemes))
+        for unit in stream(training, self, list(schemes), self.samples):
+            moments = second_moments(training, self, unit)
+            called = {name: schemes[name] for name in unit.layers if name in moments}
+            inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
+            for parameter in _changed(training, called, inside):
+                kept.keep(parameter)
+            self._reconstruct(training, state, called, self.move(training, inside, called, moments))
 
     def _reconstruct(
         self,
@@ -92,3 +102,10 @@ class WeightReconstruction(PostTrainingQuantization):
             new, state.grids[f"{name}.weight"] = self.reconstructed(weight.detach(), moments[name], scheme)
             with torch.no_grad():
                 weight.copy_(new)
+
+
+def _changed(training: Training, layers: Collection[str], places: Sequence[Scaling]) -> Iterator[nn.Parameter]:
+    """The parameters that a unit's reconstruction writes."""
+    modules, parameters = named_modules(training.model), named_parameters(training.model)
+    yield from (modules[name].get_parameter("weight") for name in layers)
+    yield from (parameters[name] for place in places for name, _ in place.before)

@@ -89,3 +89,26 @@ def test_without_rounding_the_factors_change_nothing():
     assert (model(data[0][0]) - want).norm() / want.norm() < 0.01
     assert weight_parameters(model[0].up.weight, WeightScheme())[0].isfinite().all()
     assert any(not torch.equal(block.norm.weight, norm) for block, norm in zip(model, norms, strict=True))
+
+
+def test_a_failure_midway_leaves_the_model_as_it_was(monkeypatch):
+    from paredown.modifiers.quantization import awq
+
+    whole, calls = awq.clipped_grid, []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise MemoryError("no more")
+        return whole(*arguments)
+
+    monkeypatch.setattr(awq, "clipped_grid", failing)
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    fields = {"type": "awq", "weights": {"bits": 3, "group_size": 16}}
+    with pytest.raises(MemoryError):
+        ScheduledManager(Recipe.load(recipe_of(1, q=fields))).apply(model, data=[(torch.randn(64, 32),)])
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert type(model[0].up) is nn.Linear

@@ -21,7 +21,9 @@ def histogram_of(batches):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.lists(st.floats(-1e4, 1e4, width=32, allow_subnormal=False), min_size=1, max_size=30), min_size=1, max_size=6),
+    st.lists(
+        st.lists(st.floats(-1e4, 1e4, width=32, allow_subnormal=False), min_size=1, max_size=30), min_size=1, max_size=6
+    ),
     st.randoms(),
 )
 def test_counts_are_exact_and_know_no_order(batches, random):
