@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +104,7 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
         TargetError: the model cannot be traced; the message tells where `torch.export` stopped.
     """
     model = unwrap(model)
-    with without_links(model), evaluating(model), warnings.catch_warnings():
+    with without_links(model), evaluating(model), _without_log("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of the flat weights of an LSTM
         try:
             program = torch.export.export(_Called(model, forward), (example_inputs,), strict=False)
@@ -110,6 +112,18 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
             reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             raise TargetError(f"the model's graph cannot be traced by torch.export: {reason}") from error
     return _graph_of(program, model)
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """torch logs the error of an operator that it then raises too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def tensors_of(output: Any) -> tuple[Tensor, ...]:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Modifier
 from paredown.framework.processes import sum_of_all
 from paredown.framework.streaming import InputTaker, Unit
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 
-__all__ = ["SecondMoments", "input_columns", "second_moments"]
+__all__ = ["SecondMoments", "input_columns", "refuse_not_finite_inputs", "second_moments"]
 
 
 @dataclass
@@ -37,6 +38,9 @@ def second_moments(training: Training, modifier: Modifier, unit: Unit) -> Mappin
     """Run a unit and give the second moments of its layers' inputs, by layer name, over all processes.
 
     Layers that are given the very same tensor share one. Only Linear, Conv1d and Conv2d; see `input_columns`.
+
+    Raises:
+        ScheduleError: inputs held NaN or infinity; names the layers.
     """
     modules = named_modules(training.model)
     sums = _Sums()
@@ -47,7 +51,18 @@ def second_moments(training: Training, modifier: Modifier, unit: Unit) -> Mappin
         unit.run()
     finally:
         training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
-    return sums.means()
+    means = sums.means()
+    refuse_not_finite_inputs(modifier, {name: each.matrix for name, each in means.items()})
+    return means
+
+
+def refuse_not_finite_inputs(modifier: Modifier, statistics: Mapping[str, Tensor]) -> None:
+    """Raise ScheduleError, naming the layers, where what was gathered of their inputs is NaN or infinite."""
+    spoiled = [name for name, each in statistics.items() if not bool(torch.isfinite(each).all())]
+    if spoiled:
+        raise ScheduleError(
+            f"{modifier.name}: what went into {', '.join(spoiled)} held NaN or infinity: look at the data"
+        )
 
 
 def input_columns(module: nn.Module, x: Tensor) -> Tensor:

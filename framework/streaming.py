@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
 from paredown.framework.calling import evaluating
+from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
@@ -28,7 +30,7 @@ class Unit:
     """Layers that are changed together, and how to run them on all of the data: ``run(before_each_batch)``."""
 
     layers: tuple[str, ...]
-    run: Callable[[], None]
+    run: Callable[[], object]
 
 
 class InputTaker(Link):
@@ -164,14 +166,19 @@ def _stream_chain(
     for place, block in enumerate(chain):
         named = tuple(name for name in layers if _below(name, block))
 
-        def run(place: int = place, block: str = block) -> None:
-            for x, call in zip(inputs, calls, strict=True):
-                modules[block](x, *call[place].rest, **call[place].named)
-
+        here = [(x, call[place]) for x, call in zip(inputs, calls, strict=True)]
+        run = partial(_run_block, modifier, block, modules[block], here)
         if named:
             yield Unit(named, run)
-        for index, call in enumerate(calls):
-            inputs[index] = _first(modules[block](inputs[index], *call[place].rest, **call[place].named))
+        inputs = run()
+
+
+def _run_block(modifier: Modifier, name: str, block: nn.Module, calls: Sequence[tuple[Tensor, _Call]]) -> list[Tensor]:
+    """What a block gives for each batch."""
+    try:
+        return [_first(block(x, *call.rest, **call.named)) for x, call in calls]
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ScheduleError(f"{modifier.name}: {name} could not be run on a batch of data: {error}") from error
 
 
 def _first(result: Any) -> Any:

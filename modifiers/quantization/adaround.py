@@ -6,7 +6,7 @@ import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 from torch import Tensor
 
 from paredown.framework.second_moments import SecondMoments
@@ -43,6 +43,12 @@ class Adaround(WeightReconstruction):
     regularization: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 3.0
     """Weight of the term that makes the choices hard: a soft one costs that many times the error that rounding to the
     nearest brings for a weight. Less leaves choices soft, which end where rounding to the nearest puts them."""
+
+    @model_validator(mode="after")
+    def _integers(self) -> Adaround:
+        if self.weights.format != "int":
+            raise ValueError("adaround rounds to integers, up or down: format int")
+        return self
 
     def reconstructed(self, weight: Tensor, moments: SecondMoments, scheme: WeightScheme) -> tuple[Tensor, Grid]:
         grid = Grid(*weight_parameters(weight, scheme))

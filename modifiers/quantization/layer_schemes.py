@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Options
+from paredown.framework.recipe.positions import did_you_mean
 from paredown.framework.targets import match
 from paredown.modifiers.quantization.layers import channel_of, weight_names
 from paredown.modifiers.quantization.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
@@ -39,15 +41,17 @@ class LayerSchemes:
 
 
 def merged(base: LayerSchemes, overrides: Iterable[Override]) -> LayerSchemes:
-    """The schemes with every override on top, the last one first.
+    """The schemes with every override on top, the last one first; a part that none names stays as it is.
 
     Raises:
-        pydantic.ValidationError: fields that do not fit each other.
+        ValueError: unknown fields, or fields that do not fit each other; names the part.
     """
     weights, activations = base.weights, base.activations
     for override in overrides:
-        weights = _merged(WeightScheme, weights, override.weights)
-        activations = _merged(ActivationScheme, activations, override.activations)
+        with _naming("weights", WeightScheme):
+            weights = _merged(WeightScheme, weights, override.weights)
+        with _naming("activations", ActivationScheme):
+            activations = _merged(ActivationScheme, activations, override.activations)
     return LayerSchemes(weights, activations)
 
 
@@ -78,6 +82,21 @@ def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:
     return next((reason for shape in shapes if (reason := misfit(shape, scheme, channel_of(module)))), None)
 
 
+@contextmanager
+def _naming(part: str, kind: type[QuantizationScheme]) -> Iterator[None]:
+    """Tell of the first mistake in a scheme in one line."""
+    try:
+        yield
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(str(each) for each in (part, *detail["loc"]))
+        if detail["type"] == "extra_forbidden":
+            raise ValueError(
+                f"{place}: unknown field{did_you_mean(str(detail['loc'][-1]), kind.model_fields)}"
+            ) from None
+        raise ValueError(f"{place}: {detail['msg'].removeprefix('Value error, ')}") from None
+
+
 def _merged(kind: type[S], base: S | None, fields: Mapping[str, Any] | None) -> S | None:
     if fields is None:
         return None
@@ -86,4 +105,4 @@ def _merged(kind: type[S], base: S | None, fields: Mapping[str, Any] | None) -> 
         given = {name: value for name, value in given.items() if name not in SIZES}
     if "format" in fields:
         given = {name: value for name, value in given.items() if name not in ("bits", "symmetric")}
-    return kind(**{**given, **fields}) if fields or base is None else base
+    return kind(**{**given, **fields}) if fields else base

@@ -125,8 +125,8 @@ class LearnedStepSize(QuantizationModifier):
             scheme = schemes[name].activations if place == "input" else self.activations
             assert scheme is not None
             quantizer = LearnedActivationQuantizer(scheme, place, learned[f"{name}:{place}"])
-            quantizer.add_buffers(modules[name])
-            put(training, self, modules[name], quantizer)
+            if put(training, self, modules[name], quantizer):
+                quantizer.add_buffers(modules[name])
 
     def on_step(self, training: Training, state: QuantizedLayers) -> None:
         learned = _learned(state)
@@ -142,9 +142,12 @@ class LearnedStepSize(QuantizationModifier):
             self._fix(training, state)
             training.record(self, "freeze scales")
 
-    def on_finalize(self, training: Training, state: QuantizedLayers) -> None:
+    def on_end(self, training: Training, state: QuantizedLayers) -> None:
         if _learned(state):
             self._fix(training, state)
+
+    def on_finalize(self, training: Training, state: QuantizedLayers) -> None:
+        self.on_end(training, state)
 
     def withdraw(self, training: Training, state: QuantizedLayers) -> None:
         self._leave_optimizers(training, state)

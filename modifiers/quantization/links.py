@@ -23,6 +23,7 @@ __all__ = [
     "ActivationQuantizer",
     "ChildWeights",
     "Place",
+    "Quantizer",
     "WeightQuantizer",
     "batch_norm_factor",
     "weight_quantizer",
@@ -31,7 +32,14 @@ __all__ = [
 Place = Literal["input", "output"]
 
 
-class WeightQuantizer(Link):
+class Quantizer(Link):
+    """What is part of a model; ``owner`` is the name of the modifier that put it there."""
+
+    permanent = True
+    owner: str = ""
+
+
+class WeightQuantizer(Quantizer):
     """Quantizes a layer's own weights.
 
     Args:
@@ -42,8 +50,6 @@ class WeightQuantizer(Link):
         in_eval: in eval mode too.
         norm: a batch-norm behind the layer: what is quantized is the weight times its factor, as after folding.
     """
-
-    permanent = True
 
     def __init__(
         self,
@@ -116,11 +122,9 @@ class WeightQuantizer(Link):
             module.register_buffer(f"{name}_zero_point", zero_point.clone())
 
 
-class ChildWeights(Link):
+class ChildWeights(Quantizer):
     """Around a MultiheadAttention, which reads the weight of its ``out_proj`` and never calls it: the child's quantizer
     acts for the time of the parent's forward."""
-
-    permanent = True
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         child: Any = module.out_proj
@@ -128,7 +132,7 @@ class ChildWeights(Link):
         return _with_quantized([(child, link)] if link is not None else [], call, module, args, kwargs)
 
 
-class ActivationQuantizer(Link):
+class ActivationQuantizer(Quantizer):
     """Quantizes what goes into a layer, or what comes out of it; observes it too while an observation is given.
 
     Args:
@@ -140,8 +144,6 @@ class ActivationQuantizer(Link):
         passing: let values pass as they are.
         in_eval: quantize in eval mode too.
     """
-
-    permanent = True
 
     def __init__(
         self,

@@ -30,20 +30,23 @@ MOMENTUM = 0.01
 class Observation:
     """What was seen of one tensor: the range, and for some observers a histogram over [-width, width).
 
-    ``counts`` is (BINS,), int64, or empty; ``width`` a power of two, 0 before the first value.
+    ``counts`` is (BINS,), int64, or empty; ``width`` a power of two, 0 before the first value; ``left_out`` counts the
+    batches with a NaN or an infinity, which the range does not follow.
     """
 
     low: Tensor
     high: Tensor
     counts: Tensor
     width: Tensor
+    left_out: Tensor
 
     @classmethod
     def unseen(cls, scheme: ActivationScheme, device: torch.device | str | None = None) -> Observation:
         """Nothing seen yet."""
         bins = BINS if scheme.observer in SOLVERS else 0
         counts = torch.zeros(bins, dtype=torch.int64, device=device)
-        return cls(*unseen_range(device=device), counts, torch.zeros((), device=device))
+        nothing = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(*unseen_range(device=device), counts, torch.zeros((), device=device), nothing)
 
     @property
     def seen(self) -> bool:
@@ -53,12 +56,17 @@ class Observation:
     @property
     def spoiled(self) -> bool:
         """Whether a NaN or an infinity was among the values."""
-        ends = torch.stack([self.low, self.high])
-        return bool(ends.isnan().any()) or (self.seen and bool(ends.isinf().any()))
+        return bool(self.left_out > 0)
 
     def observe(self, x: Tensor, scheme: ActivationScheme) -> None:
         """Take in the values of a tensor that is not empty."""
         low, high = extremes_of_all(*extremes(x))
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        self.left_out.add_(~finite)
+        low, high = (
+            torch.where(finite, low, self.low.to(low.dtype)),
+            torch.where(finite, high, self.high.to(high.dtype)),
+        )
         FOLLOWERS.get(scheme.observer, minmax_)(self.low, self.high, low, high)
         if scheme.observer in SOLVERS:
             count_(self.counts, self.width, x, torch.maximum(low.neg(), high))

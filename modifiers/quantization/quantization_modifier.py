@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -73,18 +74,23 @@ class QuantizationModifier(TargetedModifier):
     """For weights of ``bits: auto``: what they may cost together, such as ``{bytes: 0.15}`` of their own size."""
 
     @model_validator(mode="after")
-    def _budgeted(self) -> QuantizationModifier:
-        free = self.weights is not None and self.weights.bits == "auto"
+    def _consistent(self) -> QuantizationModifier:
+        base = LayerSchemes(self.weights, self.activations)
+        if base == LayerSchemes(None, None):
+            raise ValueError("weights and activations are both null: there is nothing to quantize")
+        every = [base]
+        for pattern, override in self.overrides.items():
+            try:
+                every.append(merged(base, [override]))
+            except ValueError as error:
+                raise ValueError(f"overrides: {pattern}: {error}") from None
+        if not self.dynamic and any(each.activations and each.activations.granularity == "token" for each in every):
+            raise ValueError("activations of granularity: token find their scale at run time: use dynamic_quantization")
+        free = any(each.weights is not None and each.weights.bits == "auto" for each in every)
         if free and self.budget is None:
             raise ValueError("bits: auto needs a budget, such as budget: {bytes: 0.15}")
         if self.budget is not None and not free:
             raise ValueError("budget is for weights of bits: auto")
-        return self
-
-    @model_validator(mode="after")
-    def _overrides_fit(self) -> QuantizationModifier:
-        for override in self.overrides.values():
-            merged(LayerSchemes(self.weights, self.activations), [override])
         return self
 
     # -- what is quantized ---------------------------------------------------------------------------------------
@@ -177,8 +183,9 @@ class QuantizationModifier(TargetedModifier):
             assert scheme is not None
             followed = None if state.frozen else observation
             quantizer = self.activation_quantizer(scheme, place, followed, always, state.passing)
+            if not put(training, self, modules[name], quantizer):
+                continue
             quantizer.add_buffers(modules[name])
-            put(training, self, modules[name], quantizer)
             grid = state.grids.get(f"{name}:{place}")
             if grid is not None:
                 quantizer.set_grid(modules[name], grid.scale, grid.zero_point)
@@ -246,7 +253,13 @@ class QuantizationModifier(TargetedModifier):
             ScheduleError: a layer whose forward was never called has no range, nor one that was given NaN or infinity.
         """
         spoiled = state.spoiled()
-        if spoiled:
+        if spoiled and training.clock is not None and not set(spoiled) & set(state.unseen()):
+            warnings.warn(
+                f"{self.name}: batches with NaN or infinity in what goes into {', '.join(spoiled)} were left out of "
+                "their ranges",
+                stacklevel=2,
+            )
+        elif spoiled:
             raise ScheduleError(
                 f"{self.name}: what went into {', '.join(spoiled)} held NaN or infinity, so there is no scale: look at "
                 "the data, at the learning rate, or for a mask of -inf that should not reach this layer"

@@ -12,12 +12,10 @@ from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.layers import parent_attention
-from paredown.modifiers.quantization.links import ActivationQuantizer, ChildWeights, Place, WeightQuantizer
+from paredown.modifiers.quantization.links import ActivationQuantizer, ChildWeights, Place, Quantizer, WeightQuantizer
 from paredown.modifiers.quantization.observers import Observation
 
-__all__ = ["Grid", "QuantizedLayers", "Quantizer", "put", "put_weight_quantizer", "remove_buffers"]
-
-Quantizer = WeightQuantizer | ActivationQuantizer | ChildWeights
+__all__ = ["Grid", "QuantizedLayers", "put", "put_weight_quantizer", "remove_buffers"]
 
 
 @dataclass
@@ -62,17 +60,25 @@ class QuantizedLayers:
 
     def unseen(self) -> list[str]:
         """The layers where a place was not seen yet."""
-        return [name for name, _, observation in self.places() if not observation.seen and not observation.spoiled]
+        return [name for name, _, observation in self.places() if not observation.seen]
 
     def spoiled(self) -> list[str]:
         """The layers where a NaN or an infinity passed a place."""
         return [name for name, _, observation in self.places() if observation.spoiled]
 
 
-def put(training: Training, modifier: Modifier, module: nn.Module, quantizer: Quantizer) -> None:
-    """Put a quantizer around a module, in the place of one that does the same."""
-    remove_links(module, [link for link in links_of(module) if _does_the_same(link, quantizer)])
+def put(training: Training, modifier: Modifier, module: nn.Module, quantizer: Quantizer) -> bool:
+    """Put a quantizer around a module, in the place of one that does the same; False where that is of a later modifier,
+    which has taken over."""
+    others = [link for link in links_of(module) if _does_the_same(link, quantizer)]
+    opened = list(training.states)
+    owners = [link.owner for link in others if isinstance(link, Quantizer) and link.owner in opened]
+    if any(opened.index(owner) > opened.index(modifier.name) for owner in owners):
+        return False
+    remove_links(module, others)
+    quantizer.owner = modifier.name
     training.manage(modifier, module, quantizer)
+    return True
 
 
 def put_weight_quantizer(
@@ -81,7 +87,8 @@ def put_weight_quantizer(
     """Put a quantizer around the weights of the layer ``name``, with the grids that are known of it."""
     modules = named_modules(training.model)
     module = modules[name]
-    put(training, modifier, module, quantizer)
+    if not put(training, modifier, module, quantizer):
+        return
     for key in quantizer.names:
         grid = grids.get(f"{name}.{key}")
         quantizer.set_grid(module, key, *((grid.scale, grid.zero_point) if grid else quantizer.grid(module, key)))

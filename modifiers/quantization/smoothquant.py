@@ -13,6 +13,7 @@ from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.graph import Scaling, scalings
 from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.processes import extremes_of_all
+from paredown.framework.second_moments import refuse_not_finite_inputs
 from paredown.framework.streaming import InputTaker
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
@@ -100,6 +101,7 @@ class Smoothquant(TargetedModifier):
             training.run_data(self, self.samples)
         finally:
             training.unmanage(self)
+        refuse_not_finite_inputs(self, largest)
         return {name: extremes_of_all(found, found)[1] for name, found in largest.items()}
 
 
