@@ -32,6 +32,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/qat.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/quantization_accuracy.py
+	$(BIN)/python benchmarks/gptq.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

@@ -114,6 +114,10 @@ class QuantizationModifier(TargetedModifier):
     def remarks(self, training: Training) -> Sequence[str]:
         others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets(self))]
         told = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
+        outputs = self._fusable_outputs(training, list(self.layers(training)))
+        told += (
+            [f"so that an engine can fuse, also the results of {', '.join(outputs)} are quantized"] if outputs else []
+        )
         return [*super().remarks(training), *told]
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
@@ -151,7 +155,9 @@ class QuantizationModifier(TargetedModifier):
             state.layers.append(name)
             if schemes.activations is not None and not self.dynamic:
                 state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
-        self._add_fusable_outputs(training, state)
+        for name in self._fusable_outputs(training, state.layers):
+            assert self.activations is not None
+            state.ranges[f"{name}:output"] = Observation.unseen(self.activations, training.device)
         state.norms = folded_batch_norms(training, self.layers(training))
         if self.budget is not None:
             samples = getattr(self, "samples", None)
@@ -314,12 +320,12 @@ class QuantizationModifier(TargetedModifier):
         bits = schemes.weights.width if schemes.weights is not None and known else None
         return Foreseen(name, ", ".join(parts) or "nothing", bits=bits)
 
-    def _add_fusable_outputs(self, training: Training, state: QuantizedLayers) -> None:
-        """Quantize what convolutions give to others than quantized layers, where an engine needs that to fuse them."""
-        if self.activations is not None and not self.dynamic:
-            fed = {name for name, place, _ in state.places() if place == "input"}
-            for name in fusable_outputs(training, [name for name in state.layers if name in fed]):
-                state.ranges[f"{name}:output"] = Observation.unseen(self.activations, training.device)
+    def _fusable_outputs(self, training: Training, layers: Collection[str]) -> list[str]:
+        """Where convolutions give to others than quantized layers, and an engine needs that quantized to fuse them."""
+        if self.activations is None or self.dynamic:
+            return []
+        fed = [name for name, _, schemes in self._targets(training) if name in layers and schemes.activations]
+        return fusable_outputs(training, fed)
 
 
 def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:

@@ -64,7 +64,7 @@ class Smoothquant(TargetedModifier):
         except TargetError as error:
             return [Foreseen(name, str(error), refused=True) for name in training.targets(self)]
         moved = {name for place in places for name, _ in place.after}
-        alone = "nothing before it can take the factor: something else reads its input too"
+        alone = "nothing before it can take the factor, or something else reads its input too"
         return [
             Foreseen(name, "scaled along its inputs") if name in moved else Foreseen(name, alone, refused=True)
             for name in training.targets(self)
