@@ -115,9 +115,7 @@ class QuantizationModifier(TargetedModifier):
         others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets(self))]
         told = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
         outputs = self._fusable_outputs(training, list(self.layers(training)))
-        told += (
-            [f"so that an engine can fuse, also the results of {', '.join(outputs)} are quantized"] if outputs else []
-        )
+        told += [f"also the results of {', '.join(outputs)} are quantized: an engine can then fuse"] if outputs else []
         return [*super().remarks(training), *told]
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
