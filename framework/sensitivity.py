@@ -21,10 +21,12 @@ __all__ = ["Sensitivity", "Trial", "scan"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One layer at one setting: ``treated()`` is a context in which the model has it; ``cost`` as a modifier counts."""
+    """One layer at one setting, a number of ``unit`` ("bits"): ``treated()`` is a context in which the model has it;
+    ``cost`` as a modifier counts."""
 
     layer: str
     setting: Any
+    unit: str
     cost: float
     treated: Callable[[], AbstractContextManager[None]]
 
@@ -35,6 +37,7 @@ class Sensitivity:
 
     layer: str
     setting: Any
+    unit: str
     cost: float
     error: float
 
@@ -67,7 +70,7 @@ def scan(
                 progress(done, len(batches) * len(trials))
     totals = sum_of_all(torch.cat([errors, torch.tensor([power], dtype=torch.float64)]).to(training.device)).tolist()
     return [
-        Sensitivity(trial.layer, trial.setting, trial.cost, error / max(totals[-1], 1e-300))
+        Sensitivity(trial.layer, trial.setting, trial.unit, trial.cost, error / max(totals[-1], 1e-300))
         for trial, error in zip(trials, totals[:-1], strict=True)
     ]
 

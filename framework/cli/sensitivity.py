@@ -45,8 +45,8 @@ def sensitivity(
 ) -> None:
     """Train the dense model, treat one layer at a time at several settings, and tell how much its output changes.
 
-    The settings are those of the recipe's modifiers (widths in bits). --output writes a page with a plot (.html) or
-    data (.json).
+    The settings are those of the first of the recipe's modifiers that has some (of a quantizer: widths in bits).
+    --output writes a page with a plot (.html) or data (.json).
     """
     require_source(recipe)
     if output is not None and output.suffix not in (".html", ".json"):
@@ -78,16 +78,16 @@ def _scan(recipe: str, overrides: list[str], task: str, samples: int, silent: bo
             trials = modifier.trials(training)
             if trials:
                 return scan(training, modifier, trials, samples, lambda done, total: tell("scan", done, total, None))
-    raise ScheduleError(f"none of {', '.join(modifiers)} has settings to try: a quantization modifier is needed")
+    raise ScheduleError(f"none of {', '.join(modifiers)} has settings to try")
 
 
 def _table(found: Sequence[Sensitivity]) -> str:
     """A row a layer, a column a setting."""
-    settings = list(dict.fromkeys(each.setting for each in found))
+    settings = {each.setting: f"{each.setting} {each.unit}" for each in found}
     layers = list(dict.fromkeys(each.layer for each in found))
     errors = {(each.layer, each.setting): each.error for each in found}
     width = max(len(layer) for layer in [*layers, "relative squared error of the output"])
-    head = f"{'relative squared error of the output':<{width}}" + "".join(f"{f'{s} bits':>12}" for s in settings)
+    head = f"{'relative squared error of the output':<{width}}" + "".join(f"{told:>12}" for told in settings.values())
     body = [f"{layer:<{width}}" + "".join(f"{errors[layer, s]:>12.3g}" for s in settings) for layer in layers]
     return "\n".join([head, *body])
 
@@ -95,4 +95,4 @@ def _table(found: Sequence[Sensitivity]) -> str:
 def _write_page(found: Sequence[Sensitivity], output: Path) -> None:
     from paredown.framework.report.page import sensitivity_page
 
-    write(sensitivity_page([(each.layer, each.setting, each.error) for each in found]), output)
+    write(sensitivity_page([(each.layer, each.setting, each.error) for each in found], found[0].unit), output)

@@ -31,14 +31,14 @@ def html_page(report: Report) -> str:
     return _page(f"{report.recipe}: report", f"{sections[0]}{notes}{''.join(sections[1:])}", told)
 
 
-def sensitivity_page(rows: Iterable[tuple[str, float, float]]) -> str:
+def sensitivity_page(rows: Iterable[tuple[str, float, float]], unit: str) -> str:
     """A page of how layers bear settings: (layer, setting, error) as curves of log10(error) over the setting."""
     rows = list(rows)
     curves: dict[str, list[tuple[float, float]]] = {}
     for layer, setting, error in rows:
         curves.setdefault(layer or "(model)", []).append((float(setting), math.log10(max(error, 1e-12))))
     table = _table(("layer", "setting", "error"), ((name, f"{setting:g}", f"{e:.3g}") for name, setting, e in rows))
-    content = _section("log10 of the relative squared error of the output, over bits", line_chart(curves, "bits"))
+    content = _section(f"log10 of the relative squared error of the output, over {unit}", line_chart(curves, unit))
     return _page("Sensitivity", content + _section("Numbers", table), "")
 
 

@@ -113,6 +113,7 @@ def width_trials(
         Trial(
             layer=name,
             setting=bits,
+            unit="bits",
             cost=costs.of_layer(name, module, schemes, bits),
             treated=partial(_at_width, module, schemes.weights, bits),
         )
