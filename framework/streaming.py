@@ -91,6 +91,7 @@ class _Recording(Link):
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=list)
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(_without_memory("", value) for value in args)
         kwargs = {name: _without_memory(name, value) for name, value in kwargs.items()}
         if self.like is None:
             result = call(module, *args, **kwargs)
@@ -190,7 +191,7 @@ def _below(name: str, block: str) -> bool:
 
 
 def _without_memory(name: str, value: Any) -> Any:
-    """A cache of keys and values would grow with every run of a block."""
-    if name.startswith("past_key"):
+    """A cache of keys and values (of transformers, or tuples) would grow with every run of a block."""
+    if name.startswith("past_key") or hasattr(value, "get_seq_length"):
         return None
     return False if name == "use_cache" else value
