@@ -103,8 +103,8 @@ class WeightQuantizer(Quantizer):
         view, stochastic = view_for(weight, self.scheme), self.scheme.rounding == "stochastic" and module.training
         if zero_point.is_floating_point():
             shift, zero_point = _fraction(scale, zero_point)
-            view = view + shift
-            return (fake_quantize(view, scale, zero_point, self.scheme, stochastic) - shift).reshape(weight.shape)
+            shifted = fake_quantize(view + shift, scale, zero_point, self.scheme, stochastic) - shift
+            return shifted.to(weight.dtype).reshape(weight.shape)
         if self.fixed or not self.scheme.symmetric:
             return fake_quantize(view, scale, zero_point, self.scheme, stochastic).reshape(weight.shape)
         clip = stochastic or not self.scheme.narrow or self.scheme.scales != "float"
@@ -189,19 +189,18 @@ class ActivationQuantizer(Quantizer):
     def _inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        count, names = (3, ("query", "key", "value")) if isinstance(module, nn.MultiheadAttention) else (1, ("input",))
-        memo: dict[int, Tensor] = {}
-        treated = [self._once(argument, module, memo) for argument in args[:count]]
-        given = {name: self._once(kwargs[name], module, memo) for name in names[len(treated) :] if name in kwargs}
-        return (*treated, *args[count:]), {**kwargs, **given}
+        names = ("query", "key", "value") if isinstance(module, nn.MultiheadAttention) else ("input",)
+        given = [*args[: len(names)], *(kwargs[name] for name in names[len(args) :] if name in kwargs)]
+        treated: list[Any] = []
+        for place, x in enumerate(given):  # the query and key of a self-attention stay one tensor
+            same = next((before for before in range(place) if given[before] is x), None)
+            treated.append(self._activation(x, module) if same is None else treated[same])
+        count = min(len(args), len(names))
+        named = dict(zip([name for name in names[len(args) :] if name in kwargs], treated[count:], strict=True))
+        return (*treated[:count], *args[count:]), {**kwargs, **named}
 
-    def _once(self, x: Any, module: nn.Module, memo: dict[int, Tensor]) -> Any:
-        """The same tensor given twice (query and key of a self-attention) stays one tensor."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        if id(x) not in memo:
-            memo[id(x)] = self._treated(x, module)
-        return memo[id(x)]
+    def _activation(self, x: Any, module: nn.Module) -> Any:
+        return self._treated(x, module) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def _treated(self, x: Tensor, module: nn.Module) -> Tensor:
         if self.observation is not None and (module.training or self.always) and x.numel():

@@ -174,3 +174,48 @@ def test_floating_point_formats_train(form):
     rows = {row.name: row for row in report.layers}
     weight, bias = 32 * 32, 32
     assert rows["2"].bits[1] == pytest.approx((weight * width + bias * 32) / (weight + bias))
+
+
+@pytest.mark.parametrize(
+    ("fields", "graphs"),
+    [
+        ({}, 3),
+        ({"activations": {"observer": "mse"}, "every": "3 steps"}, 3),
+        ({"weights": {"bits": 4, "observer": "mse"}, "every": "3 steps"}, 3),
+        ({"weights": {"bits": 6}, "initial_bits": 8, "every": "3 steps"}, 5),
+        ({"freeze_observers": 1}, 4),
+    ],
+    ids=str,
+)
+def test_a_compiled_model_is_compiled_once_for_each_change(fields, graphs):
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    model = conv_net()
+    optimizer, manager = run(model, **fields)
+    forward = torch.compile(model, backend=backend, fullgraph=True)
+    for x, y in batches(20, image=True):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(forward(x), y).backward()
+        optimizer.step()
+    assert 0 < len(compiled) <= graphs
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "kind", ["static_quantization", "gptq", "awq", "adaround", "half_quadratic", "dynamic_quantization"]
+)
+def test_half_precision_stays(kind, dtype):
+    model = conv_net().eval().to(dtype)
+    data = [(x.to(dtype), y) for x, y in batches(3, image=True)]
+    want = model(data[0][0]).float()
+    fields = {"type": kind, "weights": {"bits": 6, "granularity": "channel"}}
+    ScheduledManager(Recipe.load(recipe_of(1, q=fields))).apply(model, data=data)
+    got = model(data[0][0])
+    assert got.dtype == dtype
+    assert (got.float() - want).norm() / want.norm() < 0.05
