@@ -180,7 +180,8 @@ def _add(
         own.append((module, "bias", bias))
     if own:
         add_link(module, _Dequantizing(own, spelling))
-    if inputs is not None and bias is None and spelling.writes_integer_bias() and isinstance(module, nn.Linear):
+    apart = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    if inputs is not None and bias is None and spelling.writes_integer_bias() and apart:
         add_link(module, _BiasApart())
 
 
@@ -282,8 +283,8 @@ def _refresh_(module: nn.Module) -> None:
 
 
 class _BiasApart(Link):
-    """Adds a linear layer's bias afterwards: onnxruntime would round it to the scale of the products, which is coarse
-    for narrow integers."""
+    """Adds a layer's bias afterwards: onnxruntime would round it to the scale of the products, which is coarse for
+    narrow integers."""
 
     permanent = True
 
@@ -293,7 +294,8 @@ class _BiasApart(Link):
             return call(module, *args, **kwargs)
         try:
             module._parameters["bias"] = None
-            return call(module, *args, **kwargs) + bias
+            behind = 0 if isinstance(module, nn.Linear) else module.weight.dim() - 2  # type: ignore[operator]
+            return call(module, *args, **kwargs) + bias.reshape(-1, *[1] * behind)
         finally:
             module._parameters["bias"] = bias
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +22,15 @@ __all__ = ["OnnxSpelling", "translations"]
 
 #: onnx.TensorProto's numbers of types
 FLOAT, FLOAT8E4M3FN, FLOAT8E5M2, UINT4, INT4 = 1, 17, 19, 21, 22
+#: all codes of uint8
+WHOLE = (0, 255)
 
 
 @torch.library.custom_op("paredown::quantize_dequantize", mutates_args=())
-def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """To uint8 codes and back."""
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
+    """To uint8 codes from lowest to highest, and back."""
     offset = zero_point.to(x.dtype)
-    return ((torch.round(x / scale) + offset).clamp(0, 255) - offset) * scale
+    return ((torch.round(x / scale) + offset).clamp(lowest, highest) - offset) * scale
 
 
 @torch.library.custom_op("paredown::round_to_float8", mutates_args=())
@@ -58,7 +61,7 @@ def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None)
 
 
 @quantize_dequantize.register_fake
-def _quantize_dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def _quantize_dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -95,10 +98,9 @@ class OnnxSpelling:
         if scheme.format != "int":
             rounded: Tensor = torch.ops.paredown.round_to_float8(x / scale, scheme.format == "fp8_e5m2")
             return rounded * scale
-        if scheme.bits < 8:  # uint8 has more codes than the scheme
-            offset = 0 if scheme.symmetric else zero_point.to(x.dtype)
-            x = torch.clamp(x, (scheme.lowest - offset) * scale, (scheme.highest - offset) * scale)
-        values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point)
+        offset = 128 if scheme.symmetric else 0
+        codes = (scheme.lowest + offset, scheme.highest + offset) if scheme.bits < 8 else WHOLE
+        values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point, *codes)
         return values
 
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
@@ -130,8 +132,11 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """For ``custom_translation_table`` of `torch.onnx.export`: from our operators to ONNX's (opset 21)."""
     op: Any = require("onnxscript", "onnx").opset21
 
-    def to_quantize(x: Any, scale: Any, zero_point: Any) -> Any:
-        return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+    def to_quantize(x: Any, scale: Any, zero_point: Any, lowest: int, highest: int) -> Any:
+        codes = op.QuantizeLinear(x, scale, zero_point)
+        if (lowest, highest) != WHOLE:  # onnxruntime leaves out a Clip before QuantizeLinear, as if it ended uint8
+            codes = op.Clip(codes, *(op.Constant(value=_code(end)) for end in (lowest, highest)))
+        return op.DequantizeLinear(codes, scale, zero_point)
 
     def to_float8(x: Any, wide: bool) -> Any:
         return op.Cast(op.Cast(x, to=FLOAT8E5M2 if wide else FLOAT8E4M3FN), to=FLOAT)
@@ -159,6 +164,11 @@ def translations() -> dict[Any, Callable[..., Any]]:
         ours.dequantize.default: to_dequantize,
         ours.dynamic_linear.default: to_linear,
     }
+
+
+def _code(value: int) -> Any:
+    """A uint8 constant."""
+    return require("onnx", "onnx").numpy_helper.from_array(np.array(value, dtype=np.uint8))
 
 
 def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -163,10 +163,10 @@ def agree(
 ) -> Agreement:
     """Compare all floating-point outputs.
 
-    By default one step of each output is accepted. A deep quantized model amplifies rounding: a value that lies between
-    two codes falls to the other side when it is summed in another order, and so on in each layer. Where the outputs
-    differ by more than a step, the model is therefore computed in float64 too, and twice the root mean square of that
-    difference is accepted of the export's.
+    By default one step of each output is accepted, or a root mean square of half a step: where a value that lies
+    between two codes falls to the other side, because it was summed in another order, single outputs move by more. A
+    deep quantized model amplifies that. Where the outputs differ by more, the model is therefore computed in float64
+    too, and twice the root mean square of that difference is accepted of the export's.
 
     Args:
         want, got: of the model and of what was exported.
@@ -181,13 +181,19 @@ def agree(
         shapes = ([list(tensor.shape) for tensor in tensors] for tensors in (want, got))
         raise ExportError("{}: the model returns the shapes {}, the exported one {}".format(what, *shapes))
     found = [_agreement(*pair) for pair in zip(want, got, strict=True)]
-    far = [each for each in found if not each.difference <= (each.step if tolerance is None else tolerance)]
+    far = [each for each in found if not _is_near(each, tolerance)]
     if far and tolerance is None and (other := again()) is not None:
         found = [_with_noise(each, *pair) for each, pair in zip(found, zip(want, other, strict=True), strict=True)]
-        far = [each for each in found if not each.difference <= each.step and not each.spread <= 2 * each.noise]
+        far = [each for each in found if not _is_near(each, None) and not each.spread <= 2 * each.noise]
     if far:
         raise ExportError(f"{what}: {far[0]} is more than the tolerance {_allowed(far[0], tolerance)}")
     return max(found, key=lambda each: each.difference / max(each.step, 1e-30))
+
+
+def _is_near(agreement: Agreement, tolerance: float | None) -> bool:
+    if tolerance is not None:
+        return agreement.difference <= tolerance
+    return agreement.difference <= agreement.step or agreement.spread <= agreement.step / 2
 
 
 def _allowed(agreement: Agreement, tolerance: float | None) -> str:

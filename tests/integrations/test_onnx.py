@@ -217,3 +217,17 @@ def test_a_sentence_encoder_shrinks_fourfold_and_multiplies_integers(tmp_path):
     result = export(model, inputs, tmp_path / "model.onnx", repetitions=5)
     assert result.bytes < 0.27 * result.dense_bytes
     assert result.operators["DynamicQuantizeMatMul"] + result.operators.get("MatMulIntegerToFloat", 0) >= 37
+
+
+@pytest.mark.parametrize("weights", [{"bits": 8}, {"bits": 4}])
+@pytest.mark.parametrize("bits", [4, 6])
+def test_narrow_inputs_of_convolutions_are_exact(weights, bits, tmp_path):
+    """onnxruntime would take a Clip before QuantizeLinear away, and round a float bias to narrow products."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
+    x = torch.randn(4, 3, 12, 12)
+    fields = {"type": "static_quantization", "weights": weights, "activations": {"bits": bits}}
+    recipe = Recipe.load({"recipe": 1, "name": "q", "modifiers": {"q": fields}})
+    ScheduledManager(recipe).apply(model, data=[(x,)], example_inputs=(x,))
+    made = export(model, (x,), tmp_path / "m.onnx", repetitions=0)
+    assert made.agreement.spread <= 0.2 * made.agreement.step
