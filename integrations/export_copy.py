@@ -106,13 +106,13 @@ def _write_out(module: nn.Module, spelling: Spelling, modules: dict[str, nn.Modu
         _fold(module, modules, norm, stored)
     child = _attention_child(module)
     remove_links(module, links_of(module))
+    for link in links:  # outermost, so that a bias that is added apart comes before it
+        if isinstance(link, ActivationQuantizer) and link.place == "output":
+            add_link(module, _Spelled(module, spelling, link))
     if _is_plain_linear(module) and inputs is not None and inputs.dynamic and "weight" in stored:
         add_link(module, _DynamicLinear(module, spelling, stored["weight"], inputs.scheme))
     else:
         _add(module, spelling, stored, inputs, child)
-    for link in links:
-        if isinstance(link, ActivationQuantizer) and link.place == "output":
-            add_link(module, _Spelled(module, spelling, link))
 
 
 def _acts(link: Link, module: nn.Module) -> bool:
@@ -168,6 +168,8 @@ def _add(
     if inputs is not None:
         add_link(module, _Spelled(module, spelling, inputs))
     if isinstance(module, nn.Embedding) and base_class(module).forward is nn.Embedding.forward and stored:
+        if stored["weight"].is_float and spelling.writes_integer_bias():
+            raise ExportError("onnxruntime looks up no rows of fp8: use integers for embeddings")
         add_link(module, _Rows(module, stored["weight"]))
         return
     own = [(module, name, weight) for name, weight in stored.items()]

@@ -163,7 +163,7 @@ def agree(
 ) -> Agreement:
     """Compare all floating-point outputs.
 
-    By default one step of each output is accepted, or a root mean square of half a step: where a value that lies
+    By default one step of each output is accepted, or a root mean square of a quarter step: where a value that lies
     between two codes falls to the other side, because it was summed in another order, single outputs move by more. A
     deep quantized model amplifies that. Where the outputs differ by more, the model is therefore computed in float64
     too, and twice the root mean square of that difference is accepted of the export's.
@@ -193,7 +193,7 @@ def agree(
 def _is_near(agreement: Agreement, tolerance: float | None) -> bool:
     if tolerance is not None:
         return agreement.difference <= tolerance
-    return agreement.difference <= agreement.step or agreement.spread <= agreement.step / 2
+    return agreement.difference <= agreement.step or agreement.spread <= agreement.step / 4
 
 
 def _allowed(agreement: Agreement, tolerance: float | None) -> str:

@@ -219,15 +219,34 @@ def test_a_sentence_encoder_shrinks_fourfold_and_multiplies_integers(tmp_path):
     assert result.operators["DynamicQuantizeMatMul"] + result.operators.get("MatMulIntegerToFloat", 0) >= 37
 
 
+class Residual(nn.Module):
+    """Results that are added: of two convolutions, read twice; a rectifier that is a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.act, self.head = nn.ReLU6(), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = torch.relu(self.stem(x))
+        return self.head(self.act(self.left(y) + self.right(y)))
+
+
 @pytest.mark.parametrize("weights", [{"bits": 8}, {"bits": 4}])
 @pytest.mark.parametrize("bits", [4, 6])
 def test_narrow_inputs_of_convolutions_are_exact(weights, bits, tmp_path):
     """onnxruntime would take a Clip before QuantizeLinear away, and round a float bias to narrow products."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
+    model = Residual().eval()
     x = torch.randn(4, 3, 12, 12)
     fields = {"type": "static_quantization", "weights": weights, "activations": {"bits": bits}}
     recipe = Recipe.load({"recipe": 1, "name": "q", "modifiers": {"q": fields}})
     ScheduledManager(recipe).apply(model, data=[(x,)], example_inputs=(x,))
     made = export(model, (x,), tmp_path / "m.onnx", repetitions=0)
     assert made.agreement.spread <= 0.2 * made.agreement.step
+
+
+def test_tables_of_fp8_are_refused_by_name(tmp_path):
+    model = quantized(nn.Sequential(nn.Embedding(9, 8)), "weight_quantization", None, weights={"format": "fp8_e4m3"})
+    with pytest.raises(ExportError, match=r"0 \(Embedding\) cannot be exported: onnxruntime looks up no rows of fp8"):
+        export(model, (torch.arange(4),), tmp_path / "m.onnx")
