@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.errors import ScheduleError, TargetError
+from paredown.framework.errors import TargetError
 from paredown.framework.graph import batch_norms_after
 from paredown.framework.managed import Link, base_class, links_of
 from paredown.framework.modifier import Foreseen, TargetedModifier
@@ -17,7 +17,7 @@ from paredown.framework.processes import sum_of_all
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.links import ActivationQuantizer, WeightQuantizer
-from paredown.modifiers.quantization.post_training import Samples
+from paredown.modifiers.quantization.post_training import Samples, require_data
 
 
 class BiasCorrection(TargetedModifier):
@@ -51,8 +51,7 @@ class BiasCorrection(TargetedModifier):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        if training.data is None:
-            raise ScheduleError(f"{self.name} ({self.type}) needs batches to calibrate on: modify(..., data=loader)")
+        require_data(self, training)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         places, norms = self._biases(training), training.targets(self)

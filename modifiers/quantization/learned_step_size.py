@@ -122,8 +122,7 @@ class LearnedStepSize(QuantizationModifier):
             return
         modules, schemes = named_modules(training.model), self.schemes_of(training, state)
         for name, place, _ in state.places():
-            scheme = schemes[name].activations if place == "input" else self.activations
-            assert scheme is not None
+            scheme = self.scheme_at(schemes, name, place)
             quantizer = LearnedActivationQuantizer(scheme, place, learned[f"{name}:{place}"])
             if put(training, self, modules[name], quantizer):
                 quantizer.add_buffers(modules[name])

@@ -27,6 +27,7 @@ __all__ = [
     "WeightQuantizer",
     "batch_norm_factor",
     "weight_quantizer",
+    "write_grid",
 ]
 
 Place = Literal["input", "output"]
@@ -94,7 +95,7 @@ class WeightQuantizer(Quantizer):
         weight = self._weight(module, name)
         kept = self.grid(module, name)
         if not self.fixed:
-            _keep(module, name, *kept)
+            write_grid(module, name, *kept)
         new = self._on_grid(module, weight, *kept)
         return new if self.norm is None else new / batch_norm_factor(self.norm, weight, self.channel)
 
@@ -183,8 +184,7 @@ class ActivationQuantizer(Quantizer):
 
     def set_grid(self, module: nn.Module, scale: Tensor, zero_point: Tensor) -> None:
         """Put a grid into the buffers."""
-        getattr(module, f"{self.place}_scale").copy_(scale)
-        getattr(module, f"{self.place}_zero_point").copy_(zero_point)
+        write_grid(module, self.place, scale, zero_point)
 
     def _inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -285,8 +285,8 @@ def _replacements(quantizers: list[tuple[nn.Module, WeightQuantizer]]) -> Iterat
                 yield owner, name, link.quantized(owner, name)
 
 
-def _keep(module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
-    """Bring a grid into the buffers, where these are registered."""
+def write_grid(module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
+    """Bring a grid (of a weight, of "input" or "output") into the module's buffers, where these are registered."""
     with torch.no_grad():
         for part, value in (("scale", scale), ("zero_point", zero_point)):
             buffer = module._buffers.get(f"{name}_{part}")

@@ -8,13 +8,22 @@ from typing import Annotated
 from pydantic import Field, Strict
 
 from paredown.framework.errors import ScheduleError
+from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
 from paredown.modifiers.quantization.quantized_layers import QuantizedLayers
 
-__all__ = ["PostTrainingQuantization", "Samples"]
+__all__ = ["PostTrainingQuantization", "Samples", "require_data"]
 
 Samples = Annotated[int, Strict(), Field(ge=1)]
+
+
+def require_data(modifier: Modifier, training: Training) -> None:
+    """Raise ScheduleError where there is nothing to calibrate on, for a modifier that acts once."""
+    if training.data is None:
+        raise ScheduleError(
+            f"{modifier.name} ({modifier.type}) needs batches to calibrate on: modify(..., data=loader)"
+        )
 
 
 class PostTrainingQuantization(QuantizationModifier):
@@ -36,8 +45,8 @@ class PostTrainingQuantization(QuantizationModifier):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        if self.calibrates and training.data is None:
-            raise ScheduleError(f"{self.name} ({self.type}) needs batches to calibrate on: modify(..., data=loader)")
+        if self.calibrates:
+            require_data(self, training)
 
     def on_start(self, training: Training) -> QuantizedLayers:
         state = super().on_start(training)

@@ -115,8 +115,8 @@ class QuantizationAwareTraining(QuantizationModifier):
         self.fix_grids(training, state)
         self.attach_weights(training, state)
 
-    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme, fixed: bool) -> WeightQuantizer:
-        quantizer = super().weight_quantizer(module, scheme, fixed)
+    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
+        quantizer = super().weight_quantizer(module, scheme)
         quantizer.in_eval = self.quantize_in_eval
         return quantizer
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -37,7 +37,7 @@ from paredown.modifiers.quantization.layers import (
     use_slow_path,
     weight_names,
 )
-from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer, batch_norm_factor
+from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer, write_grid
 from paredown.modifiers.quantization.observers import Observation
 from paredown.modifiers.quantization.quantized_layers import (
     Grid,
@@ -46,7 +46,6 @@ from paredown.modifiers.quantization.quantized_layers import (
     put_weight_quantizer,
     remove_buffers,
 )
-from paredown.modifiers.quantization.scales import weight_parameters
 from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
 
 __all__ = ["QuantizationModifier"]
@@ -144,6 +143,12 @@ class QuantizationModifier(TargetedModifier):
             if name in state.layers
         }
 
+    def scheme_at(self, schemes: Mapping[str, LayerSchemes], name: str, place: Place) -> ActivationScheme:
+        """The scheme of what goes into a layer, or of what comes out of any module."""
+        scheme = schemes[name].activations if place == "input" else self.activations
+        assert scheme is not None
+        return scheme
+
     # -- the life of the quantizers ------------------------------------------------------------------------------
 
     def on_start(self, training: Training) -> QuantizedLayers:
@@ -171,20 +176,17 @@ class QuantizationModifier(TargetedModifier):
     def attach_weights(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
         """Put the quantizers on weights, of all layers or of those named; a grid in the state is fixed, others follow
         their weight."""
-        modules = named_modules(training.model)
         for name, schemes in self.schemes_of(training, state).items():
             if schemes.weights is not None and (names is None or name in names):
-                fixed = any(f"{name}.{key}" in state.grids for key in weight_names(modules[name]))
-                quantizer = self.weight_quantizer(modules[name], schemes.weights, fixed)
-                quantizer.norm = modules[state.norms[name]] if name in state.norms else None
+                quantizer = self._weight_quantizer_of(training, state, name, schemes.weights)
+                quantizer.fixed = any(f"{name}.{key}" in state.grids for key in quantizer.names)
                 put_weight_quantizer(training, self, name, quantizer, state.grids)
 
     def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
         """Put the quantizers on inputs and outputs; they observe until the ranges freeze."""
         modules, schemes = named_modules(training.model), self.schemes_of(training, state)
         for name, place, observation in state.places():
-            scheme = schemes[name].activations if place == "input" else self.activations
-            assert scheme is not None
+            scheme = self.scheme_at(schemes, name, place)
             followed = None if state.frozen else observation
             quantizer = self.activation_quantizer(scheme, place, followed, always, state.passing)
             if not put(training, self, modules[name], quantizer):
@@ -199,9 +201,9 @@ class QuantizationModifier(TargetedModifier):
             if self.dynamic and each.activations is not None:
                 put(training, self, modules[name], ActivationQuantizer(each.activations, dynamic=True))
 
-    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme, fixed: bool) -> WeightQuantizer:
-        """The quantizer of a layer's weights."""
-        return WeightQuantizer(scheme, weight_names(module), channel_of(module), fixed)
+    def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
+        """The quantizer of a layer's weights, whose grid follows them."""
+        return WeightQuantizer(scheme, weight_names(module), channel_of(module))
 
     def activation_quantizer(
         self, scheme: ActivationScheme, place: Place, observation: Observation | None, always: bool, passing: bool
@@ -215,12 +217,9 @@ class QuantizationModifier(TargetedModifier):
         for name, schemes in self.schemes_of(training, state).items():
             if schemes.weights is None or (names is not None and name not in names):
                 continue
-            module = modules[name]
-            norm = modules[state.norms[name]] if name in state.norms else None
-            for key in weight_names(module):
-                weight: Any = module._parameters[key]
-                folded = weight if norm is None else weight * batch_norm_factor(norm, weight, channel_of(module))
-                state.grids[f"{name}.{key}"] = Grid(*weight_parameters(folded, schemes.weights, channel_of(module)))
+            quantizer = self._weight_quantizer_of(training, state, name, schemes.weights)
+            for key in quantizer.names:
+                state.grids[f"{name}.{key}"] = Grid(*quantizer.grid(modules[name], key))
 
     def write_grids(self, training: Training, state: QuantizedLayers) -> None:
         """Bring the state's grids into the layers' buffers, in place."""
@@ -228,19 +227,15 @@ class QuantizationModifier(TargetedModifier):
         weights = {key: grid for key, grid in state.grids.items() if ":" not in key}
         for key, grid in weights.items():
             name, _, parameter = key.rpartition(".")
-            modules[name].get_buffer(f"{parameter}_scale").copy_(grid.scale)
-            if f"{parameter}_zero_point" in modules[name]._buffers:
-                modules[name].get_buffer(f"{parameter}_zero_point").copy_(grid.zero_point)
+            write_grid(modules[name], parameter, grid.scale, grid.zero_point)
 
     def write_ranges(self, training: Training, state: QuantizedLayers) -> None:
         """Bring the ranges that are solved for into the layers' buffers, in place."""
         modules, schemes = named_modules(training.model), self.schemes_of(training, state)
         for name, place, observation in state.places():
-            scheme = schemes[name].activations if place == "input" else self.activations
-            if scheme is not None and len(observation.counts) and observation.seen:
-                scale, zero_point = observation.solved(scheme)
-                modules[name].get_buffer(f"{place}_scale").copy_(scale)
-                modules[name].get_buffer(f"{place}_zero_point").copy_(zero_point)
+            scheme = self.scheme_at(schemes, name, place)
+            if len(observation.counts) and observation.seen:
+                write_grid(modules[name], place, *observation.solved(scheme))
 
     def calibrate(self, training: Training, state: QuantizedLayers, samples: int | None = None) -> None:
         """Run ``data`` through the model with whole activations, and take their ranges from it."""
@@ -284,6 +279,15 @@ class QuantizationModifier(TargetedModifier):
         super().withdraw(training, state)
         remove_buffers(training.model, [*state.layers, *(name for name, _, _ in state.places())])
         restore_fast_path(training.model, state.layers)
+
+    def _weight_quantizer_of(
+        self, training: Training, state: QuantizedLayers, name: str, scheme: WeightScheme
+    ) -> WeightQuantizer:
+        """`weight_quantizer` with the batch-norm that is to be folded."""
+        modules = named_modules(training.model)
+        quantizer = self.weight_quantizer(modules[name], scheme)
+        quantizer.norm = modules[state.norms[name]] if name in state.norms else None
+        return quantizer
 
     # -- inside --------------------------------------------------------------------------------------------------
 

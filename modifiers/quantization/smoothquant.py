@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.errors import ScheduleError, TargetError
+from paredown.framework.errors import TargetError
 from paredown.framework.graph import Scaling, scalings
 from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.processes import extremes_of_all
@@ -18,7 +18,7 @@ from paredown.framework.streaming import InputTaker
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.moved_scales import geometric, move_scale_
-from paredown.modifiers.quantization.post_training import Samples
+from paredown.modifiers.quantization.post_training import Samples, require_data
 
 __all__ = ["Smoothquant", "smoothing"]
 
@@ -55,8 +55,7 @@ class Smoothquant(TargetedModifier):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        if training.data is None:
-            raise ScheduleError(f"{self.name} ({self.type}) needs batches to calibrate on: modify(..., data=loader)")
+        require_data(self, training)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         try:
