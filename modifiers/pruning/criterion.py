@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from paredown.framework.errors import RecipeError
 from paredown.framework.modifier import Modifier
 from paredown.framework.registry import registry
 from paredown.framework.state import PerParameter
 from paredown.framework.training import Training
 
-__all__ = ["Criterion", "Statistics", "Watched", "criterion_named", "criterion_names"]
+__all__ = ["Criterion", "CriterionName", "Statistics", "Watched", "criterion_named", "criterion_names"]
 
 SUFFIX = "_pruning"
 
@@ -97,15 +97,23 @@ def criterion_named(name: str) -> Criterion:
     """The criterion of the modifier ``name`` + ``_pruning``, with its defaults.
 
     Raises:
-        RecipeError: there is none; the names that there are are told.
+        ValueError: there is none; the names that there are are told.
     """
     kind = registry().types.get(name + SUFFIX)
     made = None if kind is None else _criterion_of(kind)
     if made is None:
-        raise RecipeError(f"{name!r} is no criterion; one of {', '.join(criterion_names())}")
+        raise ValueError(f"{name!r} is no criterion; one of {', '.join(criterion_names())}")
     return made
 
 
 def _criterion_of(kind: type[Modifier]) -> Any:
     made = getattr(kind, "default_criterion", None)
     return None if made is None else made()
+
+
+def _known(name: str) -> str:
+    criterion_named(name)
+    return name
+
+
+CriterionName = Annotated[str, AfterValidator(_known)]
