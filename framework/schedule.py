@@ -169,6 +169,8 @@ class Schedule:
             if earlier is modifier or not earlier.claims & modifier.claims:
                 continue
             for container in containers(self.training.states.get(earlier.name)):
+                if not container.handed_on:
+                    continue
                 for parameter in [parameter for parameter in container if id(parameter) in mine]:
                     taken[parameter] = container.pop(parameter)
         return taken

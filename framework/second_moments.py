@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Modifier
 from paredown.framework.processes import sum_of_all
-from paredown.framework.streaming import InputTaker, Unit
-from paredown.framework.targets import named_modules
+from paredown.framework.streaming import Unit, run_unit
 from paredown.framework.training import Training
 
-__all__ = ["SecondMoments", "input_columns", "refuse_not_finite_inputs", "second_moments"]
+__all__ = ["SecondMoments", "input_columns", "mean_squares", "refuse_not_finite_inputs", "second_moments"]
 
 
 @dataclass
@@ -42,17 +40,23 @@ def second_moments(training: Training, modifier: Modifier, unit: Unit) -> Mappin
     Raises:
         ScheduleError: inputs held NaN or infinity; names the layers.
     """
-    modules = named_modules(training.model)
-    sums = _Sums()
-    for name in unit.layers:
-        module = modules[name]
-        training.manage(modifier, module, InputTaker(functools.partial(sums.take, name, module)))
-    try:
-        unit.run()
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
+    sums = _Sums(_Products)
+    run_unit(training, modifier, unit, sums.take)
     means = sums.means()
     refuse_not_finite_inputs(modifier, {name: each.matrix for name, each in means.items()})
+    return means
+
+
+def mean_squares(training: Training, modifier: Modifier, unit: Unit) -> Mapping[str, Tensor]:
+    """Run a unit and give the diagonals of `second_moments` alone, (groups, n) by layer name: the mean of x^2.
+
+    Raises:
+        ScheduleError: inputs held NaN or infinity; names the layers.
+    """
+    sums = _Sums(_Squares)
+    run_unit(training, modifier, unit, sums.take)
+    means = sums.means()
+    refuse_not_finite_inputs(modifier, means)
     return means
 
 
@@ -99,12 +103,52 @@ def _unfolded(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return nn.functional.unfold(x, kernel, dilation, 0, stride)
 
 
-class _Sums:
-    """Sums over the batches, shared by layers that are given the same tensor."""
+class _Products:
+    """Sums for `SecondMoments`."""
 
-    def __init__(self) -> None:
-        self.own: dict[str, SecondMoments] = {}
-        self.latest: tuple[Tensor, tuple[int, ...], SecondMoments] | None = None
+    def __init__(self, columns: Tensor) -> None:
+        groups, n, _ = columns.shape
+        self.matrix, self.mean = columns.new_zeros(groups, n, n), columns.new_zeros(groups, n)
+        self.magnitude, self.count = self.mean.clone(), 0
+
+    def add(self, columns: Tensor) -> None:
+        self.matrix.baddbmm_(columns, columns.transpose(1, 2))
+        self.mean.add_(columns.sum(2))
+        self.magnitude.add_(columns.abs().sum(2))
+        self.count += columns.shape[2]
+
+    def means(self) -> SecondMoments:
+        count = _count_of_all(self.count, self.mean)
+        matrix, mean, magnitude = (
+            sum_of_all(part).div_(max(count, 1)) for part in (self.matrix, self.mean, self.magnitude)
+        )
+        return SecondMoments(matrix, mean, magnitude, count)
+
+
+class _Squares:
+    """Sums of squares."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self.squares, self.count = columns.new_zeros(columns.shape[:2]), 0
+
+    def add(self, columns: Tensor) -> None:
+        self.squares.add_(columns.square().sum(2))
+        self.count += columns.shape[2]
+
+    def means(self) -> Tensor:
+        return sum_of_all(self.squares).div_(max(_count_of_all(self.count, self.squares), 1))
+
+
+Gathered = TypeVar("Gathered", _Products, _Squares)
+
+
+class _Sums(Generic[Gathered]):
+    """Sums over the batches by layer, shared by layers that are given the same tensor."""
+
+    def __init__(self, kind: type[Gathered]) -> None:
+        self.start: type[Gathered] = kind
+        self.own: dict[str, Gathered] = {}
+        self.latest: tuple[Tensor, tuple[int, ...], Gathered] | None = None
 
     def take(self, name: str, module: nn.Module, x: Tensor) -> None:
         geometry = _geometry(module)
@@ -112,28 +156,19 @@ class _Sums:
             self.own[name] = self.latest[2]
             return
         columns = input_columns(module, x)
-        sums = self.own.get(name)
-        if sums is None:
-            groups, n, _ = columns.shape
-            empty = columns.new_zeros(groups, n)
-            sums = self.own[name] = SecondMoments(columns.new_zeros(groups, n, n), empty, empty.clone(), 0)
-        sums.matrix.baddbmm_(columns, columns.transpose(1, 2))
-        sums.mean.add_(columns.sum(2))
-        sums.magnitude.add_(columns.abs().sum(2))
-        sums.count += columns.shape[2]
-        self.latest = x, geometry, sums
+        if name not in self.own:
+            self.own[name] = self.start(columns)
+        self.own[name].add(columns)
+        self.latest = x, geometry, self.own[name]
 
-    def means(self) -> dict[str, SecondMoments]:
-        """The sums of all processes, divided by the count."""
-        done: dict[int, SecondMoments] = {}
-        for sums in self.own.values():
-            if id(sums) not in done:
-                count = int(sum_of_all(torch.tensor(sums.count, device=sums.mean.device)))
-                matrix, mean, magnitude = (
-                    sum_of_all(part).div_(max(count, 1)) for part in (sums.matrix, sums.mean, sums.magnitude)
-                )
-                done[id(sums)] = SecondMoments(matrix, mean, magnitude, count)
+    def means(self) -> dict[str, Any]:
+        """What `means` of each gives, over all processes."""
+        done = {id(sums): sums.means() for sums in {id(each): each for each in self.own.values()}.values()}
         return {name: done[id(sums)] for name, sums in self.own.items()}
+
+
+def _count_of_all(count: int, like: Tensor) -> int:
+    return int(sum_of_all(torch.tensor(count, device=like.device)))
 
 
 def _geometry(module: Any) -> tuple[Any, ...]:

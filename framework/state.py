@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class PerParameter(MutableMapping[nn.Parameter, Tensor]):
 
     Each tensor has its parameter's shape, or 1 in some of its dimensions. Bool tensors are bit-packed in checkpoints.
     """
+
+    #: a later modifier with the same claim takes its entries over
+    handed_on: ClassVar[bool] = True
 
     def __init__(self, tensors: Mapping[nn.Parameter, Tensor] | None = None) -> None:
         self._entries: dict[int, tuple[nn.Parameter, Tensor]] = {}

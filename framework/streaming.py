@@ -22,7 +22,7 @@ from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 
-__all__ = ["InputTaker", "Unit", "stream"]
+__all__ = ["InputTaker", "Unit", "run_unit", "stream"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class InputTaker(Link):
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         self.take(args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor)))
         return call(module, *args, **kwargs)
+
+
+def run_unit(
+    training: Training, modifier: Modifier, unit: Unit, take: Callable[[str, nn.Module, Tensor], None]
+) -> None:
+    """Run a unit on all of the data, and hand each layer's name, module and input to ``take``."""
+    modules = named_modules(training.model)
+    for name in unit.layers:
+        training.manage(modifier, modules[name], InputTaker(partial(take, name, modules[name])))
+    try:
+        unit.run()
+    finally:
+        training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
 
 
 def stream(training: Training, modifier: Modifier, layers: Collection[str], samples: int | None) -> Iterator[Unit]:

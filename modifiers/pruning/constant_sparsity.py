@@ -9,7 +9,7 @@ from torch import nn
 
 from paredown.framework.modifier import Foreseen, TargetedModifier
 from paredown.framework.training import Training
-from paredown.modifiers.pruning.mask_state import Masks, MaskState, weights_of
+from paredown.modifiers.pruning.mask_state import PRUNABLE, Masks, MaskState, weights_of
 from paredown.modifiers.pruning.masks import MaskForm, mask_of
 
 
@@ -21,7 +21,7 @@ class ConstantSparsity(TargetedModifier):
 
     example: ClassVar = {}
     claims: ClassVar = frozenset({"zeros"})
-    kinds: ClassVar = (nn.Linear, nn.modules.conv._ConvNd)
+    kinds: ClassVar = PRUNABLE
     state_type: ClassVar = MaskState
 
     type: Literal["constant_sparsity"] = "constant_sparsity"
@@ -30,6 +30,9 @@ class ConstantSparsity(TargetedModifier):
     masks: MaskForm = "fast"
     """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
 
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return list(weights_of(training.targets(self)).values())
+
     def check(self, training: Training) -> None:
         weights_of(training.targets(self))
 
@@ -37,7 +40,7 @@ class ConstantSparsity(TargetedModifier):
         weights = weights_of(training.targets(self))
         return [
             Foreseen(
-                name.removesuffix(".weight"), f"its {int((weight == 0).sum())} zeros stay", density=_density(weight)
+                name.rpartition(".")[0], f"its {int((weight == 0).sum())} zeros stay", density=_density(weight)
             )
             for name, weight in weights.items()
         ]

@@ -15,10 +15,12 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
+from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Modifier
 from paredown.framework.registry import registry
 from paredown.framework.state import PerParameter
 from paredown.framework.training import Training
+from paredown.modifiers.pruning.gradients import loss_gradients, step_gradients
 
 __all__ = ["Criterion", "CriterionName", "Statistics", "Watched", "criterion_named", "criterion_names"]
 
@@ -42,34 +44,57 @@ class Statistics(PerParameter):
 
 @dataclass
 class Watched:
-    """What a criterion has gathered: statistics by parameter, of how many steps, and its random generator."""
+    """What a criterion has gathered.
+
+    Attributes:
+        statistics: by parameter; what they are is the criterion's business.
+        values: weights as they were when they were pruned, where the criterion may bring them back.
+        count: of how many steps or batches.
+        step: the optimizer step that was taken in last.
+        generator: of random numbers.
+    """
 
     statistics: Statistics = field(default_factory=Statistics)
+    values: Statistics = field(default_factory=Statistics)
     count: int = 0
+    step: int = -1
     generator: torch.Generator | None = None
 
 
 class Criterion:
     """What weights are worth: those of low score are removed first. Stateless; what it gathers is a `Watched`."""
 
-    #: it reads gradients after every optimizer step, and knows nothing before the first one unless there is ``data``
+    #: it reads the gradients of optimizer steps, or, before there were any, of the loss on ``data``
     watches: ClassVar[bool] = False
-    #: it needs batches of ``data`` whenever scores are asked for
+    #: scores of all weights are computed together: from data, or from the model's graph
+    jointly: ClassVar[bool] = False
+    #: it needs ``data`` whenever scores are asked for
     needs_data: ClassVar[bool] = False
     #: it compares whole output channels, and says nothing of a weight's inputs
     outputs_only: ClassVar[bool] = False
+    #: scores order weights as their magnitudes do
+    by_magnitude: ClassVar[bool] = False
+    #: what was pruned may come back, with the value that it had
+    regrows: ClassVar[bool] = False
 
     def start(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Watched:
         """What is gathered, when the window opens."""
         return Watched()
 
     def watch(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
-        """After an optimizer step, with the gradients that it used still there; weights are those before or after."""
+        """After an optimizer step, masks applied: take in the gradients that it used."""
+        if not self.watches or watched.step == training.step:  # another optimizer's step
+            return
+        gradients = step_gradients(training, weights)
+        if gradients:
+            self.observe(weights, gradients, watched)
+            watched.count += 1
+            watched.step = training.step
 
     def scores(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
-        """Additive scores in the shapes of the weights, in float32 or wider; what it has no opinion on is left out.
+        """Additive scores in the shapes of the weights, float32 or wider; what it has no opinion on is left out.
 
         Args:
             training: the run.
@@ -78,14 +103,46 @@ class Criterion:
             watched: what `start` made and `watch` gathered.
 
         Raises:
-            TargetError: a weight is NaN; it is named.
             ScheduleError: gradients or data are missing; the line to add is told.
         """
+        if self.watches and not watched.count:
+            self._gather(training, modifier, weights, watched)
+        return self.weigh(training, modifier, weights, watched)
+
+    def observe(
+        self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched
+    ) -> None:
+        """Take in gradients of the loss by name, of the shapes of the weights; ``watched.count`` were taken before."""
+
+    def weigh(
+        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
+    ) -> dict[str, Tensor]:
+        """The scores, after gradients were gathered; see `scores`."""
         raise NotImplementedError
+
+    def compensate(
+        self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched
+    ) -> None:
+        """Change the weights that stay, in place, to make up for those that go (True in ``pruned``), before they do."""
+
+    def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
+        """After weights were removed: forget what does not hold any more."""
 
     def combined(self, mean: Tensor) -> Tensor:
         """What is compared, from the mean score of a unit (a block, a kernel, a channel)."""
         return mean
+
+    def _gather(
+        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
+    ) -> None:
+        if training.data is None:
+            raise ScheduleError(
+                f"{modifier.name} weighs by gradients and has seen none yet: give batches, modify(..., data=loader), "
+                "or let it remove nothing before the first step (initial_sparsity: 0, end after start)"
+            )
+        for gradients in loss_gradients(training, modifier, weights):
+            self.observe(weights, gradients, watched)
+            watched.count += 1
 
 
 def criterion_names() -> list[str]:

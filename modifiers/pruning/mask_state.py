@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from paredown.framework.errors import TargetError
 from paredown.framework.state import PerParameter, pack_bits, unpack_bits
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED
+from paredown.modifiers.pruning.criterion import Watched
 from paredown.modifiers.pruning.masks import apply_masks_, converted, fast_mask, fits, to_bool
 
-__all__ = ["MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
+__all__ = ["PRUNABLE", "MaskState", "Masks", "clear_momenta_", "refuse_nan_gradients", "weights_of"]
+
+
+#: the layers whose weights can be pruned in place
+PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 class Masks(PerParameter):
@@ -38,14 +44,26 @@ class Masks(PerParameter):
 
 @dataclass
 class MaskState:
-    """The masks, and the share of zeros that they were made for."""
+    """The masks, and the share of zeros that they were made for.
+
+    Attributes:
+        masks: by weight.
+        share: of zeros.
+        watched: what a criterion has gathered.
+        deviations: by layer, how far its share lies from the whole's, where that was found once and is kept.
+    """
 
     masks: Masks = field(default_factory=Masks)
     share: float = 0.0
+    watched: Watched = field(default_factory=Watched)
+    deviations: dict[str, float] = field(default_factory=dict)
 
 
 def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """The weights of modules, each once, by parameter name.
+    """The weights of modules, each once, by parameter name: matrices and kernels, no biases.
+
+    An attention has its projections of the inputs beside ``out_proj``, a recurrent layer the weights of all its layers
+    and directions.
 
     Raises:
         TargetError: a weight is no plain parameter (weight_norm, LoRA and other parametrizations).
@@ -53,15 +71,26 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in modules.items():
-        weight = module._parameters.get("weight")
-        if weight is None:
+        own = {key: each for key, each in module._parameters.items() if "weight" in key and each is not None}
+        if not own:
             raise TargetError(
                 f"{name}: {COMPUTED}, so zeros would not last: merge it first, or add the layer to ignore"
             )
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            weights[f"{name}.weight" if name else "weight"] = weight
+        for key, weight in own.items():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                weights[f"{name}.{key}" if name else key] = weight
     return weights
+
+
+def clear_momenta_(optimizers: Sequence[Optimizer], weights: Mapping[nn.Parameter, Tensor]) -> None:
+    """Set to zero what optimizers remember of weights (momentum, second moments), where the given bool is True."""
+    for optimizer in optimizers:
+        for weight, marks in weights.items():
+            entries = optimizer.state.get(weight, {})
+            for value in entries.values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    value.masked_fill_(marks, 0)
 
 
 def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:

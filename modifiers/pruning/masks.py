@@ -24,6 +24,7 @@ __all__ = [
     "empty_mask",
     "fast_mask",
     "fits",
+    "mask_keeping",
     "mask_of",
     "prune_at_",
     "prune_smallest_",
@@ -51,6 +52,12 @@ def mask_of(weight: Tensor, form: MaskForm = "fast") -> Tensor:
         kept = part != 0
         target.copy_(kept if form == "compact" else fast_mask(kept, weight.dtype))
     return mask
+
+
+def mask_keeping(keep: Tensor, weight: Tensor, form: MaskForm = "fast") -> Tensor:
+    """The mask of a weight from a bool tensor that is True where it is kept."""
+    mask = empty_mask(weight, form)
+    return mask.copy_(keep) if form == "compact" else mask.copy_(keep).neg_()
 
 
 def fits(mask: Tensor, weight: Tensor) -> bool:

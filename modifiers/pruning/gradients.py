@@ -1,0 +1,85 @@
+"""Gradients that criteria read: those of the loop's own steps, or of a loss on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.calling import evaluating
+from paredown.framework.errors import ScheduleError
+from paredown.framework.modifier import Modifier
+from paredown.framework.processes import mean_of_all
+from paredown.framework.training import Training
+
+__all__ = ["loss_gradients", "loss_of", "losses_on_data", "step_gradients"]
+
+
+def step_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The gradients that the optimizer step just used, by name, without a gradient scaler's factor; those of pruned
+    weights are among them. Weights that got none are left out."""
+    scale = _scale_left(training)
+    found = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+    return found if scale is None else {name: gradient / scale for name, gradient in found.items()}
+
+
+def _scale_left(training: Training) -> Tensor | None:
+    """A fused optimizer unscales inside of its kernel, and is told the scale for the time of the step."""
+    scales = (getattr(optimizer, "grad_scale", None) for optimizer in training.optimizers)
+    return next((scale for scale in scales if scale is not None), None)
+
+
+def loss_gradients(
+    training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter]
+) -> Iterator[dict[str, Tensor]]:
+    """The gradients of the loss of each batch of ``data`` (`loss_of`), over all processes; parameters' own ``.grad``
+    stay as they are."""
+    asked = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    for loss in losses_on_data(training, modifier):
+        found = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
+        given = {name: each for name, each in zip(asked, found, strict=True) if each is not None}
+        yield dict(zip(given, mean_of_all(list(given.values())), strict=True))
+
+
+def losses_on_data(training: Training, modifier: Modifier) -> Iterator[Tensor]:
+    """The loss of each batch, in eval mode, with a graph.
+
+    Raises:
+        ScheduleError: there is no data, or no loss can be told for a batch.
+    """
+    alone = getattr(training.handed, "no_sync", nullcontext)
+    with evaluating(training.model), torch.enable_grad(), alone():
+        for batch in training.batches(modifier):
+            yield loss_of(training.call(batch), batch, modifier)
+
+
+def loss_of(output: Any, batch: Any, modifier: Modifier) -> Tensor:
+    """The loss that the model itself gives (``output.loss``); else, for a batch (inputs, targets): the cross-entropy
+    where the targets are integers, the mean squared error where they are numbers in the shape of the output.
+
+    Raises:
+        ScheduleError: none of these.
+    """
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if own is not None:
+        return _tensor(own)
+    targets = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if isinstance(targets, Tensor) and isinstance(output, Tensor):
+        targets = targets.to(output.device)
+        if not targets.is_floating_point() and output.dim() > 1:
+            return nn.functional.cross_entropy(output.float(), targets.long())
+        if targets.is_floating_point() and targets.shape == output.shape:
+            return nn.functional.mse_loss(output, targets.to(output.dtype))
+    raise ScheduleError(
+        f"{modifier.name} needs the loss of a batch of data: give batches (inputs, targets) with class indices or with "
+        "targets in the shape of the output, a model whose output has a loss, or train with a window that is longer "
+        "than a step, so that the loop's own gradients can be read"
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

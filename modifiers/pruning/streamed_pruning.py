@@ -1,0 +1,241 @@
+"""What the modifiers share that prune a trained model at once, layer by layer, from calibration data."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, Strict, model_validator
+from torch import Tensor, nn
+
+from paredown.framework.curves import share_of
+from paredown.framework.errors import ScheduleError
+from paredown.framework.kept_tensors import KeptTensors
+from paredown.framework.modifier import Foreseen, Share, TargetedModifier
+from paredown.framework.second_moments import second_moments
+from paredown.framework.streaming import Unit, stream
+from paredown.framework.training import Training
+from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
+from paredown.modifiers.pruning.mask_state import Masks, MaskState
+from paredown.modifiers.pruning.masks import MaskForm, converted, fast_mask, to_bool
+from paredown.modifiers.pruning.scope import LayerShares, shares_by_pattern
+from paredown.modifiers.pruning.structure import Pattern
+
+__all__ = ["Damping", "Goal", "StreamedPruning", "input_order"]
+
+Goal = int | Pattern
+Damping = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+
+
+def _known_structure(value: Any) -> Any:
+    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+    if value != "unstructured" and (found is None or not 0 < int(found[1]) < int(found[2])):
+        raise ValueError(f"{value!r} is no structure here; one of unstructured, or N:M such as 2:4")
+    return value
+
+
+def _known_scope(value: Any) -> Any:
+    return LayerShares.model_validate(value) if isinstance(value, dict) else value
+
+
+class StreamedPruning(TargetedModifier):
+    """Base of the modifiers that act once, at ``start``: each layer is pruned for the inputs that the layers pruned
+    before it give, in the memory of one block; its zeros are held from then on.
+
+    Where that fails midway, all weights are put back.
+    """
+
+    claims: ClassVar = frozenset({"zeros"})
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    state_type: ClassVar = MaskState
+    #: what its plan calls the way it chooses
+    way: ClassVar[str]
+
+    samples: Annotated[int, Strict(), Field(ge=1)] | None = None
+    """How much of ``data`` is used to calibrate; a hundred are usually enough. Default: all."""
+    final_sparsity: Share | None = None
+    """Share of zeros of each layer: of n weights exactly floor(share x n + 1/2). With N:M it is 1 - N/M."""
+    structure: Annotated[
+        Literal["unstructured"] | Annotated[str, Field(pattern=r"^\d+:\d+$")], BeforeValidator(_known_structure)
+    ] = "unstructured"
+    """``unstructured``, or N:M such as ``"2:4"``: of M weights that follow each other along the input channels, at one
+    place of a kernel, N stay."""
+    scope: Annotated[Literal["local"] | LayerShares, BeforeValidator(_known_scope)] = "local"
+    """``local``: the same share in each layer; or ``{layers: {pattern: share}}``."""
+    hold: bool = True
+    """Keep the zeros afterwards; false lets the pruned weights train again, from zero."""
+    masks: MaskForm = "fast"
+    """Speed against memory while zeros are held: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
+
+    @model_validator(mode="after")
+    def _one_share(self) -> StreamedPruning:
+        if self.pattern is None and self.final_sparsity is None:
+            raise ValueError("final_sparsity is missing: the share of zeros, or structure: N:M")
+        if self.pattern is not None and self.final_sparsity not in (None, self.pattern.share):
+            raise ValueError(
+                f"final_sparsity {self.final_sparsity:g} does not fit structure {self.structure}, which has a share of "
+                f"{self.pattern.share:g}: leave it out"
+            )
+        return self
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """N:M, where that is the structure."""
+        return None if self.structure == "unstructured" else Pattern(*map(int, self.structure.split(":")))
+
+    @property
+    def acts_once(self) -> bool:
+        return True
+
+    @property
+    def calibrates(self) -> bool:
+        return True
+
+    def unused_fields(self) -> Sequence[str]:
+        return ["scope"] if self.pattern is not None and self.scope != "local" else []
+
+    # -- what a method decides ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pruned_rows(self, rows: Tensor, moments: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """New values, (out, n), and what is pruned of them, bool (out, n). What is zero stays zero.
+
+        Args:
+            rows: the weight, (out, n), in the type of ``moments``.
+            moments: what `moments` gave for the layer, its columns in the order of those of ``rows``.
+            goal: how many are zero afterwards (more where there are more zeros), or the pattern of neighbours in a row.
+        """
+
+    def moments(self, training: Training, unit: Unit) -> Mapping[str, Tensor]:
+        """What is known of the inputs of a unit's layers: second moments (groups, n, n), or their diagonal."""
+        return {name: each.matrix for name, each in second_moments(training, self, unit).items()}
+
+    def without_data(self, rows: Tensor) -> Tensor:
+        """What `moments` gives for a layer whose forward no batch reached: inputs that are all alike."""
+        return torch.eye(rows.shape[1], device=rows.device)[None]
+
+    def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
+        """Why a layer is left alone, or None."""
+        weight = module._parameters.get("weight")
+        if weight is None:
+            return COMPUTED
+        tied = tied_to(training.model, name)
+        if tied is not None:
+            return f"its weight is tied to {tied!r}"
+        return None if self.pattern is None else self.pattern.misfit(weight)
+
+    # -- the contract of a modifier ------------------------------------------------------------------------------------
+
+    def check(self, training: Training) -> None:
+        layers = self._layers(training)
+        self._goals(training, layers)
+        for name, module in layers.items():
+            refuse_not_finite(name, module, "nothing was pruned")
+        if training.data is None:
+            raise ScheduleError(f"{self.name} ({self.type}) needs batches to calibrate on: modify(..., data=loader)")
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return [module.get_parameter("weight") for module in self._layers(training).values()]
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        goals = self._goals(training, self._layers(training))
+        return [
+            self._foreseen(name, module, goals[name])
+            if name in goals
+            else Foreseen(name, self.refusal(training, name, module) or "", refused=True)
+            for name, module in training.targets(self).items()
+        ]
+
+    def on_start(self, training: Training) -> MaskState:
+        return MaskState(masks=Masks(training.inherited))
+
+    def on_update(self, training: Training, state: MaskState) -> None:
+        layers = self._layers(training)
+        for name, module in layers.items():
+            refuse_not_finite(name, module, f"at step {training.step}; nothing was pruned")
+        masks = Masks()
+        with KeptTensors() as kept:
+            unseen = dict(self._goals(training, layers))
+            for name, moments in self._streamed(training, list(layers)):
+                self._prune(layers[name].get_parameter("weight"), moments, unseen.pop(name), kept, masks)
+            for name, goal in unseen.items():
+                self._prune(layers[name].get_parameter("weight"), None, goal, kept, masks)
+        state.masks = masks
+        total = sum(weight.numel() for weight in masks)
+        state.share = sum(int((~to_bool(mask)).sum()) for mask in masks.values()) / max(total, 1)
+        training.record(self, "update", sparsity=state.share, without_data=list(unseen))
+
+    def on_step(self, training: Training, state: MaskState) -> None:
+        state.masks.apply_()
+
+    def on_finalize(self, training: Training, state: MaskState) -> None:
+        if self.hold:  # weights may have been loaded since the last step
+            state.masks.apply_()
+
+    def unreached(self, training: Training, state: MaskState | None) -> str | None:
+        return "nothing was pruned"
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _layers(self, training: Training) -> dict[str, nn.Module]:
+        """The targets that are not left alone."""
+        targets = training.targets(self).items()
+        return {name: module for name, module in targets if self.refusal(training, name, module) is None}
+
+    def _goals(self, training: Training, layers: Mapping[str, nn.Module]) -> dict[str, Goal]:
+        if self.pattern is not None:
+            return dict.fromkeys(layers, self.pattern)
+        weights = {
+            f"{name}.weight" if name else "weight": module.get_parameter("weight") for name, module in layers.items()
+        }
+        shares = self._shares(training, weights)
+        return {
+            name: share_of(shares[key], weight.numel())
+            for name, (key, weight) in zip(layers, weights.items(), strict=True)
+        }
+
+    def _shares(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """The share of zeros of each weight, by parameter name."""
+        share = self.final_sparsity or 0.0
+        by_pattern = self.scope.layers if isinstance(self.scope, LayerShares) else {}
+        return shares_by_pattern(training.model, weights, by_pattern, share)
+
+    def _foreseen(self, name: str, module: nn.Module, goal: Goal) -> Foreseen:
+        total = module.get_parameter("weight").numel()
+        if isinstance(goal, Pattern):
+            return Foreseen(name, f"{self.structure} along its inputs, {self.way}", density=1 - goal.share)
+        return Foreseen(name, f"{goal} of {total} weights zero, {self.way}", density=1 - goal / total)
+
+    def _streamed(self, training: Training, layers: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        for unit in stream(training, self, layers, self.samples):
+            yield from self.moments(training, unit).items()
+
+    def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: KeptTensors, masks: Masks) -> None:
+        """Write one layer's new weight and its mask."""
+        rows = weight.detach().flatten(1)
+        moments = self.without_data(rows) if moments is None else moments
+        order = input_order(weight) if isinstance(goal, Pattern) else torch.arange(rows.shape[1], device=rows.device)
+        moments = moments[:, order] if moments.dim() == 2 else moments[:, order[:, None], order]
+        new, pruned = self.pruned_rows(rows[:, order].to(moments.dtype), moments, goal)
+        back = order.argsort()
+        keep = ~pruned[:, back].reshape(weight.shape)
+        kept.keep(weight)
+        with torch.no_grad():
+            weight.copy_(new[:, back].reshape(weight.shape) * keep)
+        masks[weight] = converted(keep if self.masks == "compact" else fast_mask(keep, weight.dtype), weight)
+
+
+def input_order(weight: Tensor) -> Tensor:
+    """The order of a row's columns in which the input channels at one place of the kernel follow each other.
+
+    Args:
+        weight: (out, in, kernel...); a row has in x kernel columns, those of one input side by side.
+
+    >>> input_order(torch.zeros(1, 3, 2))
+    tensor([0, 2, 4, 1, 3, 5])
+    """
+    count = weight[0].numel()
+    return torch.arange(count, device=weight.device).view(weight.shape[1], -1).t().flatten()
