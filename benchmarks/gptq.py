@@ -149,14 +149,19 @@ def row(name: str, folder: Path) -> Row:
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for parameter in model.parameters():  # out of the mapped file, so that it counts as memory before, not after
-        parameter.data = parameter.data.clone()
+    leave_the_file(model)
     calibration, test = torch.load(folder / "tokens.pt")
     result: Row = {}
     if name != "fp32":
         compress = with_llmcompressor() if name == PEER else with_paredown(*METHODS[name])
         compress_measured(lambda: compress(model, calibration), result)
     return {**result, "perplexity": perplexity(model, test)}
+
+
+def leave_the_file(model: nn.Module) -> None:
+    """Take weights out of the mapped file, so that they count as memory before a compression, not after."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def compress_measured(compress: Callable[[], object], result: Row) -> None:
@@ -179,9 +184,9 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-def in_a_process(python: str, name: str, folder: Path) -> Row:
-    """`row` in an interpreter; what went wrong as a note."""
-    command = [python, __file__, "--row", name, "--folder", str(folder)]
+def in_a_process(python: str, name: str, folder: Path, script: str = __file__) -> Row:
+    """A script's row in an interpreter; what went wrong as a note."""
+    command = [python, script, "--row", name, "--folder", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()

@@ -7,6 +7,7 @@ containers: tensors kept by parameter, which surgery slices along when the param
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar, TypeVar
@@ -134,7 +135,10 @@ def containers(state: Any) -> Iterator[PerParameter]:
 
 
 def _restored(hint: Any, plain: Any, parameters: Mapping[str, nn.Parameter], device: Any) -> Any:
+    hint = _without_none(hint)
     origin = typing.get_origin(hint) or hint
+    if plain is None:
+        return None
     if isinstance(origin, type) and issubclass(origin, PerParameter):
         return _restored_container(origin, plain, parameters)
     if dataclasses.is_dataclass(origin) and isinstance(origin, type):
@@ -147,6 +151,13 @@ def _restored(hint: Any, plain: Any, parameters: Mapping[str, nn.Parameter], dev
         part = (typing.get_args(hint) or (Any, Any))[1]
         return {key: _restored(part, value, parameters, device) for key, value in plain.items()}
     return plain.to(device) if isinstance(plain, Tensor) else plain
+
+
+def _without_none(hint: Any) -> Any:
+    """The one type that an optional field may have."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and len(kinds) == 1
+    return kinds[0] if optional else hint
 
 
 def _restored_container(

@@ -39,9 +39,7 @@ class ConstantSparsity(TargetedModifier):
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         weights = weights_of(training.targets(self))
         return [
-            Foreseen(
-                name.rpartition(".")[0], f"its {int((weight == 0).sum())} zeros stay", density=_density(weight)
-            )
+            Foreseen(name.rpartition(".")[0], f"its {int((weight == 0).sum())} zeros stay", density=_density(weight))
             for name, weight in weights.items()
         ]
 

@@ -52,6 +52,7 @@ class Watched:
         count: of how many steps or batches.
         step: the optimizer step that was taken in last.
         generator: of random numbers.
+        partners: by layer, the layer that is read in its place.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -59,6 +60,7 @@ class Watched:
     count: int = 0
     step: int = -1
     generator: torch.Generator | None = None
+    partners: dict[str, str] = field(default_factory=dict)
 
 
 class Criterion:
@@ -109,9 +111,7 @@ class Criterion:
             self._gather(training, modifier, weights, watched)
         return self.weigh(training, modifier, weights, watched)
 
-    def observe(
-        self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched
-    ) -> None:
+    def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         """Take in gradients of the loss by name, of the shapes of the weights; ``watched.count`` were taken before."""
 
     def weigh(
@@ -120,9 +120,7 @@ class Criterion:
         """The scores, after gradients were gathered; see `scores`."""
         raise NotImplementedError
 
-    def compensate(
-        self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched
-    ) -> None:
+    def compensate(self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched) -> None:
         """Change the weights that stay, in place, to make up for those that go (True in ``pruned``), before they do."""
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,15 +16,8 @@ from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
+from paredown.modifiers.pruning.competitions import overall
 from paredown.modifiers.pruning.criterion import Criterion
-from paredown.modifiers.pruning.mask_choice import (
-    Prunable,
-    chosen_units,
-    equal_competitions,
-    marks_of,
-    ranked,
-    unit_scores,
-)
 from paredown.modifiers.pruning.mask_state import (
     PRUNABLE,
     Masks,
@@ -34,19 +26,10 @@ from paredown.modifiers.pruning.mask_state import (
     refuse_nan_gradients,
     weights_of,
 )
-from paredown.modifiers.pruning.masks import MaskForm, apply_masks_, mask_keeping, prune_at_, to_bool
-from paredown.modifiers.pruning.scope import (
-    Competition,
-    LayerShares,
-    ScopeField,
-    erdos_renyi_kernel_shares,
-    local_counts,
-    outlier_shares,
-    shares_by_pattern,
-    uniform_plus_shares,
-    whole_counts,
-)
-from paredown.modifiers.pruning.selection import find_threshold
+from paredown.modifiers.pruning.mask_update import MaskUpdate
+from paredown.modifiers.pruning.masks import MaskForm, to_bool
+from paredown.modifiers.pruning.prunable import Prunable, layer_of
+from paredown.modifiers.pruning.scope import LayerShares, ScopeField, shares_by_pattern
 from paredown.modifiers.pruning.structure import Pattern, Structure, StructureField, structure_of
 
 __all__ = ["MaskPruning"]
@@ -93,6 +76,8 @@ class MaskPruning(TargetedModifier):
             return value
         pattern = structure_of(structure)
         if isinstance(pattern, Pattern):
+            if scope not in ("global", "local"):
+                raise ValueError(f"structure {structure} is the same share everywhere: scope is global or local")
             if value is not None and abs(value - pattern.share) > 1e-9:
                 raise ValueError(f"structure {structure} is a sparsity of {pattern.share:g}; leave final_sparsity out")
             return pattern.share
@@ -112,13 +97,13 @@ class MaskPruning(TargetedModifier):
         """The criterion with its defaults, for ``criterion: name`` of other modifiers."""
         return cls.model_construct().criterion
 
-    @cached_property
+    @property
     def unit(self) -> Structure:
         """What is removed together."""
         return structure_of(self.structure)
 
     @property
-    def rounds(self) -> int:
+    def update_rounds(self) -> int:
         """In how many rounds, each on what the one before left, an update reaches its share."""
         return 1
 
@@ -139,10 +124,23 @@ class MaskPruning(TargetedModifier):
         self._final_shares(training, self._usable(training))
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        usable = self._usable(training)
-        finals = self._final_shares(training, usable)
-        lines = [Foreseen(_layer(name), why, refused=True) for name, why in self._refusals(training).items()]
-        return [*lines, *_told(usable, finals, self._effect(training, usable))]
+        finals = self._final_shares(training, self._usable(training))
+        return [self._foreseen(one, finals) for one in self._meant(training).values()]
+
+    def _foreseen(self, one: Prunable, finals: Mapping[str, float]) -> Foreseen:
+        reason = self._refusal(one)
+        if reason is not None:
+            return Foreseen(one.layer, reason, refused=True)
+        size = one.weight.numel()
+        how = {"global": "of all together", "lamp": "of all together"}.get(str(self.scope), "of each layer")
+        told = f"{finals[one.name]:.4g} {how} zero, {self._structure_told}"
+        return Foreseen(one.layer, told, density=1 - share_of(finals[one.name], size) / size)
+
+    @property
+    def _structure_told(self) -> str:
+        if isinstance(self.structure, str):
+            return self.structure
+        return f"blocks of {self.structure.block[0]} x {self.structure.block[1]}"
 
     def on_start(self, training: Training) -> MaskState:
         usable = self._usable(training)
@@ -158,8 +156,8 @@ class MaskPruning(TargetedModifier):
         if isinstance(self.curve, str):
             share = max(share, min(state.share, final))  # what is zero already is not given back
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
-        with _put_back_on_failure(usable if self.rounds > 1 else {}):
-            for part in _rounds(state.share, share, self.rounds):
+        with _put_back_on_failure(usable if self.update_rounds > 1 else {}):
+            for part in _rounds(state.share, share, self.update_rounds):
                 self._prune(training, state, usable, part)
         state.share = share
         training.record(self, "update", sparsity=share)
@@ -187,27 +185,24 @@ class MaskPruning(TargetedModifier):
 
     def prunable(self, training: Training) -> dict[str, Prunable]:
         """The weights that are pruned, by name, with their layers."""
+        return {name: one for name, one in self._meant(training).items() if self._refusal(one) is None}
+
+    def _meant(self, training: Training) -> dict[str, Prunable]:
         modules = named_modules(training.model)
         found = weights_of(training.targets(self))
-        each = {name: Prunable(name, weight, modules[_layer(name)]) for name, weight in found.items()}
-        return {name: one for name, one in each.items() if self.unit.refusal(one.view, one.module) is None}
+        return {name: Prunable(name, weight, modules[layer_of(name)]) for name, weight in found.items()}
+
+    def _refusal(self, one: Prunable) -> str | None:
+        return self.unit.refusal(one.view, one.module)
 
     def _usable(self, training: Training) -> dict[str, Prunable]:
         usable = self.prunable(training)
         if not usable:
-            name, reason = next(iter(self._refusals(training).items()))
-            raise TargetError(f"{self.name}: no layer can be pruned by {self.structure}: {name}: {reason}")
+            one = next(iter(self._meant(training).values()))
+            raise TargetError(
+                f"{self.name}: no layer can be pruned by {self._structure_told}: {one.layer}: {self._refusal(one)}"
+            )
         return usable
-
-    def _refusals(self, training: Training) -> dict[str, str]:
-        modules = named_modules(training.model)
-        found = {}
-        for name, weight in weights_of(training.targets(self)).items():
-            one = Prunable(name, weight, modules[_layer(name)])
-            reason = self.unit.refusal(one.view, one.module)
-            if reason is not None:
-                found[name] = reason
-        return found
 
     # -- how many ------------------------------------------------------------------------------------------------
 
@@ -216,9 +211,8 @@ class MaskPruning(TargetedModifier):
         if not isinstance(self.scope, LayerShares):
             assert self.final_sparsity is not None
             return self.final_sparsity
-        shares = self._final_shares(training, usable)
         sizes = {name: each.weight.numel() for name, each in usable.items()}
-        return sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
+        return overall(sizes, self._final_shares(training, usable))
 
     def _final_shares(self, training: Training, usable: Mapping[str, Prunable]) -> dict[str, float]:
         weights = {name: each.weight for name, each in usable.items()}
@@ -230,138 +224,20 @@ class MaskPruning(TargetedModifier):
         except TargetError as error:
             raise TargetError(f"{self.name}: {error}") from None
 
-    def _competitions(
-        self,
-        training: Training,
-        state: MaskState,
-        usable: Mapping[str, Prunable],
-        sizes: Mapping[str, int],
-        share: float,
-    ) -> list[Competition]:
-        """Who competes for how many units; ``sizes`` counts each weight's units."""
-        if self.scope in ("global", "local", "lamp"):
-            return equal_competitions(sizes, share, self.scope != "local")
-        if isinstance(self.scope, LayerShares):
-            final, shares = self.final(training, usable), self._final_shares(training, usable)
-            if share != final:
-                shares = {name: min(each * share / final, 1.0) for name, each in shares.items()}
-            return [Competition((name,), count) for name, count in local_counts(sizes, shares).items()]
-        counts = whole_counts(sizes, self._layer_shares(state, usable, sizes, share), share_of(share, sum(sizes.values())))
-        return [Competition((name,), count) for name, count in counts.items()]
-
-    def _layer_shares(
-        self, state: MaskState, usable: Mapping[str, Prunable], sizes: Mapping[str, int], share: float
-    ) -> dict[str, float]:
-        if self.scope == "owl":
-            return {name: min(max(share + state.deviations[name], 0.0), 1.0) for name in usable}
-        if self.scope == "erk":
-            return erdos_renyi_kernel_shares({name: each.view.shape for name, each in usable.items()}, share)
-        convolutions = (name for name, each in usable.items() if isinstance(each.module, nn.modules.conv._ConvNd))
-        linear = [name for name, each in usable.items() if isinstance(each.module, nn.Linear)]
-        return uniform_plus_shares(sizes, share, next(convolutions, None), linear[-1] if linear else None)
-
     # -- pruning ---------------------------------------------------------------------------------------------------
 
     def _prune(self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float) -> None:
         if share == 0 and not state.masks:
             return
         before = Masks(state.masks)
-        if self.criterion.by_magnitude and self.structure == "unstructured" and self.scope not in ("lamp", "owl"):
-            masks = self._prune_by_magnitude(training, state, usable, share)
-        else:
-            masks = self._prune_by_scores(training, state, usable, share)
-        state.masks = masks
-        weights = {name: each.weight for name, each in usable.items()}
-        self.criterion.renew(weights, state.watched)
-        self._clear_momenta(training, dict(_changed(before, masks)))
-
-    def _prune_by_magnitude(
-        self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float
-    ) -> Masks:
-        """The same as by scores, without a tensor of scores."""
-        sizes = {name: each.weight.numel() for name, each in usable.items()}
-        competitions = self._competitions(training, state, usable, sizes, share)
-        groups = [[usable[name].weight for name in each.members] for each in competitions]
-        thresholds = [
-            find_threshold(group, each.count, names=each.members)
-            for group, each in zip(groups, competitions, strict=True)
-        ]
-        masks = Masks()
-        for group, threshold in zip(groups, thresholds, strict=True):
-            masks.update(zip(group, prune_at_(group, threshold, form=self.masks), strict=True))
-        return masks
-
-    def _prune_by_scores(
-        self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float
-    ) -> Masks:
-        units = self._unit_scores(training, state, usable)
-        if self.scope == "owl" and not state.deviations:
-            spread = outlier_shares({name: each.clamp(min=0) for name, each in units.items()}, share)
-            state.deviations.update({name: each - share for name, each in spread.items()})
-        sizes = {name: each.numel() for name, each in units.items()}
-        competitions = self._competitions(training, state, usable, sizes, share)
-        marks = chosen_units(ranked(units, self.unit, self.scope == "lamp"), competitions)
-        pruned = {name: marks_of(usable[name], each, self.unit) for name, each in marks.items()}
-        return self._put_to_zero(state, usable, pruned)
-
-    def _unit_scores(
-        self, training: Training, state: MaskState, usable: Mapping[str, Prunable]
-    ) -> dict[str, Tensor]:
-        weights = {name: each.weight for name, each in usable.items()}
-        groups = [weights] if self.criterion.jointly else [{name: weight} for name, weight in weights.items()]
-        units: dict[str, Tensor] = {}
-        for group in groups:
-            scores = self.criterion.scores(training, self, group, state.watched)
-            unknown = [name for name in group if name not in scores]
-            if unknown:
-                raise TargetError(f"{self.name} cannot weigh {unknown[0]}: add its layer to ignore")
-            for name, each in scores.items():
-                units[name] = self.criterion.combined(
-                    unit_scores(usable[name], each, self.unit, self._stays_pruned(state, weights[name]))
-                )
-        return units
-
-    def _stays_pruned(self, state: MaskState, weight: nn.Parameter) -> Tensor | None:
-        if self.criterion.regrows or weight not in state.masks:
-            return None
-        return ~to_bool(state.masks[weight])
-
-    @torch.no_grad()
-    def _put_to_zero(
-        self, state: MaskState, usable: Mapping[str, Prunable], pruned: Mapping[str, Tensor]
-    ) -> Masks:
-        weights = {name: usable[name].weight for name in pruned}
-        self.criterion.compensate(weights, pruned, state.watched)
-        masks = Masks()
-        for name, weight in weights.items():
-            if self.criterion.regrows:
-                _bring_back_(weight, pruned[name], state)
-            masks[weight] = mask_keeping(~pruned[name], weight, self.masks)
-        apply_masks_(list(masks), list(masks.values()))
-        return masks
+        update = MaskUpdate(training, self, self.criterion, self.unit, self.scope, self.masks)
+        state.masks = update.run(state, usable, share, self._final_shares(training, usable))
+        self.criterion.renew({name: each.weight for name, each in usable.items()}, state.watched)
+        self._clear_momenta(training, dict(_changed(before, state.masks)))
 
     def _clear_momenta(self, training: Training, marks: Mapping[nn.Parameter, Tensor]) -> None:
         if self.clear_momenta:
             clear_momenta_(training.optimizers, marks)
-
-    def _effect(self, training: Training, usable: Mapping[str, Prunable]) -> str:
-        units = sum(each.weight.numel() for each in usable.values())
-        if isinstance(self.unit, Pattern):
-            return f"{self.structure} along the inputs"
-        if self.scope == "global":
-            return f"{self.final_sparsity:.4g} of {units} together" if self.structure == "unstructured" else "together"
-        return "of each layer" if self.scope == "local" else "by layer"
-
-
-def _told(usable: Mapping[str, Prunable], finals: Mapping[str, float], effect: str) -> Iterator[Foreseen]:
-    for name, each in usable.items():
-        share = finals[name]
-        density = 1 - share_of(share, each.weight.numel()) / each.weight.numel()
-        yield Foreseen(_layer(name), f"{share:.4g} {effect} zero", density=density)
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
@@ -370,16 +246,6 @@ def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
         left = max(1 - share, 1e-9) / max(1 - reached, 1e-9)
         yield 1 - (1 - reached) * left ** (number / rounds)
     yield share
-
-
-def _bring_back_(weight: nn.Parameter, pruned: Tensor, state: MaskState) -> None:
-    """Give a weight the values that it had when it was pruned, and remember them."""
-    values = state.watched.values
-    whole = weight.detach().clone()
-    if weight in state.masks:
-        whole = torch.where(to_bool(state.masks[weight]), whole, values[weight])
-    values[weight] = whole
-    weight.copy_(whole)
 
 
 def _changed(before: Masks, after: Masks) -> Iterator[tuple[nn.Parameter, Tensor]]:

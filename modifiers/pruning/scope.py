@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Options, Share
 from paredown.framework.targets import match
 
 __all__ = [
-    "Competition",
     "LayerShares",
     "ScopeField",
     "erdos_renyi_kernel_shares",
     "lamp_scores",
-    "local_counts",
     "outlier_shares",
     "shares_by_pattern",
     "uniform_plus_shares",
@@ -55,14 +51,6 @@ ScopeField = Annotated[
     BeforeValidator(_chosen),
     Field(description=f"What competes: {FORMS}."),
 ]
-
-
-@dataclass(frozen=True)
-class Competition:
-    """Weights that are ranked together, and how many units of them go."""
-
-    members: tuple[str, ...]
-    count: int
 
 
 def erdos_renyi_kernel_shares(shapes: Mapping[str, torch.Size], share: float) -> dict[str, float]:
@@ -186,19 +174,25 @@ def shares_by_pattern(
     return found
 
 
-def whole_counts(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """Counts near ``shares`` x ``sizes`` that add up to ``total``: those with the largest remainders are rounded up."""
+def whole_counts(
+    sizes: Mapping[str, int], shares: Mapping[str, float], total: int, least: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Counts near ``shares`` x ``sizes`` that add up to ``total``: those with the largest remainders are rounded up.
+
+    Args:
+        sizes: of the layers.
+        shares: 0 to 1 of each.
+        total: at most the sum of the sizes.
+        least: what a layer has at least, as long as all of that is no more than ``total``.
+    """
+    floor = dict.fromkeys(sizes, 0) | dict(least or {})
+    floor = floor if sum(floor.values()) <= total else dict.fromkeys(sizes, 0)
     wanted = {name: min(max(shares[name], 0.0), 1.0) * size for name, size in sizes.items()}
-    counts = {name: min(int(value), sizes[name]) for name, value in wanted.items()}
+    counts = {name: min(max(int(value), floor[name]), sizes[name]) for name, value in wanted.items()}
     order = sorted(sizes, key=lambda name: counts[name] - wanted[name])
     while (missing := total - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1
-        able = [name for name in (order if step > 0 else order[::-1]) if 0 <= counts[name] + step <= sizes[name]]
+        able = [n for n in (order if step > 0 else order[::-1]) if floor[n] <= counts[n] + step <= sizes[n]]
         for name in able[: abs(missing)]:
             counts[name] += step
     return counts
-
-
-def local_counts(sizes: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
-    """Each layer's own count: floor(share x size + 1/2)."""
-    return {name: share_of(shares[name], size) for name, size in sizes.items()}

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from paredown.framework.damped_moments import inverse_factor
 from paredown.modifiers.pruning.exact_counts import shared_out
+from paredown.modifiers.pruning.layer_rows import Goal
 from paredown.modifiers.pruning.selection import smallest
-from paredown.modifiers.pruning.streamed_pruning import Damping, Goal, StreamedPruning
+from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
 from paredown.modifiers.pruning.structure import Pattern
 
 __all__ = ["SparseGPT", "sparsegpt_rows"]

@@ -19,14 +19,14 @@ from paredown.framework.second_moments import second_moments
 from paredown.framework.streaming import Unit, stream
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
+from paredown.modifiers.pruning.layer_rows import Goal, prune_rows
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
 from paredown.modifiers.pruning.masks import MaskForm, converted, fast_mask, to_bool
 from paredown.modifiers.pruning.scope import LayerShares, shares_by_pattern
 from paredown.modifiers.pruning.structure import Pattern
 
-__all__ = ["Damping", "Goal", "StreamedPruning", "input_order"]
+__all__ = ["Damping", "StreamedPruning"]
 
-Goal = int | Pattern
 Damping = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -107,15 +107,17 @@ class StreamedPruning(TargetedModifier):
             rows: the weight, (out, n), in the type of ``moments``.
             moments: what `moments` gave for the layer, its columns in the order of those of ``rows``.
             goal: how many are zero afterwards (more where there are more zeros), or the pattern of neighbours in a row.
+
+        See `paredown.modifiers.pruning.layer_rows.prune_rows`.
         """
 
     def moments(self, training: Training, unit: Unit) -> Mapping[str, Tensor]:
         """What is known of the inputs of a unit's layers: second moments (groups, n, n), or their diagonal."""
         return {name: each.matrix for name, each in second_moments(training, self, unit).items()}
 
-    def without_data(self, rows: Tensor) -> Tensor:
+    def without_data(self, weight: Tensor) -> Tensor:
         """What `moments` gives for a layer whose forward no batch reached: inputs that are all alike."""
-        return torch.eye(rows.shape[1], device=rows.device)[None]
+        return torch.eye(weight[0].numel(), device=weight.device)[None]
 
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
         """Why a layer is left alone, or None."""
@@ -155,7 +157,7 @@ class StreamedPruning(TargetedModifier):
     def on_update(self, training: Training, state: MaskState) -> None:
         layers = self._layers(training)
         for name, module in layers.items():
-            refuse_not_finite(name, module, f"at step {training.step}; nothing was pruned")
+            refuse_not_finite(name, module, f"nothing was pruned at step {training.step}")
         masks = Masks()
         with KeptTensors() as kept:
             unseen = dict(self._goals(training, layers))
@@ -215,27 +217,9 @@ class StreamedPruning(TargetedModifier):
 
     def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: KeptTensors, masks: Masks) -> None:
         """Write one layer's new weight and its mask."""
-        rows = weight.detach().flatten(1)
-        moments = self.without_data(rows) if moments is None else moments
-        order = input_order(weight) if isinstance(goal, Pattern) else torch.arange(rows.shape[1], device=rows.device)
-        moments = moments[:, order] if moments.dim() == 2 else moments[:, order[:, None], order]
-        new, pruned = self.pruned_rows(rows[:, order].to(moments.dtype), moments, goal)
-        back = order.argsort()
-        keep = ~pruned[:, back].reshape(weight.shape)
+        moments = self.without_data(weight) if moments is None else moments
+        new, keep = prune_rows(weight, moments, goal, self.pruned_rows)
         kept.keep(weight)
         with torch.no_grad():
-            weight.copy_(new[:, back].reshape(weight.shape) * keep)
+            weight.copy_(new)
         masks[weight] = converted(keep if self.masks == "compact" else fast_mask(keep, weight.dtype), weight)
-
-
-def input_order(weight: Tensor) -> Tensor:
-    """The order of a row's columns in which the input channels at one place of the kernel follow each other.
-
-    Args:
-        weight: (out, in, kernel...); a row has in x kernel columns, those of one input side by side.
-
-    >>> input_order(torch.zeros(1, 3, 2))
-    tensor([0, 2, 4, 1, 3, 5])
-    """
-    count = weight[0].numel()
-    return torch.arange(count, device=weight.device).view(weight.shape[1], -1).t().flatten()

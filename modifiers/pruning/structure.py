@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, Strict
@@ -46,9 +46,7 @@ def _chosen(value: Any) -> Any:
 
 
 StructureField = Annotated[
-    Literal["unstructured", "kernel", "channel"]
-    | Annotated[str, Field(pattern=r"^\d+:\d+$")]
-    | BlockShape,
+    Literal["unstructured", "kernel", "channel"] | Annotated[str, Field(pattern=r"^\d+:\d+$")] | BlockShape,
     BeforeValidator(_chosen),
     Field(description=f"What is removed together: {FORMS}."),
 ]
@@ -63,13 +61,19 @@ class Structure(ABC):
     """How a weight is divided into units."""
 
     #: for errors and plans
-    unit: str = "weights"
+    unit: ClassVar[str] = "weights"
+    #: each weight goes or stays by itself
+    free: ClassVar[bool] = False
 
     def refusal(self, weight: Tensor, module: nn.Module) -> str | None:
         """Why a weight (output first) cannot be divided so; None: it can."""
         if isinstance(module, TRANSPOSED) and module.groups > 1:
             return "the outputs of a grouped transposed convolution lie in two dimensions of its weight"
         return self.misfit(weight)
+
+    def view(self, tensor: Tensor, module: nn.Module) -> Tensor:
+        """A tensor of the weight's shape as `units` takes it, and back again."""
+        return output_first(tensor, module)
 
     @abstractmethod
     def misfit(self, weight: Tensor) -> str | None:
@@ -85,8 +89,13 @@ class Structure(ABC):
 
 
 class _Single(Structure):
+    free: ClassVar[bool] = True
+
     def refusal(self, weight: Tensor, module: nn.Module) -> str | None:
         return None
+
+    def view(self, tensor: Tensor, module: nn.Module) -> Tensor:
+        return tensor
 
     def misfit(self, weight: Tensor) -> str | None:
         return None
@@ -105,6 +114,7 @@ class Pattern(_Single):
 
     kept: int
     of: int
+    free: ClassVar[bool] = False
 
     @property
     def share(self) -> float:
@@ -113,6 +123,9 @@ class Pattern(_Single):
 
     def refusal(self, weight: Tensor, module: nn.Module) -> str | None:
         return Structure.refusal(self, weight, module)
+
+    def view(self, tensor: Tensor, module: nn.Module) -> Tensor:
+        return output_first(tensor, module)
 
     def misfit(self, weight: Tensor) -> str | None:
         if weight.shape[1] % self.of:
@@ -141,12 +154,14 @@ class Pattern(_Single):
 class _Block(Structure):
     rows: int
     columns: int
-    unit = "blocks"
+    unit: ClassVar[str] = "blocks"
 
     def misfit(self, weight: Tensor) -> str | None:
         out, inputs = weight.shape[:2]
         if out % self.rows or inputs % self.columns:
-            return f"its {out} outputs and {inputs} inputs cannot be divided into blocks of {self.rows} x {self.columns}"
+            return (
+                f"its {out} outputs and {inputs} inputs cannot be divided into blocks of {self.rows} x {self.columns}"
+            )
         return None
 
     def units(self, scores: Tensor) -> Tensor:
@@ -158,7 +173,7 @@ class _Block(Structure):
 
 
 class _Kernel(Structure):
-    unit = "kernels"
+    unit: ClassVar[str] = "kernels"
 
     def misfit(self, weight: Tensor) -> str | None:
         return "it has no kernels: structure kernel is for convolutions" if weight.dim() < 3 else None
@@ -171,7 +186,7 @@ class _Kernel(Structure):
 
 
 class _Channel(Structure):
-    unit = "channels"
+    unit: ClassVar[str] = "channels"
 
     def misfit(self, weight: Tensor) -> str | None:
         return None

@@ -17,8 +17,9 @@ from paredown.framework.training import Training
 from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.exact_counts import shared_out, smallest_in_rows
+from paredown.modifiers.pruning.layer_rows import Goal
 from paredown.modifiers.pruning.least_squares import least_squares_update
-from paredown.modifiers.pruning.streamed_pruning import Damping, Goal, StreamedPruning
+from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
 from paredown.modifiers.pruning.structure import Pattern
 
 __all__ = ["WandaCriterion", "WandaPruning", "wanda_scores"]

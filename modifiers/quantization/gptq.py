@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
+from paredown.framework.damped_moments import inverse_factor
 from paredown.framework.second_moments import SecondMoments
 from paredown.modifiers.quantization.fake_quantize import clip_limits
 from paredown.modifiers.quantization.number_formats import FLOAT_FORMATS, round_float_
@@ -17,11 +18,10 @@ from paredown.modifiers.quantization.scheme import WeightScheme
 from paredown.modifiers.quantization.weight_layout import spread, view_for
 from paredown.modifiers.quantization.weight_reconstruction import WeightReconstruction
 
-__all__ = ["Gptq", "gptq_weight", "inverse_factor"]
+__all__ = ["Gptq", "gptq_weight"]
 
 #: columns whose errors reach the rest of the matrix in one product
 BLOCK = 128
-MOST_DAMPING = 1e6
 
 
 class Gptq(WeightReconstruction):
@@ -73,24 +73,6 @@ def gptq_weight(
     groups = zip(*(each.chunk(moments.shape[0]) for each in (rows, scale, zero_point)), moments, strict=True)
     done = [_one_group(r, s, z, m, scheme, activation_order, damping) for r, s, z, m in groups]
     return torch.cat(done).reshape(weight.shape).to(weight.dtype)
-
-
-def inverse_factor(moments: Tensor, damping: float) -> Tensor:
-    """The upper Cholesky factor U of the inverse of damped second moments: U^T U = (M + d mean(diag M) I)^-1.
-
-    Inputs that are always 0 get the mean moment. Where the matrix is not positive definite the damping grows tenfold.
-    """
-    diagonal = moments.diagonal()
-    dead = diagonal <= 0
-    mean = diagonal[~dead].mean() if bool((~dead).any()) else diagonal.new_ones(())
-    while True:
-        damped = moments + torch.diag(torch.where(dead, mean, damping * mean))
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        inverse = torch.cholesky_inverse(lower) if not failed else torch.eye(len(moments)).to(damped)
-        upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
-        if not failed or damping > MOST_DAMPING:
-            return upper
-        damping *= 10
 
 
 def _one_group(

@@ -1,0 +1,77 @@
+"""`batch_norm_scale_pruning`: channels that their batch-norm scales down become zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.errors import TargetError
+from paredown.framework.graph import batch_norms_after
+from paredown.framework.modifier import Modifier
+from paredown.framework.targets import named_modules
+from paredown.framework.training import Training
+from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.structure import TRANSPOSED, StructureField
+
+__all__ = ["BatchNormScaleCriterion", "BatchNormScalePruning"]
+
+
+class BatchNormScalePruning(MaskPruning):
+    """Network slimming (Liu et al., 2017, arXiv:1708.06519): channels go by the scale of the batch-norm behind them.
+
+    An output channel of a convolution is worth abs(gamma) of the batch-norm that alone reads it, found in the model's
+    graph (``example_inputs`` or ``data`` are needed for that). The paper adds an L1 penalty on gamma to the loss, which
+    is the loop's to add. Convolutions without such a batch-norm have no worth here: leave them out of ``targets``.
+    ``channel_pruning`` with ``criterion: batch_norm_scale`` removes the channels.
+    """
+
+    example: ClassVar = {"final_sparsity": 0.5, "targets": ["stem"]}
+    kinds: ClassVar = (nn.modules.conv._ConvNd,)
+
+    type: Literal["batch_norm_scale_pruning"] = "batch_norm_scale_pruning"
+    structure: StructureField = "channel"
+    """What is removed together: channels, unless said otherwise."""
+
+    @property
+    def criterion(self) -> Criterion:
+        return BatchNormScaleCriterion()
+
+
+@dataclass(frozen=True)
+class BatchNormScaleCriterion(Criterion):
+    """abs(gamma) of the batch-norm behind a convolution; in physical pruning also that of the batch-norm itself."""
+
+    jointly: ClassVar = True
+    outputs_only: ClassVar = True
+
+    def start(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Watched:
+        graph = training.graph()
+        return Watched(partners={} if graph is None else batch_norms_after(graph))
+
+    def weigh(
+        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
+    ) -> dict[str, Tensor]:
+        modules, found = named_modules(training.model), watched.partners
+        scores = {}
+        for name, weight in weights.items():
+            layer = name.rpartition(".")[0]
+            if layer in found:
+                scores[name] = _over_channels(modules[found[layer]], weight, modules[layer])
+        if not scores:
+            raise TargetError(
+                f"{modifier.name}: no batch-norm that alone reads one of {', '.join(weights)} was found in the model's "
+                "graph; it is traced for example_inputs= or data="
+            )
+        return scores
+
+
+def _over_channels(norm: nn.Module, weight: Tensor, module: nn.Module) -> Tensor:
+    gamma = norm.get_parameter("weight").detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
+    shape = [1] * weight.dim()
+    shape[1 if isinstance(module, TRANSPOSED) else 0] = -1
+    return gamma.view(shape).expand(weight.shape)

@@ -1,0 +1,70 @@
+"""`grasp_pruning`: weights whose removal keeps gradients flowing become zero, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.modifier import Modifier
+from paredown.framework.processes import mean_of_all
+from paredown.framework.training import Training
+from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.modifiers.pruning.gradients import losses_on_data
+from paredown.modifiers.pruning.mask_pruning import MaskPruning
+
+__all__ = ["GraspCriterion", "GraspPruning"]
+
+
+class GraspPruning(MaskPruning):
+    """GraSP (Wang et al., 2020, arXiv:2002.07376): preserve the gradient flow, at initialization.
+
+    A weight is worth w x (Hg), g the gradient and H the Hessian of the loss on ``data``: removing it changes the
+    squared norm of the gradient by -2 w x (Hg) to first order (equations 7 and 8), so those go whose removal raises it
+    most or lowers it least. Needs ``data`` whenever it acts, and second derivatives of the model.
+    """
+
+    example: ClassVar = {"final_sparsity": 0.5, "curve": "constant", "end": "1 steps"}
+
+    type: Literal["grasp_pruning"] = "grasp_pruning"
+
+    @property
+    def criterion(self) -> Criterion:
+        return GraspCriterion()
+
+
+@dataclass(frozen=True)
+class GraspCriterion(Criterion):
+    """w x (Hg) on data."""
+
+    jointly: ClassVar = True
+    needs_data: ClassVar = True
+
+    def weigh(
+        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
+    ) -> dict[str, Tensor]:
+        asked = [weight for weight in weights.values() if weight.requires_grad]
+        gradients = [torch.zeros_like(weight) for weight in asked]
+        batches = 0
+        for loss in losses_on_data(training, modifier):
+            found = torch.autograd.grad(loss, asked, materialize_grads=True)
+            torch._foreach_add_(gradients, found)
+            batches += 1
+        gradients = list(mean_of_all([each / batches for each in gradients]))
+        products = [torch.zeros_like(weight) for weight in asked]
+        for loss in losses_on_data(training, modifier):
+            found = torch.autograd.grad(loss, asked, create_graph=True, materialize_grads=True)
+            flow = sum((one * other).sum() for one, other in zip(found, gradients, strict=True))
+            torch._foreach_add_(products, torch.autograd.grad(flow, asked, materialize_grads=True))
+        products = list(mean_of_all([each / batches for each in products]))
+        scores = {
+            id(weight): (weight.detach() * each).to(torch.promote_types(weight.dtype, torch.float32))
+            for weight, each in zip(asked, products, strict=True)
+        }
+        return {
+            name: scores.get(id(weight), torch.zeros_like(weight, dtype=torch.float32))
+            for name, weight in weights.items()
+        }
