@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/quantization_accuracy.py
 	$(BIN)/python benchmarks/gptq.py
+	$(BIN)/python benchmarks/sparsegpt.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

@@ -5,7 +5,7 @@
 
 Model, text and measurement are those of benchmarks/gptq.py. Every Linear but the head loses half of its weights: of the
 whole layer (magnitude and SparseGPT: of blocks of 128 inputs; Wanda: of each output), or 2 of every 4 along the inputs.
-"wanda, updated" chooses the weights that stay anew by least squares. Seconds of CPU time are told of all layers, and of
+"updated" chooses the weights that stay anew by least squares. Seconds of CPU time are told of all layers, and of
 one; paredown's memory holds the masks that keep zeros in training, a byte a weight.
 
 Exits with 1 where Wanda's or SparseGPT's perplexity is above half of plain magnitude's, where SparseGPT's is not below
@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "wanda": {"type": "wanda_pruning"},
     "wanda, updated": {"type": "wanda_pruning", "update_weights": True},
     "sparsegpt": {"type": "sparsegpt"},
+    "sparsegpt, updated": {"type": "sparsegpt", "update_weights": True},
 }
 PEERS = {"llm-compressor wanda": "wanda", "llm-compressor sparsegpt": "sparsegpt"}
 HEAD = "lm_head"

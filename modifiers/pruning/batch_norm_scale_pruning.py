@@ -15,13 +15,13 @@ from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.structure import TRANSPOSED, StructureField
 
 __all__ = ["BatchNormScaleCriterion", "BatchNormScalePruning"]
 
 
-class BatchNormScalePruning(MaskPruning):
+class BatchNormScalePruning(GradualPruning):
     """Network slimming (Liu et al., 2017, arXiv:1708.06519): channels go by the scale of the batch-norm behind them.
 
     An output channel of a convolution is worth abs(gamma) of the batch-norm that alone reads it, found in the model's
@@ -38,7 +38,7 @@ class BatchNormScalePruning(MaskPruning):
     """What is removed together: channels, unless said otherwise."""
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return BatchNormScaleCriterion()
 
 

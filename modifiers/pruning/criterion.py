@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import AfterValidator
@@ -161,9 +161,10 @@ def criterion_named(name: str) -> Criterion:
     return made
 
 
-def _criterion_of(kind: type[Modifier]) -> Any:
+def _criterion_of(kind: type[Modifier]) -> Criterion | None:
     made = getattr(kind, "default_criterion", None)
-    return None if made is None else made()
+    found = None if made is None else made()
+    return found if isinstance(found, Criterion) else None
 
 
 def _known(name: str) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["FisherCriterion", "FisherPruning", "add_gradient_", "saliencies", "weight_update"]
 
 
-class FisherPruning(MaskPruning):
+class FisherPruning(GradualPruning):
     """Optimal brain surgeon with a blockwise empirical Fisher matrix (WoodFisher: Singh & Alistarh, 2020,
     arXiv:2004.14340; oBERT: Kurtic et al., 2022, arXiv:2203.07259).
 
@@ -45,7 +45,7 @@ class FisherPruning(MaskPruning):
     """Whether the weights that stay make up for those that go."""
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return FisherCriterion(self.block_size, self.gradients, self.dampening, self.update_weights)
 
 

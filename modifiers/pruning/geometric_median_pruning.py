@@ -13,14 +13,14 @@ from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scope import ScopeField
 from paredown.modifiers.pruning.structure import StructureField, output_first
 
 __all__ = ["GeometricMedianCriterion", "GeometricMedianPruning", "distances_to_others"]
 
 
-class GeometricMedianPruning(MaskPruning):
+class GeometricMedianPruning(GradualPruning):
     """FPGM (He et al., 2018, arXiv:1811.00250): channels near the geometric median of their layer are redundant.
 
     An output channel is worth the sum of its Euclidean distances to the layer's other channels (equation 8), so what
@@ -37,7 +37,7 @@ class GeometricMedianPruning(MaskPruning):
     """What competes: each layer for itself, unless said otherwise."""
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return GeometricMedianCriterion()
 
 

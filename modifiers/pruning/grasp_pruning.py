@@ -14,12 +14,12 @@ from paredown.framework.processes import mean_of_all
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.gradients import losses_on_data
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["GraspCriterion", "GraspPruning"]
 
 
-class GraspPruning(MaskPruning):
+class GraspPruning(GradualPruning):
     """GraSP (Wang et al., 2020, arXiv:2002.07376): preserve the gradient flow, at initialization.
 
     A weight is worth w x (Hg), g the gradient and H the Hessian of the loss on ``data``: removing it changes the
@@ -32,7 +32,7 @@ class GraspPruning(MaskPruning):
     type: Literal["grasp_pruning"] = "grasp_pruning"
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return GraspCriterion()
 
 
@@ -51,14 +51,14 @@ class GraspCriterion(Criterion):
         batches = 0
         for loss in losses_on_data(training, modifier):
             found = torch.autograd.grad(loss, asked, materialize_grads=True)
-            torch._foreach_add_(gradients, found)
+            torch._foreach_add_(gradients, list(found))
             batches += 1
         gradients = list(mean_of_all([each / batches for each in gradients]))
         products = [torch.zeros_like(weight) for weight in asked]
         for loss in losses_on_data(training, modifier):
             found = torch.autograd.grad(loss, asked, create_graph=True, materialize_grads=True)
-            flow = sum((one * other).sum() for one, other in zip(found, gradients, strict=True))
-            torch._foreach_add_(products, torch.autograd.grad(flow, asked, materialize_grads=True))
+            flow = torch.stack([(one * other).sum() for one, other in zip(found, gradients, strict=True)]).sum()
+            torch._foreach_add_(products, list(torch.autograd.grad(flow, asked, materialize_grads=True)))
         products = list(mean_of_all([each / batches for each in products]))
         scores = {
             id(weight): (weight.detach() * each).to(torch.promote_types(weight.dtype, torch.float32))

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["least_squares_update"]
+from paredown.framework.damped_moments import damped_moments
+
+__all__ = ["least_squares_update", "refitted"]
 
 #: elements of the systems that are solved at once
-BATCH = 1 << 23
+BATCH = 1 << 20
+
+
+def refitted(rows: Tensor, pruned: Tensor, moments: Tensor, damping: float) -> Tensor:
+    """`least_squares_update` for second moments as they were gathered, which are damped first."""
+    return least_squares_update(rows, pruned, torch.stack([damped_moments(each, damping) for each in moments]))
 
 
 def least_squares_update(rows: Tensor, pruned: Tensor, moments: Tensor) -> Tensor:
@@ -33,13 +40,13 @@ def least_squares_update(rows: Tensor, pruned: Tensor, moments: Tensor) -> Tenso
     lost = (rows - new).view(len(moments), -1, rows.shape[1]).bmm(moments).flatten(0, 1)
     kept = (~pruned).sum(1)
     for batch in _batches(kept):
-        size = int(kept[batch].max()) if len(batch) else 0
+        size = int(kept[batch].max())
         columns = pruned[batch].byte().argsort(dim=1, stable=True)[:, :size]
         valid = ~pruned[batch].gather(1, columns)
         group = batch.div(len(rows) // len(moments), rounding_mode="floor")
         system = moments[group[:, None, None], columns[:, :, None], columns[:, None, :]]
-        system *= valid[:, :, None] & valid[:, None, :]
-        system.diagonal(dim1=1, dim2=2).masked_fill_(~valid, 1)
+        if not bool(valid.all()):
+            system.mul_(valid[:, :, None]).mul_(valid[:, None, :]).diagonal(dim1=1, dim2=2).masked_fill_(~valid, 1)
         wanted = lost[batch].gather(1, columns) * valid
         found = torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
         new[batch] = new[batch].scatter_add(1, columns, found * valid)

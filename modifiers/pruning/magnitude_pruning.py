@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["MagnitudeCriterion", "MagnitudePruning", "magnitude_scores"]
 
 Norm = Literal["l1", "l2"]
 
 
-class MagnitudePruning(MaskPruning):
+class MagnitudePruning(GradualPruning):
     """Gradual magnitude pruning: the weights of smallest absolute value become zero, and stay zero.
 
     The share of zeros moves along ``curve`` over the window, cubic by default (Zhu & Gupta, 2017, arXiv:1710.01878,
@@ -39,7 +39,7 @@ class MagnitudePruning(MaskPruning):
     """What a block, kernel or channel is ranked by: the mean of absolute values (``l1``) or of squares (``l2``)."""
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return MagnitudeCriterion(self.norm)
 
     def unused_fields(self) -> list[str]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import ClassVar
 
-import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from paredown.framework.curves import Curve, curve_value, share_of
+from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Foreseen, Share, TargetedModifier
+from paredown.framework.momenta import clear_momenta_
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
@@ -22,8 +21,6 @@ from paredown.modifiers.pruning.mask_state import (
     PRUNABLE,
     Masks,
     MaskState,
-    clear_momenta_,
-    refuse_nan_gradients,
     weights_of,
 )
 from paredown.modifiers.pruning.mask_update import MaskUpdate
@@ -36,22 +33,20 @@ __all__ = ["MaskPruning"]
 
 
 class MaskPruning(TargetedModifier):
-    """Base: weights of low worth become zero in place, along a curve, and stay zero.
+    """Base: weights of low worth become zero in place, and stay zero.
 
-    A subclass gives the ``criterion``; everything else is here. Of n units exactly floor(share x n + 1/2) are zero,
-    ties broken by index.
+    A subclass gives the criterion, ``ranking``, and says when (`prune`). Of n units exactly floor(share x n + 1/2) are
+    zero, ties broken by index.
     """
 
     claims: ClassVar = frozenset({"zeros"})
-    kinds: ClassVar = PRUNABLE
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = PRUNABLE
     state_type: ClassVar = MaskState
 
     every: Time | None = None
     """Distance between updates. Default: a fiftieth of the window, at least one step."""
     hold: bool = True
     """Keep the zeros after the window's end; false lets the pruned weights train again, from zero."""
-    initial_sparsity: Share = 0.0
-    """Share of zeros at the start of the window."""
     structure: StructureField = "unstructured"
     """What is removed together: ``unstructured``; ``"2:4"`` or any N:M (of M weights that follow each other along the
     inputs N stay); ``{block: [rows, columns]}``; ``kernel``; ``channel`` (an output's weights)."""
@@ -61,8 +56,6 @@ class MaskPruning(TargetedModifier):
     final_sparsity: Share | None = None
     """Share of zeros from the end of the window on. An N:M pattern implies it; beside ``scope: {layers: ...}`` it is
     for the layers that no pattern means, which otherwise stay as they are."""
-    curve: Curve = "cubic"
-    """How the share moves over the window."""
     masks: MaskForm = "fast"
     """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
     clear_momenta: bool = True
@@ -88,43 +81,29 @@ class MaskPruning(TargetedModifier):
     # -- the axes ------------------------------------------------------------------------------------------------
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         """What weights are worth."""
         raise NotImplementedError
-
-    @classmethod
-    def default_criterion(cls) -> Criterion:
-        """The criterion with its defaults, for ``criterion: name`` of other modifiers."""
-        return cls.model_construct().criterion
 
     @property
     def unit(self) -> Structure:
         """What is removed together."""
         return structure_of(self.structure)
 
-    @property
-    def update_rounds(self) -> int:
-        """In how many rounds, each on what the one before left, an update reaches its share."""
-        return 1
-
     # -- what the framework asks -----------------------------------------------------------------------------------
 
     @property
     def calibrates(self) -> bool:
-        return self.criterion.watches or self.criterion.needs_data
-
-    def unused_fields(self) -> Sequence[str]:
-        level = self.curve == "constant" or not isinstance(self.curve, str)
-        return ["initial_sparsity"] if level and "initial_sparsity" in self.model_fields_set else []
+        return self.ranking.watches or self.ranking.needs_data
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return [each.weight for each in self.prunable(training).values()]
 
     def check(self, training: Training) -> None:
-        self._final_shares(training, self._usable(training))
+        self._final_shares(training, self.usable(training))
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        finals = self._final_shares(training, self._usable(training))
+        finals = self._final_shares(training, self.usable(training))
         return [self._foreseen(one, finals) for one in self._meant(training).values()]
 
     def _foreseen(self, one: Prunable, finals: Mapping[str, float]) -> Foreseen:
@@ -143,43 +122,29 @@ class MaskPruning(TargetedModifier):
         return f"blocks of {self.structure.block[0]} x {self.structure.block[1]}"
 
     def on_start(self, training: Training) -> MaskState:
-        usable = self._usable(training)
+        usable = self.usable(training)
         total = sum(each.weight.numel() for each in usable.values())
         zeros = sum(int((~to_bool(mask)).sum()) for mask in training.inherited.values())
-        watched = self.criterion.start(training, {name: each.weight for name, each in usable.items()})
+        watched = self.ranking.start(training, {name: each.weight for name, each in usable.items()})
         return MaskState(Masks(training.inherited), zeros / total, watched)
-
-    def on_update(self, training: Training, state: MaskState) -> None:
-        usable = self._usable(training)
-        final = self.final(training, usable)
-        share = curve_value(self.curve, training.progress(self), min(self.initial_sparsity, final), final)
-        if isinstance(self.curve, str):
-            share = max(share, min(state.share, final))  # what is zero already is not given back
-        refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
-        with _put_back_on_failure(usable if self.update_rounds > 1 else {}):
-            for part in _rounds(state.share, share, self.update_rounds):
-                self._prune(training, state, usable, part)
-        state.share = share
-        training.record(self, "update", sparsity=share)
 
     def on_step(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()
-        if self.criterion.watches and self.name not in training.ended:
+        if self.ranking.watches and self.name not in training.ended:
             weights = {name: each.weight for name, each in self.prunable(training).items()}
-            self.criterion.watch(training, weights, state.watched)
+            self.ranking.watch(training, weights, state.watched)
 
     def on_end(self, training: Training, state: MaskState) -> None:
         state.watched = type(state.watched)()
         if not self.hold:
-            self._clear_momenta(training, {weight: ~to_bool(mask) for weight, mask in state.masks.items()})
-            state.masks = Masks()
+            self.hand_back(training, state)
 
     def on_finalize(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()  # weights may have been loaded since the last step
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         reached = 0.0 if state is None else state.share
-        return f"sparsity {reached:.4g} was reached, {self.final(training, self._usable(training)):.4g} was wanted"
+        return f"sparsity {reached:.4g} was reached, {self.final(training, self.usable(training)):.4g} was wanted"
 
     # -- which weights -------------------------------------------------------------------------------------------
 
@@ -195,7 +160,12 @@ class MaskPruning(TargetedModifier):
     def _refusal(self, one: Prunable) -> str | None:
         return self.unit.refusal(one.view, one.module)
 
-    def _usable(self, training: Training) -> dict[str, Prunable]:
+    def usable(self, training: Training) -> dict[str, Prunable]:
+        """Those that are pruned; at least one.
+
+        Raises:
+            TargetError: no layer fits the structure; one is told with its reason.
+        """
         usable = self.prunable(training)
         if not usable:
             one = next(iter(self._meant(training).values()))
@@ -226,26 +196,25 @@ class MaskPruning(TargetedModifier):
 
     # -- pruning ---------------------------------------------------------------------------------------------------
 
-    def _prune(self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float) -> None:
+    def prune(self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float) -> None:
+        """Bring the weights to a share of zeros now. Everything is chosen before the first weight is changed."""
         if share == 0 and not state.masks:
             return
         before = Masks(state.masks)
-        update = MaskUpdate(training, self, self.criterion, self.unit, self.scope, self.masks)
+        update = MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
         state.masks = update.run(state, usable, share, self._final_shares(training, usable))
-        self.criterion.renew({name: each.weight for name, each in usable.items()}, state.watched)
-        self._clear_momenta(training, dict(_changed(before, state.masks)))
+        self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
+        self.forget(training, dict(_changed(before, state.masks)))
 
-    def _clear_momenta(self, training: Training, marks: Mapping[nn.Parameter, Tensor]) -> None:
+    def hand_back(self, training: Training, state: MaskState) -> None:
+        """Let all weights train again, from zero."""
+        self.forget(training, {weight: ~to_bool(mask) for weight, mask in state.masks.items()})
+        state.masks = Masks()
+
+    def forget(self, training: Training, marks: Mapping[nn.Parameter, Tensor]) -> None:
+        """Clear the momenta of weights where marked, if asked to."""
         if self.clear_momenta:
             clear_momenta_(training.optimizers, marks)
-
-
-def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
-    """Shares at which in each round the same part of what is left goes."""
-    for number in range(1, rounds):
-        left = max(1 - share, 1e-9) / max(1 - reached, 1e-9)
-        yield 1 - (1 - reached) * left ** (number / rounds)
-    yield share
 
 
 def _changed(before: Masks, after: Masks) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -253,15 +222,3 @@ def _changed(before: Masks, after: Masks) -> Iterator[tuple[nn.Parameter, Tensor
     for weight, mask in after.items():
         keep = to_bool(mask)
         yield weight, ~keep if weight not in before else keep != to_bool(before[weight])
-
-
-@contextmanager
-def _put_back_on_failure(usable: Mapping[str, Prunable]) -> Iterator[None]:
-    kept = {name: each.weight.detach().clone() for name, each in usable.items()}
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for name, each in kept.items():
-                usable[name].weight.copy_(each)
-        raise

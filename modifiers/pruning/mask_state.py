@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from paredown.framework.errors import TargetError
 from paredown.framework.state import PerParameter, pack_bits, unpack_bits
@@ -17,7 +16,7 @@ from paredown.framework.weights import COMPUTED
 from paredown.modifiers.pruning.criterion import Watched
 from paredown.modifiers.pruning.masks import apply_masks_, converted, fast_mask, fits, to_bool
 
-__all__ = ["PRUNABLE", "MaskState", "Masks", "clear_momenta_", "refuse_nan_gradients", "weights_of"]
+__all__ = ["PRUNABLE", "MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
 
 
 #: the layers whose weights can be pruned in place
@@ -81,16 +80,6 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
                 seen.add(id(weight))
                 weights[f"{name}.{key}" if name else key] = weight
     return weights
-
-
-def clear_momenta_(optimizers: Sequence[Optimizer], weights: Mapping[nn.Parameter, Tensor]) -> None:
-    """Set to zero what optimizers remember of weights (momentum, second moments), where the given bool is True."""
-    for optimizer in optimizers:
-        for weight, marks in weights.items():
-            entries = optimizer.state.get(weight, {})
-            for value in entries.values():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(marks, 0)
 
 
 def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:

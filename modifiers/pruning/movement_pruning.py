@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["MovementCriterion", "MovementPruning", "movement_step"]
 
 
-class MovementPruning(MaskPruning):
+class MovementPruning(GradualPruning):
     """Movement pruning (Sanh et al., 2020, arXiv:2005.07683): weights that move towards zero go, whatever their size.
 
     A weight is worth the sum over the steps of -w x dL/dw since the window opened (equation 3, the learning rate left
@@ -33,7 +33,7 @@ class MovementPruning(MaskPruning):
     type: Literal["movement_pruning"] = "movement_pruning"
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return MovementCriterion()
 
     @property

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.damped_moments import damped_moments, inverse_moments
+from paredown.framework.damped_moments import inverse_moments
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.layer_rows import Goal
-from paredown.modifiers.pruning.least_squares import least_squares_update
+from paredown.modifiers.pruning.least_squares import refitted
 from paredown.modifiers.pruning.selection import smallest
 from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
 from paredown.modifiers.pruning.structure import Pattern
@@ -77,8 +77,7 @@ def optimal_brain_rows(rows: Tensor, moments: Tensor, goal: Goal, damping: float
     else:
         goes = smallest([losses.cummax(1).values], max(goal, int(zero.sum())), order="value")[0]
     pruned = torch.zeros_like(zero).scatter_(1, order, goes)
-    damped = torch.stack([damped_moments(each, damping) for each in moments])
-    return least_squares_update(rows, pruned, damped), pruned
+    return refitted(rows, pruned, moments, damping), pruned
 
 
 def removal_traces(rows: Tensor, inverses: Tensor, pattern: Pattern | None = None) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["RandomCriterion", "RandomPruning"]
 
 
-class RandomPruning(MaskPruning):
+class RandomPruning(GradualPruning):
     """Random pruning: weights, blocks or channels go by chance, what went before first.
 
     The control in a comparison, and with ``scope: erk`` a strong start for training with a fixed sparse pattern (Liu
@@ -32,7 +32,7 @@ class RandomPruning(MaskPruning):
     """Of the random numbers."""
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return RandomCriterion(self.seed)
 
 

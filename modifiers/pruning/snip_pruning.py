@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["SnipCriterion", "SnipPruning"]
 
 
-class SnipPruning(MaskPruning):
+class SnipPruning(GradualPruning):
     """SNIP (Lee et al., 2018, arXiv:1810.02340): the sensitivity of the loss to a connection, at initialization.
 
     A weight is worth abs(w x dL/dw), the gradient that of all batches together (equation 4, up to the normalisation
@@ -30,7 +30,7 @@ class SnipPruning(MaskPruning):
     type: Literal["snip_pruning"] = "snip_pruning"
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return SnipCriterion()
 
 

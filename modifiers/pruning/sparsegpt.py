@@ -12,6 +12,7 @@ from torch import Tensor
 from paredown.framework.damped_moments import inverse_factor
 from paredown.modifiers.pruning.exact_counts import shared_out
 from paredown.modifiers.pruning.layer_rows import Goal
+from paredown.modifiers.pruning.least_squares import refitted
 from paredown.modifiers.pruning.selection import smallest
 from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
 from paredown.modifiers.pruning.structure import Pattern
@@ -44,9 +45,13 @@ class SparseGPT(StreamedPruning):
     """Inputs among which weights compete; with N:M it only sets how many columns are updated at once."""
     damping: Damping = 0.01
     """What is added to the diagonal of the second moments, as a share of its mean."""
+    update_weights: bool = False
+    """Choose the weights that stay anew, by least squares, once all zeros are known: nearer to what the layer gave than
+    what the sweep leaves. Costs a system of the size of what stays, for each output."""
 
     def pruned_rows(self, rows: Tensor, moments: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        return sparsegpt_rows(rows, moments, goal, self.block_size, self.damping)
+        new, pruned = sparsegpt_rows(rows, moments, goal, self.block_size, self.damping)
+        return refitted(rows, pruned, moments, self.damping) if self.update_weights else new, pruned
 
 
 def sparsegpt_rows(

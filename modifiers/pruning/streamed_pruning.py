@@ -74,7 +74,7 @@ class StreamedPruning(TargetedModifier):
     def _one_share(self) -> StreamedPruning:
         if self.pattern is None and self.final_sparsity is None:
             raise ValueError("final_sparsity is missing: the share of zeros, or structure: N:M")
-        if self.pattern is not None and self.final_sparsity not in (None, self.pattern.share):
+        if self.pattern is not None and abs((self.final_sparsity or self.pattern.share) - self.pattern.share) > 1e-3:
             raise ValueError(
                 f"final_sparsity {self.final_sparsity:g} does not fit structure {self.structure}, which has a share of "
                 f"{self.pattern.share:g}: leave it out"

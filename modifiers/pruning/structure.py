@@ -140,7 +140,7 @@ class Pattern(_Single):
 
         A weight's rank is counted in comparisons of whole slices: ten times faster than sorting groups of four.
         """
-        groups = scores.unflatten(1, (-1, self.of)).unbind(2)
+        groups = _divided(scores, 1, self.of).unbind(2)
         ranks = [torch.zeros(groups[0].shape, dtype=torch.uint8, device=scores.device) for _ in groups]
         for later in range(1, self.of):
             for earlier in range(later):
@@ -165,7 +165,7 @@ class _Block(Structure):
         return None
 
     def units(self, scores: Tensor) -> Tensor:
-        return scores.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows)).mean((1, 3))
+        return _divided(_divided(scores, 1, self.columns), 0, self.rows).mean((1, 3))
 
     def spread(self, marks: Tensor, shape: torch.Size) -> Tensor:
         tall = marks.unsqueeze(2).unsqueeze(1).expand(-1, self.rows, -1, self.columns, *marks.shape[2:])
@@ -209,4 +209,10 @@ def structure_of(value: str | BlockShape) -> Structure:
     if ":" in value:
         kept, of = value.split(":")
         return Pattern(int(kept), int(of))
-    return {"unstructured": _Single, "kernel": _Kernel, "channel": _Channel}[value]()
+    return {"unstructured": _Single(), "kernel": _Kernel(), "channel": _Channel()}[value]
+
+
+def _divided(tensor: Tensor, dimension: int, size: int) -> Tensor:
+    """The view with one dimension divided into (groups, size)."""
+    shape = tensor.shape
+    return tensor.reshape(*shape[:dimension], shape[dimension] // size, size, *shape[dimension + 1 :])

@@ -20,12 +20,12 @@ from paredown.framework.managed import without_links
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["SynflowCriterion", "SynflowPruning"]
 
 
-class SynflowPruning(MaskPruning):
+class SynflowPruning(GradualPruning):
     """SynFlow (Tanaka et al., 2020, arXiv:2006.05467): the synaptic flow through a weight, without data.
 
     With every parameter and buffer replaced by its absolute value and an input of ones, R is the sum of the outputs
@@ -45,7 +45,7 @@ class SynflowPruning(MaskPruning):
         return self.rounds
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return SynflowCriterion()
 
     def check(self, training: Training) -> None:
@@ -73,7 +73,7 @@ class SynflowCriterion(Criterion):
                 for weight in asked:
                     weight.requires_grad_(True)
                 outputs = tensors_of(call(training.model, inputs, None))
-                flow = sum(output.sum() for output in outputs if output.is_floating_point())
+                flow = torch.stack([output.sum() for output in outputs if output.is_floating_point()]).sum()
                 gradients = torch.autograd.grad(flow, asked, materialize_grads=True)
             for weight, flag in zip(asked, flags, strict=True):
                 weight.requires_grad_(flag)

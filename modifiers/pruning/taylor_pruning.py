@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
+from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
 __all__ = ["TaylorCriterion", "TaylorPruning", "taylor_scores"]
 
 
-class TaylorPruning(MaskPruning):
+class TaylorPruning(GradualPruning):
     """Taylor pruning (Molchanov et al., 2019, arXiv:1906.10771): the squared first-order change of the loss.
 
     A weight is worth (w x dL/dw)^2, the squared change of the loss to first order if it became zero (equation 8), the
@@ -30,7 +30,7 @@ class TaylorPruning(MaskPruning):
     type: Literal["taylor_pruning"] = "taylor_pruning"
 
     @property
-    def criterion(self) -> Criterion:
+    def ranking(self) -> Criterion:
         return TaylorCriterion()
 
 

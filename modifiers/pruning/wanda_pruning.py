@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.damped_moments import damped_moments
 from paredown.framework.modifier import Modifier
 from paredown.framework.second_moments import mean_squares
 from paredown.framework.streaming import Unit
@@ -18,7 +17,7 @@ from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.exact_counts import shared_out, smallest_in_rows
 from paredown.modifiers.pruning.layer_rows import Goal
-from paredown.modifiers.pruning.least_squares import least_squares_update
+from paredown.modifiers.pruning.least_squares import refitted
 from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
 from paredown.modifiers.pruning.structure import Pattern
 
@@ -47,9 +46,10 @@ def wanda_scores(weight: Tensor, moments: Tensor) -> Tensor:
 class WandaCriterion(Criterion):
     """`wanda_scores` of the model as it is, on all of the data; weights of Linear, Conv1d and Conv2d have one."""
 
+    jointly: ClassVar = True
     needs_data: ClassVar = True
 
-    def scores(
+    def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
         layers = _layers_of(training, weights)
@@ -98,10 +98,7 @@ class WandaPruning(StreamedPruning):
     def pruned_rows(self, rows: Tensor, moments: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         squares = moments if moments.dim() == 2 else moments.diagonal(dim1=1, dim2=2)
         pruned = _least_carrying(rows, squares, goal)
-        if moments.dim() == 2:
-            return rows, pruned
-        damped = torch.stack([damped_moments(each, self.damping) for each in moments])
-        return least_squares_update(rows, pruned, damped), pruned
+        return rows if moments.dim() == 2 else refitted(rows, pruned, moments, self.damping), pruned
 
 
 def _least_carrying(rows: Tensor, squares: Tensor, goal: Goal) -> Tensor:

@@ -1,0 +1,145 @@
+"""What a modifier that removes channels sees of a model: the groups that are its business, and why others are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from paredown.framework.channels import (
+    Analysis,
+    ChannelGroup,
+    Cut,
+    Place,
+    Removal,
+    Verified,
+    analyse,
+    find_frozen,
+    find_groups,
+    runner,
+    trial_cut,
+    verified,
+)
+from paredown.framework.graph import export_graph
+from paredown.framework.managed import links_of
+from paredown.framework.modifier import TargetedModifier
+from paredown.framework.report.latency import measure_latency
+from paredown.framework.targets import match, named_modules, named_parameters
+from paredown.framework.training import Training
+
+__all__ = ["ChannelView", "look", "parameters_after"]
+
+MULTIHEAD = "nn.MultiheadAttention takes the width of its heads from its input"
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """A model's groups.
+
+    Attributes:
+        model: the user's own module.
+        inputs, forward: what it is traced and compared with.
+        analysis: what goes together.
+        groups: those that a modifier may cut.
+        reasons: why target layers are left alone, by layer.
+    """
+
+    model: nn.Module
+    inputs: object
+    forward: object
+    analysis: Analysis
+    groups: tuple[ChannelGroup, ...]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The names of all tensors in which groups have slices."""
+        return list(dict.fromkeys(name for group in self.groups for name, _ in group.slices))
+
+    def verified(self, removals: Sequence[Removal]) -> Verified:
+        """What can be cut of these, tried out."""
+        run = runner(self.model, self.inputs, self.forward)  # type: ignore[arg-type]
+        return verified(self.model, run, self.analysis, removals)
+
+    def latency(self, training: Training, cut: Cut) -> float:
+        """Milliseconds of a forward with this cut."""
+        with trial_cut(self.model, cut.kept, cut.attributes):
+            measured = measure_latency({"it": self.model}, self.inputs, self.forward)  # type: ignore[arg-type]
+        return measured["it"].median
+
+
+def look(training: Training, modifier: TargetedModifier, heads: bool = False) -> ChannelView:
+    """Analyse a model, and pick the groups that have outputs of a target and none of an ignored layer.
+
+    Args:
+        training: with example inputs or data.
+        modifier: whose targets count.
+        heads: whether only attention heads count.
+
+    Raises:
+        TargetError: the model cannot be traced.
+    """
+    example = training.example()
+    assert example is not None
+    inputs, forward = example
+    model = training.model
+    analysis = analyse(export_graph(model, inputs, forward), model)
+    refused = _refused(model)
+    groups, reasons = [], {}
+    targets, ignored = training.targets(modifier), _ignored(training, modifier)
+    for group in find_groups(analysis, refused):
+        if heads and not group.heads:
+            continue
+        kept_back = next((name for name in group.layers if name in ignored), None)
+        if not any(name in targets for name in group.layers):
+            continue
+        if kept_back is not None:
+            reasons[group.name] = f"it goes together with {kept_back}, which is ignored"
+        elif group.units > 1:
+            groups.append(group)
+    whole = {name for group in groups for name in group.layers}
+    for frozen in find_frozen(analysis, refused):
+        if frozen.layer in targets and frozen.layer not in whole:
+            reasons.setdefault(frozen.layer, frozen.reason)
+    return ChannelView(model, inputs, forward, analysis, tuple(groups), reasons)
+
+
+def parameters_after(model: nn.Module, cut: Cut) -> dict[str, int]:
+    """The number of own parameters of each module that a cut changes."""
+    shapes = {name: list(parameter.shape) for name, parameter in named_parameters(model).items()}
+    changed: dict[str, None] = {}
+    for (name, dimension), kept in cut.kept.items():
+        if name in shapes:
+            shapes[name][dimension] = len(kept)
+            changed[name.rpartition(".")[0]] = None
+    return {layer: _count(shapes, layer) for layer in changed}
+
+
+def _count(shapes: dict[str, list[int]], layer: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[0] == layer)
+
+
+def _ignored(training: Training, modifier: TargetedModifier) -> set[str]:
+    if not modifier.ignore:
+        return set()
+    kept = match(training.model, (), modifier.ignore, (nn.Module,)).modules
+    return {name for name in named_modules(training.model) if name not in kept}
+
+
+def _refused(model: nn.Module) -> dict[Place, str]:
+    """Places that cannot be cut, whatever the graph says."""
+    refused: dict[Place, str] = {}
+    for name, module in named_modules(model).items():
+        if isinstance(module, nn.MultiheadAttention):
+            refused.update(_all_places(name, module, MULTIHEAD))
+        if any(link.permanent for link in links_of(module)):
+            refused.update(_all_places(name, module, f"{name} is quantized"))
+    return refused
+
+
+def _all_places(name: str, module: nn.Module, reason: str) -> Iterable[tuple[Place, str]]:
+    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for dimension in range(tensor.dim()):
+            yield ((f"{name}.{key}" if name else key, dimension), reason)
