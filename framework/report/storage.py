@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from paredown.framework.managed import links_of
+from paredown.framework.state import pack_bits, unpack_bits
 
-__all__ = ["Codes", "bytes_on_disk", "pack_integers", "stored_codes", "write_compressed"]
+__all__ = ["Codes", "bytes_on_disk", "pack_integers", "read_sparse", "stored_codes", "write_compressed"]
 
 Codes = Mapping[str, tuple[Tensor, int]]
+
+#: elements from which on a tensor may be stored as bits and values
+LEAST = 1024
+#: elements on which the two forms of a tensor are compared, and of each piece of them
+SAMPLE, PIECE = 1 << 18, 1 << 14
+BITS_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def stored_codes(module: nn.Module) -> Codes:
@@ -36,7 +45,12 @@ def bytes_on_disk(model: nn.Module) -> int:
 
 
 def write_compressed(model: nn.Module, path: str | Path) -> None:
-    """Write a model's state as a zip archive with DEFLATE, one member a tensor, its raw little-endian bytes.
+    """Write a model's state as a zip archive with DEFLATE, one member a tensor.
+
+    A member ``name`` holds the tensor's raw little-endian bytes. A tensor with zeros, of 1024 elements or more, is
+    stored as a member ``name@sparse`` where that is smaller: a bit an element, lowest first, that is set where the
+    element is not zero, filled up to whole bytes, and then the raw bytes of those elements in their order
+    (`read_sparse`). Which is smaller is measured, of a large tensor on a quarter of a million elements of it.
 
     Weights that a quantizer holds go in as their integers, packed where these are narrower than a byte; tensors that
     share memory go in once. The archive shows what compression is worth with nothing but a common format.
@@ -54,7 +68,18 @@ def write_compressed(model: nn.Module, path: str | Path) -> None:
             place = (value.data_ptr(), value.shape)
             if value.numel() and place not in seen:
                 seen.add(place)
-                archive.writestr(name, _bytes(*codes[name]) if name in codes else _raw(value))
+                archive.writestr(*_member(name, *codes.get(name, (value, 8 * value.element_size()))))
+
+
+def read_sparse(content: bytes, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor of a member ``name@sparse`` of `write_compressed` whose elements are of whole bytes."""
+    count = math.prod(shape)
+    size = -(-count // 8)
+    kept = unpack_bits({"bits": torch.frombuffer(bytearray(content[:size]), dtype=torch.uint8), "shape": [count]})
+    flat = torch.zeros(count, dtype=dtype)
+    if size < len(content):
+        flat[kept] = torch.frombuffer(bytearray(content[size:]), dtype=dtype)
+    return flat.view(*shape)
 
 
 def pack_integers(integers: Tensor, bits: int) -> Tensor:
@@ -69,8 +94,36 @@ def pack_integers(integers: Tensor, bits: int) -> Tensor:
     return (stream << torch.arange(8, dtype=torch.int16, device=values.device)).sum(1).to(torch.uint8)
 
 
-def _bytes(integers: Tensor, bits: int) -> bytes:
-    return _raw(integers) if bits == 8 * integers.element_size() else _raw(pack_integers(integers, bits))
+def _member(name: str, tensor: Tensor, bits: int) -> tuple[str, bytes]:
+    if _is_smaller_sparse(tensor, bits):
+        return f"{name}@sparse", _sparse(tensor, bits)
+    return name, _bytes(tensor, bits)
+
+
+def _is_smaller_sparse(tensor: Tensor, bits: int) -> bool:
+    flat = tensor.detach().flatten()
+    if len(flat) > SAMPLE:
+        starts = torch.linspace(0, len(flat) - PIECE, SAMPLE // PIECE).long().tolist()
+        flat = torch.cat([flat[start : start + PIECE] for start in starts])
+    if len(flat) < LEAST or int(_not_zero(flat).sum()) * bits + len(flat) >= len(flat) * bits:
+        return False
+    return len(zlib.compress(_sparse(flat, bits))) < len(zlib.compress(_bytes(flat, bits)))
+
+
+def _sparse(tensor: Tensor, bits: int) -> bytes:
+    kept = _not_zero(tensor)
+    return _raw(pack_bits(kept)["bits"]) + _bytes(tensor.detach()[kept], bits)
+
+
+def _not_zero(tensor: Tensor) -> Tensor:
+    """Of any bit: -0.0 is stored as it is."""
+    tensor = tensor.detach().contiguous()
+    return tensor.view(BITS_OF_WIDTH.get(tensor.element_size(), tensor.dtype)) != 0
+
+
+def _bytes(tensor: Tensor, bits: int) -> bytes:
+    """As they are, or packed integers."""
+    return _raw(tensor) if bits == 8 * tensor.element_size() else _raw(pack_integers(tensor, bits))
 
 
 def _raw(tensor: Tensor) -> bytes:

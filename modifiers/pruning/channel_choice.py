@@ -67,7 +67,7 @@ def choose(
     if scope == "local":
         counts = [group.units - _kept(group, originals, share) for group in groups]
     else:
-        counts = _global_counts(groups, worths, originals, share)
+        counts = _global_counts(groups, worths, originals, share, round_to)
     removals = []
     for group, count in zip(groups, counts, strict=True):
         stays = rounded(group.units - count, originals[group.name], group.width, round_to)
@@ -94,12 +94,28 @@ def _kept(group: ChannelGroup, originals: Mapping[str, int], share: float) -> in
 
 
 def _global_counts(
-    groups: Sequence[ChannelGroup], worths: Mapping[str, Tensor], originals: Mapping[str, int], share: float
+    groups: Sequence[ChannelGroup],
+    worths: Mapping[str, Tensor],
+    originals: Mapping[str, int],
+    share: float,
+    round_to: int,
 ) -> list[int]:
+    """Units of lowest worth of all groups together; what has to stay of each group is not ranked."""
     widths = torch.cat([torch.full((group.units,), group.width) for group in groups])
     owner = torch.cat([torch.full((group.units,), place) for place, group in enumerate(groups)])
     total = sum(originals[group.name] * group.width for group in groups)
     wanted = share_of(share, total) - (total - int(widths.sum()))
-    order = torch.sort(torch.cat([worths[group.name] for group in groups]), stable=True).indices
+    ranked = torch.cat(
+        [_ranked(worths[group.name], rounded(0, group.units, group.width, round_to)) for group in groups]
+    )
+    order = torch.sort(ranked, stable=True).indices
+    order = order[: int(torch.isfinite(ranked).sum())]
     through = torch.cumsum(widths[order], 0) <= wanted
-    return torch.bincount(owner[order[through]], minlength=len(groups)).tolist()
+    return torch.bincount(owner[order[through]], minlength=len(groups)).tolist()  # type: ignore[no-any-return]
+
+
+def _ranked(worths: Tensor, staying: int) -> Tensor:
+    """Worths, infinite for the best ``staying`` units."""
+    ranked = worths.clone()
+    ranked[torch.sort(worths, stable=True).indices[len(worths) - staying :]] = torch.inf
+    return ranked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -12,26 +12,23 @@ from paredown.framework.channels import (
     Analysis,
     ChannelGroup,
     Cut,
-    Place,
     Removal,
     Verified,
     analyse,
     find_frozen,
     find_groups,
+    fixed_places,
     runner,
     trial_cut,
     verified,
 )
 from paredown.framework.graph import export_graph
-from paredown.framework.managed import links_of
 from paredown.framework.modifier import TargetedModifier
 from paredown.framework.report.latency import measure_latency
 from paredown.framework.targets import match, named_modules, named_parameters
 from paredown.framework.training import Training
 
 __all__ = ["ChannelView", "look", "parameters_after"]
-
-MULTIHEAD = "nn.MultiheadAttention takes the width of its heads from its input"
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def look(training: Training, modifier: TargetedModifier, heads: bool = False) ->
     inputs, forward = example
     model = training.model
     analysis = analyse(export_graph(model, inputs, forward), model)
-    refused = _refused(model)
+    refused = fixed_places(model)
     groups, reasons = [], {}
     targets, ignored = training.targets(modifier), _ignored(training, modifier)
     for group in find_groups(analysis, refused):
@@ -126,20 +123,3 @@ def _ignored(training: Training, modifier: TargetedModifier) -> set[str]:
         return set()
     kept = match(training.model, (), modifier.ignore, (nn.Module,)).modules
     return {name for name in named_modules(training.model) if name not in kept}
-
-
-def _refused(model: nn.Module) -> dict[Place, str]:
-    """Places that cannot be cut, whatever the graph says."""
-    refused: dict[Place, str] = {}
-    for name, module in named_modules(model).items():
-        if isinstance(module, nn.MultiheadAttention):
-            refused.update(_all_places(name, module, MULTIHEAD))
-        if any(link.permanent for link in links_of(module)):
-            refused.update(_all_places(name, module, f"{name} is quantized"))
-    return refused
-
-
-def _all_places(name: str, module: nn.Module, reason: str) -> Iterable[tuple[Place, str]]:
-    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        for dimension in range(tensor.dim()):
-            yield ((f"{name}.{key}" if name else key, dimension), reason)

@@ -107,9 +107,19 @@ class Criterion:
         Raises:
             ScheduleError: gradients or data are missing; the line to add is told.
         """
+        self.prepare(training, modifier, weights, watched)
+        return self.weigh(training, modifier, weights, watched)
+
+    def prepare(
+        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
+    ) -> None:
+        """Gather gradients from ``data`` where none were seen in training; for all weights before some are scored.
+
+        Raises:
+            ScheduleError: there is no data either.
+        """
         if self.watches and not watched.count:
             self._gather(training, modifier, weights, watched)
-        return self.weigh(training, modifier, weights, watched)
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         """Take in gradients of the loss by name, of the shapes of the weights; ``watched.count`` were taken before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -128,13 +128,13 @@ class MaskPruning(TargetedModifier):
         watched = self.ranking.start(training, {name: each.weight for name, each in usable.items()})
         return MaskState(Masks(training.inherited), zeros / total, watched)
 
-    def on_step(self, training: Training, state: MaskState) -> None:
+    def on_step(self, training: Training, state: Any) -> None:
         state.masks.apply_()
         if self.ranking.watches and self.name not in training.ended:
             weights = {name: each.weight for name, each in self.prunable(training).items()}
             self.ranking.watch(training, weights, state.watched)
 
-    def on_end(self, training: Training, state: MaskState) -> None:
+    def on_end(self, training: Training, state: Any) -> None:
         state.watched = type(state.watched)()
         if not self.hold:
             self.hand_back(training, state)
@@ -200,6 +200,8 @@ class MaskPruning(TargetedModifier):
         """Bring the weights to a share of zeros now. Everything is chosen before the first weight is changed."""
         if share == 0 and not state.masks:
             return
+        if share <= state.share and self.ranking.watches and not state.watched.count:
+            return  # nothing new to go by, and nothing more to go
         before = Masks(state.masks)
         update = MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
         state.masks = update.run(state, usable, share, self._final_shares(training, usable))

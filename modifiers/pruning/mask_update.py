@@ -81,6 +81,7 @@ class MaskUpdate:
 
     def _unit_scores(self, state: MaskState, prunables: Mapping[str, Prunable]) -> dict[str, Tensor]:
         weights = {name: each.weight for name, each in prunables.items()}
+        self.criterion.prepare(self.training, self.modifier, weights, state.watched)
         groups = [weights] if self.criterion.jointly else [{name: weight} for name, weight in weights.items()]
         units: dict[str, Tensor] = {}
         for group in groups:

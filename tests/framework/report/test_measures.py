@@ -1,6 +1,7 @@
 """Counts against counting by hand; bytes against the file."""
 
 import zipfile
+import zlib
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from paredown.framework.managed import Link, add_link
 from paredown.framework.report.latency import measure_latency
 from paredown.framework.report.measure import measure_model
-from paredown.framework.report.storage import bytes_on_disk, pack_integers, write_compressed
+from paredown.framework.report.storage import bytes_on_disk, pack_integers, read_sparse, write_compressed
 
 
 class Int4(Link):
@@ -102,6 +103,64 @@ def test_the_file_holds_the_tensors(tmp_path):
         assert archive.namelist() == list(model.state_dict())
         weight = torch.frombuffer(bytearray(archive.read("4.weight")), dtype=torch.float32)
     assert torch.equal(weight.view(10, 128), model[4].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_zeros_are_stored_as_bits_where_that_is_smaller(dtype, share, tmp_path):
+    model = nn.Linear(210, 99).to(dtype)
+    with torch.no_grad():
+        model.weight[torch.rand(99, 210) < share] = 0
+        model.bias[::2] = -0.0
+    write_compressed(model, tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert "bias" in archive.namelist()
+        if share < 1:
+            weight = read_sparse(archive.read("weight@sparse"), dtype, (99, 210))
+            assert torch.equal(weight, model.weight)
+            dense = len(zlib.compress(model.weight.detach().view(torch.uint8).numpy().tobytes()))
+            assert archive.getinfo("weight@sparse").compress_size < (0.95 if share < 0.9 else 0.9) * dense
+        bits = torch.frombuffer(bytearray(archive.read("bias")), dtype=dtype).signbit()
+    assert torch.equal(bits, model.bias.signbit())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bool, torch.complex64, torch.complex128, torch.int64])
+def test_tensors_of_any_type_are_stored(dtype, tmp_path):
+    model = nn.Module()
+    model.register_buffer("kept", (torch.rand(40, 50) < 0.1).to(torch.float32).to(dtype))
+    write_compressed(model, tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        (name,) = archive.namelist()
+        content = archive.read(name)
+    found = read_sparse(content, dtype, (40, 50)) if name == "kept@sparse" else None
+    assert dtype == torch.bool or found is not None
+    if found is not None:
+        assert torch.equal(found.view(torch.uint8), model.kept.view(torch.uint8))
+
+
+def test_the_form_of_a_large_tensor_is_found_on_a_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("paredown.framework.report.storage.SAMPLE", 1024)
+    monkeypatch.setattr("paredown.framework.report.storage.PIECE", 64)
+    model = nn.Linear(300, 100)
+    write_compressed(model, tmp_path / "model.zip")
+    assert zipfile.ZipFile(tmp_path / "model.zip").namelist() == ["weight", "bias"]
+    model.weight.data[torch.rand(100, 300) < 0.3] = 0
+    write_compressed(model, tmp_path / "model.zip")
+    assert zipfile.ZipFile(tmp_path / "model.zip").namelist() == ["weight@sparse", "bias"]
+
+
+def test_zeros_among_integers(tmp_path):
+    model = nn.Linear(256, 256)
+    add_link(model, Int4())
+    model.weight.data = torch.randint(-7, 8, (256, 256)).float()
+    full = bytes_on_disk(model)
+    model.weight.data[torch.rand(256, 256) < 0.7] = 0
+    assert bytes_on_disk(model) < 0.75 * full
+    write_compressed(model, tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        content = archive.read("weight@sparse")
+    nonzeros = int((model.weight != 0).sum())
+    assert len(content) == 256 * 256 // 8 + -(-nonzeros // 2)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
