@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,12 +37,14 @@ class Graph:
         modules: the model's own modules by plain name.
         parameters: the name of the parameter or buffer that a placeholder node stands for.
         shared: the names of parameters that have several names, or are used at several places.
+        constants: the tensors that the model's code made, by the placeholder nodes that stand for them.
     """
 
     nodes: tuple[Node, ...]
     modules: Mapping[str, nn.Module]
     parameters: Mapping[Node, str]
     shared: frozenset[str]
+    constants: Mapping[Node, Tensor] = field(default_factory=dict)
 
     @functools.cached_property
     def positions(self) -> Mapping[Node, int]:
@@ -153,7 +155,9 @@ def _graph_of(program: Any, model: nn.Module) -> Graph:
     nodes = tuple(program.graph.nodes)
     parameters = {node: _inside(targets[node.name]) or "" for node in nodes if node.name in targets}
     modules = {plain_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
-    return Graph(nodes, modules, parameters, frozenset(_shared(model, parameters)))
+    lifted = signature.inputs_to_lifted_tensor_constants
+    constants = {node: program.constants[lifted[node.name]] for node in nodes if node.name in lifted}
+    return Graph(nodes, modules, parameters, frozenset(_shared(model, parameters)), constants)
 
 
 def _shared(model: nn.Module, parameters: Mapping[Node, str]) -> set[str]:

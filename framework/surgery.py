@@ -5,6 +5,8 @@ Every operation is recorded as plain values, so that a checkpoint replays what w
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +57,8 @@ class Surgery:
         self.states = states
         self.forbidden = forbidden
         self.records: list[dict[str, Any]] = []
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
+        self._settled = False
 
     def replace(self, name: str, new: nn.Module, modifier: str, spec: Mapping[str, Any]) -> None:
         """Put ``new`` where the module ``name`` stands, under all its names.
@@ -78,7 +81,7 @@ class Surgery:
         self._remember_groups()
         new.train(old.training)
         self._exchange(old, new)
-        self._undo.append(lambda: self._exchange(new, old))
+        self._remember(lambda: self._exchange(new, old))
         self._succeed(dict(old.named_parameters()), dict(new.named_parameters()))
         self.records.append({"operation": "replace", "module": name, "modifier": modifier, "spec": dict(spec)})
 
@@ -103,6 +106,54 @@ class Surgery:
             if isinstance(tensor, nn.Parameter):
                 container.shrink(tensor, dimension, kept)
         self.records.append({"operation": "shrink", "tensor": name, "dimension": dimension, "kept": kept.cpu()})
+
+    def set_attribute(self, module: str, key: str, value: Any) -> None:
+        """Give a module's attribute a new plain value: a size that follows its tensors.
+
+        A dotted key leads through objects that hold settings (``config.intermediate_size``): they may belong to other
+        models too, so the model gets a copy of its own.
+
+        Args:
+            module: plain name; "" for the model.
+            key: of an attribute that is there.
+            value: a number, text, or a list of them.
+        """
+        if self.forbidden:
+            raise TargetError(f"{module}: {self.forbidden}")
+        holder: Any = named_modules(self.model)[module]
+        *path, last = key.split(".")
+        if path:
+            self._own(holder, path[0])
+        for part in path:
+            holder = getattr(holder, part)
+        before = getattr(holder, last)
+        setattr(holder, last, value)
+        self._remember(lambda: setattr(holder, last, before))
+        self.records.append({"operation": "attribute", "module": module, "key": key, "value": value})
+
+    def remove(self, name: str, indices: Sequence[int]) -> None:
+        """Take children out of the ModuleList or Sequential ``name``; those behind them move up.
+
+        Parameters that are nowhere else leave the optimizers.
+
+        Raises:
+            TargetError: there is no such container, it would be left without a child, or the structure is fixed.
+        """
+        if self.forbidden:
+            raise TargetError(f"{name}: {self.forbidden}")
+        container = named_modules(self.model)[name]
+        before: dict[str, Any] = dict(container._modules)
+        if not isinstance(container, (nn.ModuleList, nn.Sequential)) or len(set(indices)) >= len(before):
+            raise TargetError(f"{name} is no list of layers that can lose {len(indices)} of them")
+        own = {id(parameter) for parameter in self.model.parameters()}
+        self._remember_groups()
+        kept = [child for place, child in enumerate(before.values()) if place not in set(indices)]
+        container._modules.clear()
+        container._modules.update({str(place): child for place, child in enumerate(kept)})
+        self._remember(functools.partial(_put_back, container, before))
+        gone = own - {id(parameter) for parameter in self.model.parameters()}
+        self._forget(gone)
+        self.records.append({"operation": "remove", "module": name, "indices": [int(index) for index in indices]})
 
     def adopt(self, tensor: Tensor, beside: Tensor) -> None:
         """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
@@ -130,6 +181,12 @@ class Surgery:
             if record["operation"] == "shrink":
                 self.shrink(record["tensor"], record["dimension"], record["kept"])
                 continue
+            if record["operation"] == "attribute":
+                self.set_attribute(record["module"], record["key"], record["value"])
+                continue
+            if record["operation"] == "remove":
+                self.remove(record["module"], record["indices"])
+                continue
             old = named_modules(self.model)[record["module"]]
             new = rebuild(record["modifier"], old, record["spec"])
             self.replace(record["module"], new, record["modifier"], record["spec"])
@@ -144,6 +201,11 @@ class Surgery:
     def settle(self) -> None:
         """Forget how to undo; from the first optimizer step on nothing is taken back."""
         self._undo.clear()
+        self._settled = True
+
+    def _remember(self, undo: Callable[[], object]) -> None:
+        if not self._settled:
+            self._undo.append(undo)
 
     def _containers(self) -> Iterable[PerParameter]:
         return (container for state in self.states.values() for container in containers(state))
@@ -163,16 +225,41 @@ class Surgery:
             for group, parameters in zip(groups, before, strict=True):
                 group["params"][:] = parameters
 
-        self._undo.append(restore)
+        self._remember(restore)
 
     def _keep_contents(self, tensor: Tensor) -> None:
+        if self._settled:
+            return
         before = tensor.detach().clone()
 
         def restore() -> None:
             with torch.no_grad():
                 tensor.set_(before)  # type: ignore[call-overload]
 
-        self._undo.append(restore)
+        self._remember(restore)
+
+    def _own(self, module: nn.Module, key: str) -> None:
+        """Give the model a copy of the settings object that a module holds, wherever it or a part of it is held."""
+        original = getattr(module, key)
+        copies: dict[int, Any] = {}
+        copy.deepcopy(original, copies)
+        for holder in self.model.modules():
+            for name, value in list(vars(holder).items()):
+                if name == key and id(value) in copies:
+                    vars(holder)[name] = copies[id(value)]
+                    self._remember(functools.partial(vars(holder).__setitem__, name, value))
+
+    def _forget(self, gone: set[int]) -> None:
+        """Let the optimizers forget parameters that left the model."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                lost = [parameter for parameter in group["params"] if id(parameter) in gone]
+                group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+                for parameter in lost:
+                    optimizer.state.pop(parameter, None)
+        for container in self._containers():
+            for parameter in [parameter for parameter in container if id(parameter) in gone]:
+                del container[parameter]
 
     def _succeed(self, old: Mapping[str, nn.Parameter], new: Mapping[str, nn.Parameter]) -> None:
         """Put the new parameters into the groups of the old ones: a bias to the bias's, the rest to the weight's."""
@@ -214,6 +301,11 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
         if held & own:
             return f"the modifier {modifier!r} holds state of its weight"
     return None
+
+
+def _put_back(container: nn.Module, children: Mapping[str, Any]) -> None:
+    container._modules.clear()
+    container._modules.update(children)
 
 
 def _inherited(parameters: Sequence[nn.Parameter], heirs: Mapping[int, list[nn.Parameter]], staying: set[int]) -> Any:

@@ -184,20 +184,26 @@ class Training:
                 f"{modifier.name}: data gave no batch to calibrate on; a generator gives them only once"
             )
 
-    def graph(self) -> Graph | None:
-        """The model's graph for the example inputs, or else for the first batch of ``data``; None without either.
-
-        Raises:
-            TargetError: the model cannot be traced.
-        """
+    def example(self) -> tuple[Any, Forward | None] | None:
+        """What to trace and compare the model with, and how it is called: the example inputs, or else the first batch
+        of ``data``; None without either."""
         if self.example_inputs is not None:
-            return export_graph(self.model, self.example_inputs)
+            return self.example_inputs, None
         if self.data is None or isinstance(self.data, Iterator):  # an iterator would lose its first batch
             return None
         batch = _to(next(iter(self.data), None), self.device)
         if batch is None or self._forward is not None:
-            return None if batch is None else export_graph(self.model, batch, self._forward)
-        return export_graph(self.model, batch if isinstance(batch, Mapping) else (batch[0],))
+            return None if batch is None else (batch, self._forward)
+        return batch if isinstance(batch, (Mapping, Tensor)) else (batch[0],), None
+
+    def graph(self) -> Graph | None:
+        """The model's graph for what `example` gives; None without it.
+
+        Raises:
+            TargetError: the model cannot be traced.
+        """
+        example = self.example()
+        return None if example is None else export_graph(self.model, *example)
 
     # -- auxiliary losses ----------------------------------------------------------------------------------------
 

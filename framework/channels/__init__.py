@@ -1,7 +1,27 @@
 """What hangs together in a model: channels that can only be removed together, found, cut, and checked."""
 
 from paredown.framework.channels.analysis import Analysis, analyse
-from paredown.framework.channels.cutting import Cut, CutPlan, commit, verified
-from paredown.framework.channels.groups import ChannelGroup, Frozen
+from paredown.framework.channels.cutting import Cut, Removal, Verified, commit, gone_at, verified, with_settings
+from paredown.framework.channels.fixed import fixed_places
+from paredown.framework.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
+from paredown.framework.channels.trial import runner, trial_cut
 
-__all__ = ["Analysis", "ChannelGroup", "Cut", "CutPlan", "Frozen", "analyse", "commit", "verified"]
+__all__ = [
+    "Analysis",
+    "ChannelGroup",
+    "Cut",
+    "Frozen",
+    "Place",
+    "Removal",
+    "Verified",
+    "analyse",
+    "commit",
+    "find_frozen",
+    "find_groups",
+    "fixed_places",
+    "gone_at",
+    "runner",
+    "trial_cut",
+    "verified",
+    "with_settings",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from paredown.framework.channels.labels import Value, aligned, axes_of
+from paredown.framework.channels.labels import Value, axes_of
 from paredown.framework.channels.walk import Result, Rule, Walk, meet, shape_of
 from paredown.framework.graph_trace import operator_name
 
-__all__ = ["RULES", "elementwise", "mixed_along"]
+__all__ = ["RULES", "elementwise", "mixed_along", "rule_by_kind"]
 
 POINTWISE = (
     *("dropout", "alpha_dropout", "feature_dropout", "to", "_to_copy", "contiguous", "alias", "detach", "type_as"),
@@ -29,7 +30,7 @@ REDUCTIONS = (
 )
 #: the result has the shape of the operand, and mixes along the dimension
 MIXING = ("softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "sort", "argsort", "softmin", "logcumsumexp")
-SPATIAL = ("pool", "upsample", "grid_sampler", "interpolate")
+SPATIAL = re.compile(r"(?:pool|upsample_\w+?)(\d)d")
 
 
 def elementwise(walk: Walk, node: Node) -> Result:
@@ -42,10 +43,13 @@ def elementwise(walk: Walk, node: Node) -> Result:
     return Value(value.shape, value.factors, pliable)
 
 
-def mixed_along(walk: Walk, node: Node, value: Value, axes: Iterable[int], does: str) -> tuple[Tensor, ...]:
+def mixed_along(
+    walk: Walk, node: Node, value: Value, axes: Iterable[int], does: str, keep: bool = False
+) -> tuple[Tensor, ...]:
     """The factors of a value after its elements were mixed along axes, of size 1 there.
 
-    Channels that lie along other axes too go as a whole; those that lie only along the axes stay.
+    Channels that lie along other axes too go as a whole; those that lie only along the axes stay (and are passed on
+    with ``keep``, where the result has the same axes).
     """
     axes = frozenset(axes)
     mixed = []
@@ -54,6 +58,7 @@ def mixed_along(walk: Walk, node: Node, value: Value, axes: Iterable[int], does:
             mixed.append(factor)
         elif axes_of(factor) <= axes:
             walk.labels.freeze(factor, f"{walk.where(node)} {does} all of its channels")
+            mixed += [factor] if keep else []
         else:
             mixed.append(walk.labels.unite_along(factor, axes))
     return tuple(mixed)
@@ -87,7 +92,7 @@ def _reduced(walk: Walk, node: Node) -> Result:
 def _mixing(walk: Walk, node: Node) -> Result:
     value = walk.value(node.args[0])
     axis = int(walk.argument(node, 1, "dim", -1)) % max(len(value.shape), 1)
-    factors = mixed_along(walk, node, value, [axis], "runs over")
+    factors = mixed_along(walk, node, value, [axis], "runs over", keep=True)
     output = node.meta["val"]
     made = Value(value.shape, factors)
     return made if isinstance(output, Tensor) else tuple(made for _ in output)
@@ -96,8 +101,8 @@ def _mixing(walk: Walk, node: Node) -> Result:
 def _pooled(walk: Walk, node: Node) -> Result:
     """Pooling and resampling mix the dimensions behind the channels'."""
     value = walk.value(node.args[0])
-    spatial = next(int(digit) for digit in reversed(operator_name(node).split("d")[0] or "2") if digit.isdigit())
-    dimensions = len(value.shape)
+    found = SPATIAL.search(operator_name(node))
+    dimensions, spatial = len(value.shape), int(found[1]) if found else 0
     factors = mixed_along(walk, node, value, range(dimensions - spatial, dimensions), "mixes")
     outputs = node.meta["val"]
     if isinstance(outputs, Tensor):
@@ -160,7 +165,7 @@ def _group_norm(walk: Walk, node: Node) -> Result:
     result = _per_channel(walk, node, value, parts)
     for factor in result.factors:
         if factor.shape[1] > 1:
-            split = factor.unflatten(1, (groups, factor.shape[1] // groups))
+            split = factor.unflatten(1, (groups, factor.shape[1] // groups))  # type: ignore[no-untyped-call]
             if groups == 1:
                 walk.labels.freeze(factor, f"{walk.where(node)} averages over all of its channels")
             elif groups < factor.shape[1]:
@@ -174,11 +179,10 @@ def _layer_norm(walk: Walk, node: Node) -> Result:
     normalized: Any = node.args[1]
     dimensions = len(value.shape)
     axes = range(dimensions - len(normalized), dimensions)
-    mixed = Value(value.shape, mixed_along(walk, node, value, axes, "averages over"))
+    mixed = Value(value.shape, mixed_along(walk, node, value, axes, "averages over", keep=True))
     parts = [part for part in (walk.value(each) for each in node.args[2:4]) if part.shape]
     walk.labels.freeze_all(parts, f"{walk.where(node)} averages over all of its channels")
-    kept = tuple(factor for part in parts for factor in (aligned(f, dimensions) for f in part.factors))
-    return Value(value.shape, (*mixed.factors, *kept[:1]) if not mixed.factors else mixed.factors)
+    return mixed
 
 
 RULES: dict[str, Rule] = {
@@ -204,4 +208,4 @@ def rule_by_kind(node: Node) -> Rule | None:
     tags = getattr(node.target, "tags", ())
     if torch.Tag.pointwise in tags:
         return elementwise
-    return _pooled if any(part in operator_name(node) for part in SPATIAL) else None
+    return _pooled if SPATIAL.search(operator_name(node)) else None

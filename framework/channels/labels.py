@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["Labels", "Origin", "Pending", "Record", "Value", "aligned", "axes_of", "compressed"]
+__all__ = ["Axes", "Labels", "Origin", "Pending", "Record", "Value", "aligned", "axes_of", "compressed"]
 
 Axes = frozenset[int]
 
@@ -79,6 +79,7 @@ class Labels:
     records: list[Record] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     produced: list[Tensor] = field(default_factory=list)
+    heads: list[Tensor] = field(default_factory=list)
 
     def new(self, tensor: str, dimension: int, size: int) -> Tensor:
         """Labels for a dimension of a parameter, of shape (size,)."""

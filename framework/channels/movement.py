@@ -29,6 +29,8 @@ def _moved(walk: Walk, node: Node) -> Result:
     value = walk.value(node.args[0])
     _constrain(walk, node, value)
     target: Any = node.target
+    if operator_name(node) in ("view", "_unsafe_view"):  # labels of stride 0 are not always viewable
+        target = torch.ops.aten.reshape.default
     results = [target(factor.expand(value.shape), *node.args[1:], **node.kwargs) for factor in value.factors]
     shapes = node.meta["val"]
     if isinstance(shapes, Tensor):
@@ -74,7 +76,7 @@ def _equal_parts(walk: Walk, value: Value, dimension: int, parts: int, where: st
     """As many channels have to go from each of the parts of a dimension: those at the same place in it."""
     for factor in value.factors:
         if factor.shape[dimension] > 1 and parts > 1:
-            split = factor.unflatten(dimension, (parts, factor.shape[dimension] // parts))
+            split = factor.unflatten(dimension, (parts, factor.shape[dimension] // parts))  # type: ignore[no-untyped-call]
             walk.labels.records.append(Record(split, where, frozenset({dimension})))
 
 
@@ -118,6 +120,10 @@ def _joined_factor(walk: Walk, values: list[Value], kind: frozenset[int], axis: 
         else:
             fixed = walk.labels.unknown(1, f"{where} joins it with a value of fixed size")
             pieces.append((fixed.reshape([1] * len(value.shape)), value.shape[axis]))
+    if all(piece.shape[axis] == 1 for piece, _ in pieces) and kind != {axis}:
+        for piece, _ in pieces[1:]:
+            walk.labels.unite(pieces[0][0], piece)
+        return max((piece for piece, _ in pieces), key=Tensor.numel)
     common = [max(piece.shape[each] for piece, _ in pieces) for each in range(len(values[0].shape))]
     expanded = [piece.expand([size if each == axis else common[each] for each in range(len(common))])
                 for piece, size in pieces]  # fmt: skip

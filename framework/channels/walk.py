@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from paredown.framework.channels.labels import Labels, Pending, Value, aligned, axes_of
+from paredown.framework.channels.labels import Axes, Labels, Pending, Value, aligned, axes_of
 from paredown.framework.graph import Graph
 from paredown.framework.graph_trace import operator_name
 
@@ -86,12 +86,8 @@ def meet(labels: Labels, operands: Iterable[Value], shape: Sequence[int], where:
             sized.append((axes, factors))
         for factor in factors:
             _merge(labels, merged, factor, where)
-    for factor in merged:
-        for axes, factors in sized:
-            common = axes & axes_of(factor)
-            if common and not any(axes_of(own) & axes_of(factor) for own in factors):
-                _against_fixed(labels, factor, common, where)
-    return Value(tuple(shape), tuple(merged))
+    kept = [factor for factor in merged if _fits(labels, factor, sized, where)]
+    return Value(tuple(shape), tuple(kept))
 
 
 def _merge(labels: Labels, merged: list[Tensor], factor: Tensor, where: str) -> None:
@@ -112,8 +108,13 @@ def _merge(labels: Labels, merged: list[Tensor], factor: Tensor, where: str) -> 
     merged.append(factor)
 
 
-def _against_fixed(labels: Labels, factor: Tensor, common: frozenset[int], where: str) -> None:
-    if axes_of(factor) <= common:
-        labels.freeze(factor, f"{where} meets it with a value of fixed size")
-    else:
-        labels.pending.append(Pending(factor, None, common, where))
+def _fits(labels: Labels, factor: Tensor, sized: Iterable[tuple[Axes, Sequence[Tensor]]], where: str) -> bool:
+    """Whether a factor may go on: no operand has a fixed size along all of its axes."""
+    for axes, factors in sized:
+        common = axes & axes_of(factor)
+        if common and not any(axes_of(own) & axes_of(factor) for own in factors):
+            if axes_of(factor) <= common:
+                labels.freeze(factor, f"{where} meets it with a value of fixed size")
+                return False
+            labels.pending.append(Pending(factor, None, common, where))
+    return True

@@ -111,7 +111,7 @@ def _global_counts(
     order = torch.sort(ranked, stable=True).indices
     order = order[: int(torch.isfinite(ranked).sum())]
     through = torch.cumsum(widths[order], 0) <= wanted
-    return torch.bincount(owner[order[through]], minlength=len(groups)).tolist()  # type: ignore[no-any-return]
+    return torch.bincount(owner[order[through]], minlength=len(groups)).tolist()
 
 
 def _ranked(worths: Tensor, staying: int) -> Tensor:

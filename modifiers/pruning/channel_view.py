@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
+from paredown.framework.calling import Forward
 from paredown.framework.channels import (
     Analysis,
     ChannelGroup,
@@ -21,6 +23,7 @@ from paredown.framework.channels import (
     runner,
     trial_cut,
     verified,
+    with_settings,
 )
 from paredown.framework.graph import export_graph
 from paredown.framework.modifier import TargetedModifier
@@ -44,8 +47,8 @@ class ChannelView:
     """
 
     model: nn.Module
-    inputs: object
-    forward: object
+    inputs: Any
+    forward: Forward | None
     analysis: Analysis
     groups: tuple[ChannelGroup, ...]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -57,13 +60,17 @@ class ChannelView:
 
     def verified(self, removals: Sequence[Removal]) -> Verified:
         """What can be cut of these, tried out."""
-        run = runner(self.model, self.inputs, self.forward)  # type: ignore[arg-type]
+        run = runner(self.model, self.inputs, self.forward)
         return verified(self.model, run, self.analysis, removals)
+
+    def with_settings(self, cut: Cut) -> tuple[Cut, str | None]:
+        """The cut with what the model's config says of it, and what to tell where it cannot."""
+        return with_settings(self.model, cut, self.inputs, self.forward)
 
     def latency(self, training: Training, cut: Cut) -> float:
         """Milliseconds of a forward with this cut."""
         with trial_cut(self.model, cut.kept, cut.attributes):
-            measured = measure_latency({"it": self.model}, self.inputs, self.forward)  # type: ignore[arg-type]
+            measured = measure_latency({"it": self.model}, self.inputs, self.forward)
         return measured["it"].median
 
 

@@ -46,12 +46,17 @@ def ranked(units: Mapping[str, Tensor], structure: Structure, lamp: bool) -> dic
     return {name: lamp_scores(each.clamp(min=0)) - each.isneginf().double() for name, each in units.items()}
 
 
-def chosen_units(units: Mapping[str, Tensor], contests: Sequence[Competition]) -> dict[str, Tensor]:
+def chosen_units(
+    units: Mapping[str, Tensor], contests: Sequence[Competition], structure: Structure
+) -> dict[str, Tensor]:
     """Bool by weight, True for the units that go: in each competition exactly its count of smallest scores; ties by
-    weight, then index, lowest first."""
+    weight, then index, lowest first. Where all that a pattern leaves free goes, nothing is ranked."""
     marks: dict[str, Tensor] = {}
     for contest in contests:
         scores = [units[name] for name in contest.members]
+        if isinstance(structure, Pattern) and contest.count == sum(map(structure.room, scores)):
+            marks.update({name: units[name] < torch.inf for name in contest.members})
+            continue
         found = smallest(scores, contest.count, order="value", names=contest.members)
         marks.update(zip(contest.members, found, strict=True))
     return marks

@@ -56,9 +56,12 @@ class MaskUpdate:
             spread = outlier_shares({name: each.clamp(min=0) for name, each in units.items()}, share)
             state.deviations.update({name: each - share for name, each in spread.items()})
         sizes = {name: each.numel() for name, each in units.items()}
-        held = {name: int(each.isneginf().sum()) for name, each in units.items()}
+        held = {
+            name: int((each <= (0 if self.criterion.by_magnitude else -torch.inf)).sum())
+            for name, each in units.items()
+        }
         contests = competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
-        marks = chosen_units(ranked(units, self.structure, self.scope == "lamp"), contests)
+        marks = chosen_units(ranked(units, self.structure, self.scope == "lamp"), contests, self.structure)
         pruned = {name: marks_of(prunables[name], marks[name], self.structure) for name in prunables}
         return self._zeroed(state, prunables, pruned)
 
@@ -96,7 +99,8 @@ class MaskUpdate:
         return units
 
     def _stays_pruned(self, state: MaskState, weight: nn.Parameter) -> Tensor | None:
-        if self.criterion.regrows or weight not in state.masks:
+        """What scores alone would not put first; a magnitude of 0 comes first anyway."""
+        if self.criterion.regrows or self.criterion.by_magnitude or weight not in state.masks:
             return None
         return ~to_bool(state.masks[weight])
 

@@ -62,7 +62,8 @@ class StructuredPruning(TargetedModifier):
     curve: Curve = "cubic"
     """How the share moves over the window, with ``every``."""
     scope: Literal["global", "local"] = "global"
-    """What competes: ``global`` all together, ``local`` each layer for itself."""
+    """What competes: ``global`` all together, ``local`` each layer for itself. Magnitudes compete relative to the mean
+    of their group, since the scale of weights differs from layer to layer and says nothing of their worth."""
     criterion: CriterionName = "magnitude"
     """What weights are worth: the name of a mask modifier without ``_pruning``."""
     round_to: Annotated[int, Strict(), Field(ge=1)] = 8
@@ -130,6 +131,8 @@ class StructuredPruning(TargetedModifier):
         state = self._begun(training, StructuredState(), view)
         made = self._solved(training, state, view, self._aim(1.0)) if view.groups else Verified(Cut((), {}, ()))
         lines = [Foreseen(name, reason, refused=True) for name, reason in {**view.reasons, **made.refused}.items()]
+        told = view.with_settings(made.cut)[1]
+        lines += [Foreseen("config", told)] if told else []
         gone = {name for removal in made.cut.removals for name in removal.group.layers}
         after = parameters_after(training.model, made.cut)
         lines += [
@@ -149,8 +152,9 @@ class StructuredPruning(TargetedModifier):
         if not state.originals:
             self._begun(training, state, view)
         made = self._solved(training, state, view, aim)
-        self._tell(training, view, made)
-        commit(training.surgery, made.cut)
+        cut, told = view.with_settings(made.cut)
+        commit(training.surgery, cut)
+        self._tell(training, view, made, told)
         state.share = max(state.share, aim if self.budget is None else 0.0)
         self._criterion.renew(self._weights(training, state), state.watched)
         training.record(self, "update", sparsity=self._reached(training, state, made))
@@ -203,6 +207,8 @@ class StructuredPruning(TargetedModifier):
         scores = criterion.scores(training, self, self._weights(training, state), state.watched)
         groups = [group for group in view.groups if group.name in state.originals]
         worths = {group.name: worth(group, scores, criterion.outputs_only, criterion.combined) for group in groups}
+        if criterion.by_magnitude and self.scope == "global":
+            worths = {name: each / each.mean().clamp_min(1e-300) for name, each in worths.items()}
         refused: dict[str, str] = {}
         for _ in range(ROUNDS):
             usable = [group for group in groups if group.name not in refused]
@@ -255,7 +261,9 @@ class StructuredPruning(TargetedModifier):
         gone = sum(len(removal.units) for removal in made.cut.removals)
         return gone / max(sum(state.originals.values()), 1)
 
-    def _tell(self, training: Training, view: ChannelView, made: Verified) -> None:
+    def _tell(self, training: Training, view: ChannelView, made: Verified, told: str | None) -> None:
+        if told is not None:
+            training.record(self, "configuration", remark=told)
         for name, reason in {**view.reasons, **made.refused}.items():
             training.record(self, "left alone", layer=name, reason=reason)
         for removal in made.cut.removals:

@@ -1,7 +1,9 @@
-"""Pruning masks: the time and memory of choosing them, and of holding them.
+"""Pruning masks: the time and memory of choosing them, for every structure, and of holding them.
 
-    python benchmarks/masks.py            # 25M and 100M weights in 60 tensors, one thread; about a minute
-    python benchmarks/masks.py --small    # seconds, and no promises
+    python benchmarks/pruning.py            # 25M and 100M weights in 60 tensors, one thread; about three minutes
+    python benchmarks/pruning.py --small    # seconds, and no promises
+
+What held masks cost a training step, beside torch.nn.utils.prune and torch.ao.pruning: `benchmarks/overhead.py`.
 
 Each measurement runs in a forked process of its own, in turns, and the medians are shown. Peak extra memory is what
 the process's resident set (VmHWM, reset through /proc/self/clear_refs) rose above its size before the call, masks
@@ -25,12 +27,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.ao.pruning import WeightNormSparsifier
 from torch.nn.utils import prune
 
+from paredown import Recipe, ScheduledManager
 from paredown.modifiers.pruning.masks import MaskForm, apply_masks_, prune_smallest_
 
 SPARSITY = 0.9
 TENSORS = 60
+ROWS = 48  # of each tensor
 SPEEDUP, EXTRA_SHARE, HELD_NANOSECONDS = 20.0, 0.05, 0.6
 NOISE = 1.15  # a machine that others use too
 
@@ -72,7 +77,7 @@ def benchmark(size: int, repetitions: int) -> bool:
 
 def random_weights(size: int) -> Weights:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(size // TENSORS, generator=generator) for _ in range(TENSORS)]
+    return [torch.randn(ROWS, size // TENSORS // ROWS // 8 * 8, generator=generator) for _ in range(TENSORS)]
 
 
 def paredown_update(form: MaskForm) -> Method:
@@ -91,8 +96,49 @@ def torch_global_unstructured(weights: Weights) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
+def linear_layers(weights: Weights) -> nn.Sequential:
+    """A model of layers with these weights themselves."""
+    layers = [nn.Linear(each.shape[1], each.shape[0], bias=False, device="meta") for each in weights]
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight = nn.Parameter(weight)
+    return nn.Sequential(*layers)
+
+
+def paredown_structure(structure: object, scope: str = "global") -> Method:
+    """An update by the modifier itself, when its window opens."""
+    fields = {"type": "magnitude_pruning", "structure": structure, "scope": scope, "curve": "constant"}
+    share = {} if isinstance(structure, str) and ":" in structure else {"final_sparsity": SPARSITY}
+
+    def update(weights: Weights) -> int:
+        modifiers = {"prune": {**fields, **share}}
+        recipe = Recipe.load({"recipe": 1, "name": "masks", "run": {"epochs": 1}, "modifiers": modifiers})
+        model = linear_layers(weights)
+        ScheduledManager(recipe).modify(model, torch.optim.SGD(model.parameters(), 0.1), 1000)
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
+    return update
+
+
+def torch_ao(shape: tuple[int, int], zeros: int) -> Method:
+    def update(weights: Weights) -> int:
+        model = linear_layers(weights)
+        level = 1.0 if zeros < shape[0] * shape[1] else SPARSITY
+        sparsifier = WeightNormSparsifier(sparsity_level=level, sparse_block_shape=shape, zeros_per_block=zeros)
+        sparsifier.prepare(model, [{"tensor_fqn": f"{place}.weight"} for place in range(len(weights))])
+        sparsifier.step()
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
+    return update
+
+
+def torch_channels(weights: Weights) -> int:
+    for layer in linear_layers(weights):
+        prune.ln_structured(layer, "weight", SPARSITY, 2, 0)
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
 def kthvalue_on_a_copy(weights: Weights) -> int:
-    magnitudes = torch.cat([weight.abs() for weight in weights])
+    magnitudes = torch.cat([weight.abs().flatten() for weight in weights])
     threshold = magnitudes.kthvalue(round(SPARSITY * len(magnitudes))).values
     masks = [weight.abs() > threshold for weight in weights]
     for weight, mask in zip(weights, masks, strict=True):
@@ -105,6 +151,15 @@ METHODS: dict[str, Method] = {
     "paredown, compact": paredown_update("compact"),
     "kthvalue": kthvalue_on_a_copy,
     "global_unstructured": torch_global_unstructured,
+    "paredown, local": paredown_structure("unstructured", "local"),
+    "paredown, erk": paredown_structure("unstructured", "erk"),
+    "paredown, lamp": paredown_structure("unstructured", "lamp"),
+    "paredown, 2:4": paredown_structure("2:4"),
+    "torch.ao, 2:4": torch_ao((1, 4), 2),
+    "paredown, blocks 1 x 4": paredown_structure({"block": [1, 4]}),
+    "torch.ao, blocks 1 x 4": torch_ao((1, 4), 4),
+    "paredown, channels": paredown_structure("channel"),
+    "ln_structured, channels": torch_channels,
 }
 
 

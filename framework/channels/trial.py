@@ -1,0 +1,132 @@
+"""Looking at a model with channels set to zero, and with channels cut, without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.calling import Forward, call, evaluating
+from paredown.framework.channels.attributes import Attribute
+from paredown.framework.channels.groups import Place
+from paredown.framework.graph_trace import tensors_of
+from paredown.framework.managed import without_links
+from paredown.framework.targets import plain_name
+
+__all__ = ["Run", "difference", "masked", "runner", "tensors_by_name", "trial_cut"]
+
+Run = Callable[[], tuple[Tensor, ...]]
+#: largest difference of an output, relative to the largest output, by precision
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+COARSE = 3e-2
+
+
+def runner(model: nn.Module, example_inputs: Any, forward: Forward | None) -> Run:
+    """A function that gives the model's output tensors for the example inputs, in eval mode and without links.
+
+    Where the model has a multi-head attention, its two implementations of it are both run.
+    """
+    two_ways = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+
+    def run() -> tuple[Tensor, ...]:
+        with without_links(model), evaluating(model), _seeded():
+            outputs = tensors_of(call(model, example_inputs, forward))
+            if two_ways:
+                with _without_fast_path():
+                    outputs += tensors_of(call(model, example_inputs, forward))
+        return outputs
+
+    return run
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers each time; the user's own go on afterwards as if nothing had been."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(0)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(0)
+        yield
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by plain name."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {plain_name(name): tensor for name, tensor in named}
+
+
+@contextmanager
+def masked(model: nn.Module, gone: Mapping[Place, Tensor]) -> Iterator[None]:
+    """The parameters with zeros at the places of these indices; their values come back afterwards."""
+    tensors = tensors_by_name(model)
+    before: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    with torch.no_grad():
+        for (name, dimension), indices in gone.items():
+            tensor = tensors[name]
+            if isinstance(tensor, nn.Parameter):
+                indices = indices.to(tensor.device)
+                before.append((tensor, dimension, indices, tensor.index_select(dimension, indices)))
+                tensor.index_fill_(dimension, indices, 0)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, dimension, indices, values in reversed(before):
+                tensor.index_copy_(dimension, indices, values)
+
+
+@contextmanager
+def trial_cut(model: nn.Module, kept: Mapping[Place, Tensor], attributes: Iterable[Attribute]) -> Iterator[None]:
+    """The model with only these indices of these places, and these attributes; it is as it was afterwards."""
+    tensors, modules = tensors_by_name(model), {plain_name(n): m for n, m in model.named_modules()}
+    before: dict[str, Tensor] = {}
+    values: list[tuple[nn.Module, str, Any]] = []
+    try:
+        with torch.no_grad():
+            for (name, dimension), indices in kept.items():
+                tensor = tensors[name]
+                before.setdefault(name, tensor.detach())
+                cut = tensor.index_select(dimension, indices.to(tensor.device))
+                tensor.set_(cut.contiguous())  # type: ignore[call-overload]
+        for attribute in attributes:
+            module = modules[attribute.module]
+            values.append((module, attribute.key, getattr(module, attribute.key)))
+            setattr(module, attribute.key, attribute.value)
+        yield
+    finally:
+        for module, key, value in reversed(values):
+            setattr(module, key, value)
+        with torch.no_grad():
+            for name, tensor in before.items():
+                tensors[name].set_(tensor)  # type: ignore[call-overload]
+
+
+def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> str | None:
+    """What differs between the outputs of two models beyond rounding; None: nothing."""
+    ours, theirs = tuple(ours), tuple(theirs)
+    if [part.shape for part in ours] != [part.shape for part in theirs]:
+        return "its output has another shape"
+    for a, b in zip(ours, theirs, strict=True):
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return "its output is another one"
+            continue
+        error = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+        scale = float(b.double().abs().max()) if b.numel() else 0.0
+        if not error <= TOLERANCE.get(a.dtype, COARSE) * scale:
+            return f"its output differs by {error / max(scale, 1e-30):.2g} of the largest one"
+    return None
