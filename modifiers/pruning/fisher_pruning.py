@@ -15,21 +15,22 @@ from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 
-__all__ = ["FisherCriterion", "FisherPruning", "add_gradient_", "saliencies", "weight_update"]
+__all__ = ["FisherCriterion", "FisherPruning", "add_gradient_", "inverse_fisher", "saliencies", "weight_update"]
 
 
 class FisherPruning(GradualPruning):
     """Optimal brain surgeon with a blockwise empirical Fisher matrix (WoodFisher: Singh & Alistarh, 2020,
     arXiv:2004.14340; oBERT: Kurtic et al., 2022, arXiv:2203.07259).
 
-    The Hessian of the loss is taken to be F = dampening x I + mean of g g^T over gradients g, in blocks of
-    ``block_size`` weights that follow each other; its inverse is kept up to date gradient by gradient (Woodbury,
-    oBERT's equation 6). A weight is worth w^2 / (2 [F^-1]_ww) (equation 3), and ``update_weights`` moves those that
-    stay by -F^-1[:, P] (F^-1[P, P])^-1 w_P for what goes together in a block, P (equation 5).
+    The Hessian of the loss is taken to be F, the mean of g g^T over gradients g, in blocks of ``block_size`` weights
+    that follow each other (oBERT's equation 6). A weight is worth w^2 / (2 [F^-1]_ww) (equation 3), and
+    ``update_weights`` moves those that stay by -F^-1[:, P] (F^-1[P, P])^-1 w_P for what goes together in a block, P
+    (equation 5).
 
     Gradients are those of the loop's steps since the last update, up to ``gradients`` of them; without training, those
     of the batches of ``data`` (small batches are better: each is one gradient). It needs ``block_size`` numbers a
-    weight.
+    weight. The papers add a fixed number to the diagonal; here it is a share of its mean, as gradients of well-trained
+    models are of any size.
     """
 
     example: ClassVar = {"final_sparsity": 0.5, "block_size": 10}
@@ -39,23 +40,28 @@ class FisherPruning(GradualPruning):
     """Weights in a block of the matrix."""
     gradients: Annotated[int, Strict(), Field(ge=1)] = 256
     """How many gradients are taken in between updates, at most."""
-    dampening: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 1e-7
-    """What is added to the diagonal."""
+    damping: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 0.01
+    """What is added to the diagonal, as a share of its mean over the weight."""
     update_weights: bool = True
     """Whether the weights that stay make up for those that go."""
+    rounds: Annotated[int, Strict(), Field(ge=1)] = 8
+    """In how many rounds an update without training reaches its share, each with gradients of the model as it is."""
+
+    def update_rounds(self, training: Training) -> int:
+        return self.rounds if training.clock is None else 1
 
     @property
     def ranking(self) -> Criterion:
-        return FisherCriterion(self.block_size, self.gradients, self.dampening, self.update_weights)
+        return FisherCriterion(self.block_size, self.gradients, self.damping, self.update_weights)
 
 
 @dataclass(frozen=True)
 class FisherCriterion(Criterion):
-    """w^2 / (2 [F^-1]_ww), with F in blocks."""
+    """w^2 / (2 [F^-1]_ww), with F in blocks. What it gathers of a weight are the sums of g g^T."""
 
     block_size: int = 50
     gradients: int = 256
-    dampening: float = 1e-7
+    damping: float = 0.01
     update_weights: bool = True
     watches: ClassVar = True
 
@@ -65,15 +71,15 @@ class FisherCriterion(Criterion):
         for name, gradient in gradients.items():
             weight = weights[name]
             if weight not in watched.statistics:
-                watched.statistics[weight] = _first_inverse(weight, self.block_size, self.dampening)
-            add_gradient_(watched.statistics[weight], gradient, self.gradients)
+                watched.statistics[weight] = _no_gradients(weight, self.block_size)
+            add_gradient_(watched.statistics[weight], gradient)
 
     def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
         known = watched.statistics
         return {
-            name: saliencies(weight.detach(), known[weight])
+            name: saliencies(weight.detach(), self._inverse(known[weight], watched))
             if weight in known
             else torch.zeros_like(weight, dtype=torch.float32)
             for name, weight in weights.items()
@@ -82,25 +88,38 @@ class FisherCriterion(Criterion):
     def compensate(self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched) -> None:
         for name, weight in weights.items() if self.update_weights else ():
             if weight in watched.statistics:
-                weight.add_(weight_update(weight.detach(), pruned[name], watched.statistics[weight]))
+                inverse = self._inverse(watched.statistics[weight], watched)
+                weight.add_(weight_update(weight.detach(), pruned[name], inverse))
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
         watched.statistics.clear()
         watched.count = 0
 
+    def _inverse(self, sums: Tensor, watched: Watched) -> Tensor:
+        return inverse_fisher(sums / min(watched.count, self.gradients), self.damping)
 
-def add_gradient_(inverse: Tensor, gradient: Tensor, total: int) -> None:
-    """Take one gradient into a blockwise inverse Fisher matrix, in place (Sherman-Morrison).
+
+def add_gradient_(sums: Tensor, gradient: Tensor) -> None:
+    """Add g g^T to blockwise sums, in place.
 
     Args:
-        inverse: (blocks, size, size).
+        sums: (blocks, size, size).
         gradient: of any shape; its elements fill the blocks in order, the last one with zeros.
-        total: how many gradients the mean is over.
     """
-    rows = _in_blocks(gradient, inverse)
-    product = torch.bmm(inverse, rows.unsqueeze(2))
-    denominator = total + torch.bmm(rows.unsqueeze(1), product)
-    inverse.baddbmm_(product / denominator, product.transpose(1, 2), alpha=-1)
+    rows = _in_blocks(gradient, sums)
+    sums.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1))
+
+
+def inverse_fisher(blocks: Tensor, damping: float) -> Tensor:
+    """The inverse of a blockwise matrix whose diagonal is raised by a share of its mean: (blocks, size, size).
+
+    Where all gradients were 0 it is the unit matrix.
+    """
+    size = blocks.shape[1]
+    mean = blocks.diagonal(dim1=1, dim2=2).mean()
+    raised = damping * mean if bool(mean > 0) else torch.ones_like(mean)
+    unit = torch.eye(size, dtype=blocks.dtype, device=blocks.device)
+    return torch.linalg.inv(blocks + raised * unit)
 
 
 def saliencies(weight: Tensor, inverse: Tensor) -> Tensor:
@@ -126,11 +145,10 @@ def weight_update(weight: Tensor, pruned: Tensor, inverse: Tensor) -> Tensor:
     return update.flatten()[: weight.numel()].view(weight.shape).to(weight.dtype)
 
 
-def _first_inverse(weight: Tensor, size: int, dampening: float) -> Tensor:
+def _no_gradients(weight: Tensor, size: int) -> Tensor:
     size = min(size, weight.numel())
-    blocks = -(-weight.numel() // size)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return torch.eye(size, dtype=wide, device=weight.device).div_(dampening).repeat(blocks, 1, 1)
+    return torch.zeros(-(-weight.numel() // size), size, size, dtype=wide, device=weight.device)
 
 
 def _in_blocks(tensor: Tensor, inverse: Tensor) -> Tensor:

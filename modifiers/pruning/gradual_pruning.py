@@ -32,8 +32,7 @@ class GradualPruning(MaskPruning):
         """The criterion with its defaults, for ``criterion: name`` of other modifiers."""
         return cls.model_construct(type=type_name(cls)).ranking
 
-    @property
-    def update_rounds(self) -> int:
+    def update_rounds(self, training: Training) -> int:
         """In how many rounds, each on what the one before left, an update reaches its share."""
         return 1
 
@@ -48,8 +47,9 @@ class GradualPruning(MaskPruning):
         if isinstance(self.curve, str):
             share = max(share, min(state.share, final))  # what is zero already is not given back
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
-        with _put_back_on_failure(usable if self.update_rounds > 1 else {}):
-            for part in _rounds(state.share, share, self.update_rounds):
+        rounds = self.update_rounds(training)
+        with _put_back_on_failure(usable if rounds > 1 else {}):
+            for part in _rounds(state.share, share, rounds):
                 self.prune(training, state, usable, part)
         state.share = share
         training.record(self, "update", sparsity=share)

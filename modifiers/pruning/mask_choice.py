@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from paredown.modifiers.pruning.scope import lamp_scores
 from paredown.modifiers.pruning.selection import smallest
 from paredown.modifiers.pruning.structure import Pattern, Structure
 
-__all__ = ["chosen_units", "marks_of", "ranked", "unit_scores"]
+__all__ = ["chosen_units", "marks_of", "ranked", "separated", "unit_scores"]
 
 
 def unit_scores(prunable: Prunable, scores: Tensor, structure: Structure, pruned: Tensor | None = None) -> Tensor:
@@ -39,27 +39,31 @@ def unit_scores(prunable: Prunable, scores: Tensor, structure: Structure, pruned
     return units if held is None else units.masked_fill(structure.units(held.float()) == 1, -torch.inf)
 
 
-def ranked(units: Mapping[str, Tensor], structure: Structure, lamp: bool) -> dict[str, Tensor]:
+def ranked(units: Mapping[str, Tensor], lamp: bool) -> dict[str, Tensor]:
     """The scores as they are compared across layers: as they are, or by LAMP within each layer first."""
-    if not lamp or isinstance(structure, Pattern):
+    if not lamp:
         return dict(units)
     return {name: lamp_scores(each.clamp(min=0)) - each.isneginf().double() for name, each in units.items()}
 
 
-def chosen_units(
-    units: Mapping[str, Tensor], contests: Sequence[Competition], structure: Structure
-) -> dict[str, Tensor]:
-    """Bool by weight, True for the units that go: in each competition exactly its count of smallest scores; ties by
-    weight, then index, lowest first. Where all that a pattern leaves free goes, nothing is ranked."""
-    marks: dict[str, Tensor] = {}
+def separated(contests: Sequence[Competition], sizes: Mapping[str, int], structure: Structure) -> Iterator[Competition]:
+    """The same competitions; one in which all goes that a pattern leaves free is one for each weight."""
     for contest in contests:
-        scores = [units[name] for name in contest.members]
-        if isinstance(structure, Pattern) and contest.count == sum(map(structure.room, scores)):
-            marks.update({name: units[name] < torch.inf for name in contest.members})
-            continue
-        found = smallest(scores, contest.count, order="value", names=contest.members)
-        marks.update(zip(contest.members, found, strict=True))
-    return marks
+        room = {name: structure.room(sizes[name]) for name in contest.members} if isinstance(structure, Pattern) else {}
+        if room and contest.count == sum(room.values()):
+            yield from (Competition((name,), count) for name, count in room.items())
+        else:
+            yield contest
+
+
+def chosen_units(units: Mapping[str, Tensor], contest: Competition, structure: Structure) -> dict[str, Tensor]:
+    """Bool by weight, True for the units that go: exactly the competition's count of smallest scores; ties by weight,
+    then index, lowest first. Where all goes that a pattern leaves free, nothing is ranked."""
+    scores = [units[name] for name in contest.members]
+    if isinstance(structure, Pattern) and contest.count == sum(structure.room(each.numel()) for each in scores):
+        return {name: each < torch.inf for name, each in units.items()}
+    found = smallest(scores, contest.count, order="value", names=contest.members)
+    return dict(zip(contest.members, found, strict=True))
 
 
 def marks_of(prunable: Prunable, marks: Tensor, structure: Structure) -> Tensor:

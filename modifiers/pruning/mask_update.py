@@ -13,7 +13,7 @@ from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.competitions import Scope, competitions
 from paredown.modifiers.pruning.criterion import Criterion
-from paredown.modifiers.pruning.mask_choice import chosen_units, marks_of, ranked, unit_scores
+from paredown.modifiers.pruning.mask_choice import chosen_units, marks_of, ranked, separated, unit_scores
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
 from paredown.modifiers.pruning.masks import MaskForm, apply_masks_, mask_keeping, prune_at_, to_bool
 from paredown.modifiers.pruning.prunable import Prunable
@@ -51,19 +51,34 @@ class MaskUpdate:
         plain = self.structure.free and self.scope not in ("lamp", "owl")
         if self.criterion.by_magnitude and plain:
             return self._by_magnitude(state, prunables, share, finals)
-        units = self._unit_scores(state, prunables)
-        if self.scope == "owl" and not state.deviations:
-            spread = outlier_shares({name: each.clamp(min=0) for name, each in units.items()}, share)
-            state.deviations.update({name: each - share for name, each in spread.items()})
-        sizes = {name: each.numel() for name, each in units.items()}
-        held = {
-            name: int((each <= (0 if self.criterion.by_magnitude else -torch.inf)).sum())
-            for name, each in units.items()
-        }
+        scores = _Scores(self, state, prunables)
+        self._spread_by_outliers(state, scores, share)
+        sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
+        held = {name: self._held(state, each) for name, each in prunables.items()} if self._shares_out else {}
         contests = competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
-        marks = chosen_units(ranked(units, self.structure, self.scope == "lamp"), contests, self.structure)
-        pruned = {name: marks_of(prunables[name], marks[name], self.structure) for name in prunables}
+        pruned: dict[str, Tensor] = {}
+        for contest in separated(contests, sizes, self.structure):
+            units = ranked({name: scores.of(name) for name in contest.members}, self.scope == "lamp")
+            for name, marks in chosen_units(units, contest, self.structure).items():
+                pruned[name] = marks_of(prunables[name], marks, self.structure)
         return self._zeroed(state, prunables, pruned)
+
+    @property
+    def _shares_out(self) -> bool:
+        return self.scope in ("erk", "uniform_plus", "owl")
+
+    def _spread_by_outliers(self, state: MaskState, scores: _Scores, share: float) -> None:
+        if self.scope == "owl" and not state.deviations:
+            units = {name: scores.of(name).clamp(min=0) for name in scores.prunables}
+            shares = outlier_shares(units, share)
+            state.deviations.update({name: each - share for name, each in shares.items()})
+
+    def _held(self, state: MaskState, one: Prunable) -> int:
+        """How many of a weight's units are pruned."""
+        if one.weight not in state.masks:
+            return 0
+        kept = self.structure.view(to_bool(state.masks[one.weight]), one.module)
+        return int((self.structure.units(kept.float()) == 0).sum())
 
     def _by_magnitude(
         self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
@@ -82,28 +97,6 @@ class MaskUpdate:
             masks.update(zip(group, prune_at_(group, threshold, form=self.form), strict=True))
         return masks
 
-    def _unit_scores(self, state: MaskState, prunables: Mapping[str, Prunable]) -> dict[str, Tensor]:
-        weights = {name: each.weight for name, each in prunables.items()}
-        self.criterion.prepare(self.training, self.modifier, weights, state.watched)
-        groups = [weights] if self.criterion.jointly else [{name: weight} for name, weight in weights.items()]
-        units: dict[str, Tensor] = {}
-        for group in groups:
-            scores = self.criterion.scores(self.training, self.modifier, group, state.watched)
-            for name, weight in group.items():
-                if name not in scores:
-                    raise TargetError(f"{self.modifier.name} cannot weigh {name}: add its layer to ignore")
-                held = self._stays_pruned(state, weight)
-                units[name] = self.criterion.combined(
-                    unit_scores(prunables[name], scores.pop(name), self.structure, held)
-                )
-        return units
-
-    def _stays_pruned(self, state: MaskState, weight: nn.Parameter) -> Tensor | None:
-        """What scores alone would not put first; a magnitude of 0 comes first anyway."""
-        if self.criterion.regrows or self.criterion.by_magnitude or weight not in state.masks:
-            return None
-        return ~to_bool(state.masks[weight])
-
     @torch.no_grad()
     def _zeroed(self, state: MaskState, prunables: Mapping[str, Prunable], pruned: Mapping[str, Tensor]) -> Masks:
         weights = {name: prunables[name].weight for name in pruned}
@@ -115,6 +108,44 @@ class MaskUpdate:
             masks[weight] = mask_keeping(~pruned[name], weight, self.form)
         apply_masks_(list(masks), list(masks.values()))
         return masks
+
+
+class _Scores:
+    """Unit scores by weight: of all at once where the criterion weighs them together, else one by one."""
+
+    def __init__(self, update: MaskUpdate, state: MaskState, prunables: Mapping[str, Prunable]) -> None:
+        self.update, self.state, self.prunables = update, state, prunables
+        self.weights = {name: each.weight for name, each in prunables.items()}
+        self._prepare()
+        self.joint = self._weighed(self.weights) if update.criterion.jointly else {}
+
+    def of(self, name: str) -> Tensor:
+        """What the weight's units are compared by.
+
+        Raises:
+            TargetError: the criterion has no opinion on the weight, or it is NaN.
+        """
+        update = self.update
+        found = self.joint or self._weighed({name: self.weights[name]})
+        if name not in found:
+            raise TargetError(f"{update.modifier.name} cannot weigh {name}: add its layer to ignore")
+        units = unit_scores(self.prunables[name], found[name], update.structure, self._stays_pruned(name))
+        return update.criterion.combined(units)
+
+    def _prepare(self) -> None:
+        update = self.update
+        update.criterion.prepare(update.training, update.modifier, self.weights, self.state.watched)
+
+    def _weighed(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        update = self.update
+        return update.criterion.scores(update.training, update.modifier, weights, self.state.watched)
+
+    def _stays_pruned(self, name: str) -> Tensor | None:
+        """What scores alone would not put first; a magnitude of 0 comes first anyway."""
+        criterion, weight = self.update.criterion, self.weights[name]
+        if criterion.regrows or criterion.by_magnitude or weight not in self.state.masks:
+            return None
+        return ~to_bool(self.state.masks[weight])
 
 
 def _bring_back_(weight: nn.Parameter, state: MaskState) -> None:

@@ -62,8 +62,6 @@ def output_first(tensor: Tensor, module: nn.Module) -> Tensor:
 class Structure(ABC):
     """How a weight is divided into units."""
 
-    #: for errors and plans
-    unit: ClassVar[str] = "weights"
     #: each weight goes or stays by itself
     free: ClassVar[bool] = False
 
@@ -80,6 +78,10 @@ class Structure(ABC):
     @abstractmethod
     def misfit(self, weight: Tensor) -> str | None:
         """Why a weight of this shape cannot be divided so."""
+
+    @abstractmethod
+    def count(self, shape: torch.Size) -> int:
+        """How many units a weight of this shape has, output first."""
 
     @abstractmethod
     def units(self, scores: Tensor) -> Tensor:
@@ -101,6 +103,9 @@ class _Single(Structure):
 
     def misfit(self, weight: Tensor) -> str | None:
         return None
+
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel()
 
     def units(self, scores: Tensor) -> Tensor:
         return scores
@@ -137,14 +142,14 @@ class Pattern(_Single):
     def units(self, scores: Tensor) -> Tensor:
         return scores.masked_fill(~self.removable(scores), torch.inf)
 
-    def room(self, scores: Tensor) -> int:
-        """How many weights can go."""
-        return scores.numel() // self.of * (self.of - self.kept)
+    def room(self, size: int) -> int:
+        """How many of so many weights can go."""
+        return size // self.of * (self.of - self.kept)
 
     def removable(self, scores: Tensor) -> Tensor:
         """Bool, True for the ``of - kept`` smallest scores of each group; ties by index, lowest first."""
         rows = max(1, CACHED // max(scores[0].numel(), 1))
-        return torch.cat([self._least(part) for part in scores.split(rows)]) if len(scores) else scores.bool()
+        return torch.cat([self._least(part) for part in torch.split(scores, rows)]) if len(scores) else scores.bool()
 
     def _least(self, scores: Tensor) -> Tensor:
         """A weight's rank in its group is counted in comparisons of whole slices: twenty times faster than sorting."""
@@ -162,7 +167,6 @@ class Pattern(_Single):
 class _Block(Structure):
     rows: int
     columns: int
-    unit: ClassVar[str] = "blocks"
 
     def misfit(self, weight: Tensor) -> str | None:
         out, inputs = weight.shape[:2]
@@ -171,6 +175,9 @@ class _Block(Structure):
                 f"its {out} outputs and {inputs} inputs cannot be divided into blocks of {self.rows} x {self.columns}"
             )
         return None
+
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel() // (self.rows * self.columns)
 
     def units(self, scores: Tensor) -> Tensor:
         return _divided(_divided(scores, 1, self.columns), 0, self.rows).mean((1, 3))
@@ -181,10 +188,11 @@ class _Block(Structure):
 
 
 class _Kernel(Structure):
-    unit: ClassVar[str] = "kernels"
-
     def misfit(self, weight: Tensor) -> str | None:
         return "it has no kernels: structure kernel is for convolutions" if weight.dim() < 3 else None
+
+    def count(self, shape: torch.Size) -> int:
+        return shape[0] * shape[1]
 
     def units(self, scores: Tensor) -> Tensor:
         return scores.flatten(2).mean(2)
@@ -194,10 +202,11 @@ class _Kernel(Structure):
 
 
 class _Channel(Structure):
-    unit: ClassVar[str] = "channels"
-
     def misfit(self, weight: Tensor) -> str | None:
         return None
+
+    def count(self, shape: torch.Size) -> int:
+        return shape[0]
 
     def units(self, scores: Tensor) -> Tensor:
         return scores.flatten(1).mean(1)

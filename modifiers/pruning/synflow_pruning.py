@@ -40,8 +40,7 @@ class SynflowPruning(GradualPruning):
     rounds: Annotated[int, Strict(), Field(ge=1)] = 100
     """Rounds of an update."""
 
-    @property
-    def update_rounds(self) -> int:
+    def update_rounds(self, training: Training) -> int:
         return self.rounds
 
     @property

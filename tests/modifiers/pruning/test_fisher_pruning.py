@@ -6,24 +6,26 @@ from sample_models import batches, mlp, recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.modifiers.pruning.fisher_pruning import add_gradient_, saliencies, weight_update
+from paredown.modifiers.pruning.fisher_pruning import add_gradient_, inverse_fisher, saliencies, weight_update
 
 
-def made(n=7, size=5, count=9, damping=1e-3):
+def made(n=7, size=5, count=9, damping=0.2):
     torch.manual_seed(0)
     blocks = -(-n // size)
     gradients = torch.randn(count, n).double()
-    inverse = torch.eye(size).double().div(damping).repeat(blocks, 1, 1)
+    sums = torch.zeros(blocks, size, size).double()
     for gradient in gradients:
-        add_gradient_(inverse, gradient, count)
+        add_gradient_(sums, gradient)
     padded = nn.functional.pad(gradients, (0, blocks * size - n)).view(count, blocks, size)
-    dense = torch.einsum("kbi,kbj->bij", padded, padded) / count + damping * torch.eye(size).double()
-    return inverse, dense
+    plain = torch.stack([sum(torch.outer(g[b], g[b]) for g in padded) / count for b in range(blocks)])
+    mean = sum(float(block[i, i]) for block in plain for i in range(size)) / (blocks * size)
+    return inverse_fisher(sums / count, damping), plain + damping * mean * torch.eye(size).double()
 
 
-def test_the_inverse_is_kept_up_to_date():
+def test_the_inverse():
     inverse, dense = made()
-    torch.testing.assert_close(inverse, torch.linalg.inv(dense))
+    torch.testing.assert_close(inverse @ dense, torch.eye(5).double().expand(2, 5, 5))
+    torch.testing.assert_close(inverse_fisher(torch.zeros(1, 3, 3), 0.1), torch.eye(3)[None])
 
 
 def test_saliencies_are_the_least_rise_of_the_quadratic():

@@ -1,0 +1,219 @@
+"""`layer_pruning`: whole layers of low worth leave the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator
+
+from paredown.framework.channels import configuration_of, settings_for
+from paredown.framework.curves import share_of
+from paredown.framework.errors import TargetError
+from paredown.framework.modifier import Foreseen
+from paredown.framework.report.latency import measure_latency
+from paredown.framework.report.measure import measure_model
+from paredown.framework.training import Training
+from paredown.modifiers.pruning.criterion import criterion_named
+from paredown.modifiers.pruning.structured import StructuredPruning
+from paredown.modifiers.pruning.whole_layers import Layer, find_layers, left_out, numbers_after, skip_differs
+
+__all__ = ["LayerPruning", "LayerState"]
+
+BLOCK_INFLUENCE = "block_influence"
+
+
+def _known(name: str) -> str:
+    if name != BLOCK_INFLUENCE:
+        criterion_named(name)
+    return name
+
+
+@dataclass
+class LayerState:
+    """How far the removal of layers has come.
+
+    Attributes:
+        original: layers before anything was removed.
+        cost: of the model before anything was removed, in the budget's terms.
+        gone: layers that were removed.
+    """
+
+    original: int = 0
+    cost: float = 0.0
+    gone: int = 0
+
+
+class LayerPruning(StructuredPruning):
+    """Layer pruning (ShortGPT, Men et al., 2024, arXiv:2403.03853): whole layers are removed, the least needed first.
+
+    A layer is a child of an ``nn.ModuleList`` or ``nn.Sequential``, with parts of its own, whose input and output have
+    one shape, so that the model runs without it: a transformer's layers, residual blocks. Its worth is the block
+    influence, 1 - cos(input, output), the mean over ``data`` or else over the example inputs (Eq. 1); or a criterion's
+    mean score over its weights. Each removal is tried out first: the model without the layer has to give what it gives
+    with the layer's input passed on. Those behind it move up, attributes that number them (``layer_idx``) and a Hugging
+    Face config's number of layers follow. At least one layer of each list stays.
+    """
+
+    example: ClassVar = {"final_sparsity": 0.5}
+    state_type: ClassVar = LayerState
+
+    type: Literal["layer_pruning"] = "layer_pruning"
+    criterion: Annotated[str, AfterValidator(_known)] = BLOCK_INFLUENCE
+    """What a layer is worth: ``block_influence``, or the name of a mask modifier without ``_pruning``."""
+
+    @property
+    def calibrates(self) -> bool:
+        if self.criterion == BLOCK_INFLUENCE:
+            return False
+        criterion = criterion_named(self.criterion)
+        return criterion.needs_data or criterion.watches
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        if training.example() is None or self.calibrates:
+            return []
+        layers, reasons = find_layers(training, self)
+        state = self._begun(training, LayerState(), layers, reasons)
+        chosen, refused = self._chosen(training, state, layers, self.aim(1.0))
+        lines = [Foreseen(name, reason, refused=True) for name, reason in {**reasons, **refused}.items()]
+        return lines + [Foreseen(layer.name, f"removed (influence {layer.influence:.3g})") for layer in chosen]
+
+    def on_start(self, training: Training) -> LayerState:
+        return LayerState()
+
+    def on_update(self, training: Training, state: LayerState) -> None:
+        aim = self.aim(training.progress(self))
+        if self.aims_at_nothing(aim):
+            return
+        layers, reasons = find_layers(training, self)
+        if not state.original:
+            self._begun(training, state, layers, reasons)
+        chosen, refused = self._chosen(training, state, layers, aim)
+        numbers = numbers_after(training.model, chosen)
+        settings, told = self._settings(training, chosen, numbers)
+        known = {(event.get("layer"), event.get("reason")) for event in training.events}
+        for name, reason in {**reasons, **refused}.items():
+            if (name, reason) not in known:
+                training.record(self, "left alone", layer=name, reason=reason)
+        self._commit(training, chosen, numbers, settings)
+        if told is not None:
+            training.record(self, "configuration", remark=told)
+        state.gone += len(chosen)
+        training.record(self, "update", sparsity=state.gone / max(state.original, 1))
+
+    def unreached(self, training: Training, state: LayerState | None) -> str | None:
+        return self.missed(0.0 if state is None or not state.original else state.gone / state.original)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _begun(
+        self, training: Training, state: LayerState, layers: Sequence[Layer], reasons: Mapping[str, str]
+    ) -> LayerState:
+        if not layers:
+            told = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+            raise TargetError(f"{self.name}: no layer can be removed ({told or 'no list of layers is a target'})")
+        state.original = len(layers)
+        if self.budget is not None:
+            state.cost = self._cost(training, ())
+        return state
+
+    def _chosen(
+        self, training: Training, state: LayerState, layers: Sequence[Layer], aim: float
+    ) -> tuple[list[Layer], dict[str, str]]:
+        """The layers that go, least needed first, and those that turned out to be needed for the code."""
+        refused: dict[str, str] = {}
+        chosen: list[Layer] = []
+        for layer in self._ranked(training, layers):
+            if self._enough(training, state, layers, chosen, aim):
+                break
+            if not self._may_go(layer, layers, chosen, state, aim):
+                continue
+            attempt = sorted([*chosen, layer], key=lambda each: layers.index(each))
+            reason = skip_differs(training, attempt, numbers_after(training.model, attempt))
+            if reason is None:
+                chosen = attempt
+            else:
+                refused[layer.name] = reason
+        return chosen, refused
+
+    def _ranked(self, training: Training, layers: Sequence[Layer]) -> list[Layer]:
+        if self.criterion == BLOCK_INFLUENCE:
+            return sorted(layers, key=lambda layer: layer.influence)
+        criterion = criterion_named(self.criterion)
+        weights = {f"{layer.name}.{key}": each for layer in layers for key, each in layer.module.named_parameters()}
+        scores = criterion.scores(training, self, weights, criterion.start(training, weights))
+        worth = {}
+        for layer in layers:
+            own = [score for name, score in scores.items() if name.startswith(f"{layer.name}.")]
+            total = sum(float(score.double().sum()) for score in own)
+            mean = torch.tensor(total / max(sum(score.numel() for score in own), 1))
+            worth[layer.name] = float(criterion.combined(mean))
+        return sorted(layers, key=lambda layer: worth[layer.name])
+
+    def _enough(
+        self, training: Training, state: LayerState, layers: Sequence[Layer], chosen: Sequence[Layer], aim: float
+    ) -> bool:
+        if self.budget is not None:
+            return self._cost(training, chosen) <= aim * state.cost
+        return state.gone + len(chosen) >= share_of(aim, state.original)
+
+    def _may_go(
+        self, layer: Layer, layers: Sequence[Layer], chosen: Sequence[Layer], state: LayerState, aim: float
+    ) -> bool:
+        """Whether something of its list stays, and, with ``scope: local``, its list has not lost its share yet."""
+        own = [each for each in layers if each.container == layer.container]
+        gone = sum(each.container == layer.container for each in chosen)
+        if gone + 1 >= len(own):
+            return False
+        return self.scope == "global" or self.budget is not None or gone < max(1, share_of(aim, len(own)))
+
+    def _cost(self, training: Training, chosen: Sequence[Layer]) -> float:
+        assert self.budget is not None
+        example = training.example()
+        assert example is not None
+        with left_out(training.model, chosen, numbers_after(training.model, chosen)):
+            if self.budget.kind == "latency":
+                return measure_latency({"it": training.model}, *example)["it"].median
+            measured = measure_model(training.model, *(example if self.budget.kind == "macs" else ()))
+        return float(measured.parameters if self.budget.kind == "parameters" else measured.macs or 0)
+
+    def _settings(
+        self, training: Training, chosen: Sequence[Layer], numbers: Sequence[tuple[str, str, int]]
+    ) -> tuple[list[tuple[str, Any]], str | None]:
+        """What the model's config is to say: the number of layers, and lists with an entry for each."""
+        config, example = configuration_of(training.model), training.example()
+        if config is None or not chosen or example is None:
+            return [], None
+        containers = {layer.container for layer in chosen}
+        if len(containers) > 1:
+            return [], "its layers are in several lists: the config is left as it was"
+        before = len(training.model.get_submodule(chosen[0].container))  # type: ignore[arg-type]
+        after = before - len(chosen)
+        gone = {layer.index for layer in chosen}
+        lists = [
+            (f"config.{key}", [each for place, each in enumerate(value) if place not in gone])
+            for key, value in vars(config).items()
+            if isinstance(value, list) and len(value) == before
+        ]
+        with left_out(training.model, chosen, numbers):
+            attributes, told = settings_for(training.model, {before: [after]}, *example, lists=lists)
+        return [*lists, *((each.key, each.value) for each in attributes)], told
+
+    def _commit(
+        self,
+        training: Training,
+        chosen: Sequence[Layer],
+        numbers: Sequence[tuple[str, str, int]],
+        settings: Sequence[tuple[str, Any]],
+    ) -> None:
+        for name, key, value in numbers:
+            training.surgery.set_attribute(name, key, value)
+        for container in dict.fromkeys(layer.container for layer in chosen):
+            indices = [layer.index for layer in chosen if layer.container == container]
+            training.surgery.remove(container, indices)
+        for key, value in settings:
+            training.surgery.set_attribute("", key, value)
+        for layer in chosen:
+            training.record(self, "remove", layer=layer.name, influence=layer.influence)
