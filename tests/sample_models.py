@@ -38,6 +38,43 @@ def conv_net(seed: int = 0, channels: int = 8) -> ConvNet:
     return ConvNet(channels)
 
 
+class TokenNet(nn.Module):
+    """A convolution over patches, layers of attention and linear layers, a head; takes (batch, 1, height, width)."""
+
+    def __init__(self, width: int = 16, heads: int = 4, depth: int = 4, classes: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 2, 2)
+        self.layers = nn.ModuleList([TokenLayer(width, heads) for _ in range(depth)])
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+class TokenLayer(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(x)
+
+
+def token_net(seed: int = 0) -> TokenNet:
+    torch.manual_seed(seed)
+    return TokenNet()
+
+
 def batches(count: int = 10, size: int = 8, inputs: int = 16, image: bool = False, seed: int = 1) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
     shape = (size, 1, 8, 8) if image else (size, inputs)

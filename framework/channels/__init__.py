@@ -1,6 +1,7 @@
 """What hangs together in a model: channels that can only be removed together, found, cut, and checked."""
 
 from paredown.framework.channels.analysis import Analysis, analyse
+from paredown.framework.channels.configuration import configuration_of, settings_for
 from paredown.framework.channels.cutting import Cut, Removal, Verified, commit, gone_at, verified, with_settings
 from paredown.framework.channels.fixed import fixed_places
 from paredown.framework.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
@@ -16,11 +17,13 @@ __all__ = [
     "Verified",
     "analyse",
     "commit",
+    "configuration_of",
     "find_frozen",
     "find_groups",
     "fixed_places",
     "gone_at",
     "runner",
+    "settings_for",
     "trial_cut",
     "verified",
     "with_settings",

@@ -20,6 +20,8 @@ __all__ = ["configuration_of", "settings_for"]
 
 #: at most so many settings are tried in all combinations
 COMBINED = 5
+#: parts of the names of settings that give a size, where they have a value
+SIZED = ("inner", "intermediate", "ffn", "_dim", "dim_")
 
 Setting = tuple[str, int]
 
@@ -32,7 +34,11 @@ def configuration_of(model: nn.Module) -> Any:
 
 
 def settings_for(
-    model: nn.Module, sizes: Mapping[int, Iterable[int]], inputs: Any, forward: Forward | None
+    model: nn.Module,
+    sizes: Mapping[int, Iterable[int]],
+    inputs: Any,
+    forward: Forward | None,
+    lists: Iterable[tuple[str, list[Any]]] = (),
 ) -> tuple[list[Attribute], str | None]:
     """The settings from which a model of the present shapes is built, and, if there are none, what to tell.
 
@@ -43,6 +49,7 @@ def settings_for(
         model: with the cut in place.
         sizes: which size became which.
         inputs, forward: what it is called with.
+        lists: settings that are changed in any case, by dotted key (``config.layer_types``).
 
     Returns:
         Attributes of the model with dotted keys (``config.intermediate_size``), and a sentence or None.
@@ -50,10 +57,10 @@ def settings_for(
     config = configuration_of(model)
     if config is None:
         return [], None
-    builds = _Builds(model, config)
+    builds = _Builds(model, _changed(config, lists))
     if not builds.misfits(()):
         return [], None
-    options = [(key, after) for key, value in _integers(config) for after in sizes.get(value, ()) if after != value]
+    options = list(_options(config, sizes))
     with without_links(model), evaluating(model):
         wanted = tensors_of(call(model, inputs, forward))
         for chosen in builds.fitting(options):
@@ -64,6 +71,13 @@ def settings_for(
         f"its config has no settings that say the new shapes (such as {name}'s): what save_pretrained writes is not "
         "loaded by from_pretrained then, but by paredown.load"
     )
+
+
+def _changed(config: Any, lists: Iterable[tuple[str, list[Any]]]) -> Any:
+    changed = copy.deepcopy(config)
+    for key, value in lists:
+        setattr(changed, key.removeprefix("config."), value)
+    return changed
 
 
 class _Builds:
@@ -91,7 +105,7 @@ class _Builds:
         """The names of tensors whose shapes would be others."""
         built = self.build(chosen)
         theirs = {} if built is None else {name: tensor.shape for name, tensor in built.state_dict().items()}
-        return [name for name, shape in self.shapes.items() if theirs.get(name) != shape]
+        return [name for name in {**self.shapes, **theirs} if theirs.get(name) != self.shapes.get(name)]
 
     def fitting(self, options: list[Setting]) -> Iterator[tuple[Setting, ...]]:
         """Choices of settings that give the right shapes: step by step, then, if few, all combinations."""
@@ -128,9 +142,14 @@ class _Builds:
             return False
 
 
-def _integers(config: Any, prefix: str = "") -> Iterator[Setting]:
+def _options(config: Any, sizes: Mapping[int, Iterable[int]], prefix: str = "") -> Iterator[Setting]:
+    """Settings that have a size that changes, or no value yet, with the sizes that they may get."""
     for key, value in vars(config).items():
-        if isinstance(value, int) and not isinstance(value, bool) and not key.startswith("_"):
-            yield prefix + key, value
-        elif hasattr(value, "to_dict") and not key.startswith("_"):
-            yield from _integers(value, f"{prefix}{key}.")
+        if key.startswith("_") or isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            yield from ((prefix + key, after) for after in sizes.get(value, ()) if after != value)
+        elif value is None and any(part in key for part in SIZED):
+            yield from ((prefix + key, after) for after in sorted({size for each in sizes.values() for size in each}))
+        elif hasattr(value, "to_dict"):
+            yield from _options(value, sizes, f"{prefix}{key}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,12 @@ class ChannelGroup:
         return self.slices[self.outputs[0]].shape[1]
 
     @property
+    def key(self) -> str:
+        """The name, and what a unit is made of: the same for the same group after units were removed."""
+        made = ",".join(f"{name}:{dimension}x{each.shape[1]}" for (name, dimension), each in self.slices.items())
+        return f"{self.name}:{zlib.crc32(made.encode()):08x}"
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The modules whose outputs are produced."""
         return tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in self.outputs))
@@ -51,12 +58,13 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Outputs of a module that cannot be removed: how many of how many, and why."""
+    """Outputs of a module that cannot be removed: how many of how many, why, and whether they are attention heads'."""
 
     layer: str
     channels: int
     of: int
     reason: str
+    heads: bool = False
 
 
 def find_groups(analysis: Analysis, refused: Mapping[Place, str]) -> list[ChannelGroup]:
@@ -99,7 +107,9 @@ def find_frozen(analysis: Analysis, refused: Mapping[Place, str]) -> list[Frozen
         others = [blocked[each] for each in of.tolist() if each in blocked]
         if stays or others:
             why = classes.reasons[min(stays)] if stays else others[0]
-            found.append(Frozen(origin.tensor.rpartition(".")[0], max(len(stays), len(others)), origin.size, why))
+            heads = bool(torch.isin(of, analysis.along_heads()).any())
+            layer = origin.tensor.rpartition(".")[0]
+            found.append(Frozen(layer, max(len(stays), len(others)), origin.size, why, heads))
     return found
 
 

@@ -12,7 +12,10 @@ from paredown.framework.channels import ChannelGroup, Removal
 from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
 
-__all__ = ["choose", "rounded", "worth"]
+__all__ = ["Progress", "choose", "rounded", "worth"]
+
+#: of a group: its units before anything was removed, those that are left, and the channels of one
+Progress = list[int]
 
 
 def worth(
@@ -49,7 +52,7 @@ def worth(
 def choose(
     groups: Sequence[ChannelGroup],
     worths: Mapping[str, Tensor],
-    originals: Mapping[str, int],
+    progress: Mapping[str, Progress],
     share: float,
     scope: str,
     round_to: int,
@@ -59,18 +62,18 @@ def choose(
     Args:
         groups: as they are now.
         worths: of each group's units, by its name.
-        originals: how many units each group had before anything was removed.
+        progress: of all groups that count, by key; those that are no longer among ``groups`` too.
         share: of the original channels, 0 to 1.
         scope: ``global``: all units are ranked together; ``local``: each group loses the same share.
         round_to: what stays of a group is a multiple of so many channels, at least one; see `rounded`.
     """
     if scope == "local":
-        counts = [group.units - _kept(group, originals, share) for group in groups]
+        counts = [group.units - _kept(group, progress, share) for group in groups]
     else:
-        counts = _global_counts(groups, worths, originals, share, round_to)
+        counts = _global_counts(groups, worths, progress, share, round_to)
     removals = []
     for group, count in zip(groups, counts, strict=True):
-        stays = rounded(group.units - count, originals[group.name], group.width, round_to)
+        stays = rounded(group.units - count, progress[group.key][0], group.width, round_to)
         gone = group.units - min(stays, group.units)
         order = torch.sort(worths[group.name], stable=True).indices
         if gone:
@@ -88,23 +91,24 @@ def rounded(units: int, original: int, width: int, round_to: int) -> int:
     return min(max(step, step * math.floor(units / step + 0.5)), original)
 
 
-def _kept(group: ChannelGroup, originals: Mapping[str, int], share: float) -> int:
-    original = originals[group.name]
+def _kept(group: ChannelGroup, progress: Mapping[str, Progress], share: float) -> int:
+    original = progress[group.key][0]
     return min(original - share_of(share, original), group.units)
 
 
 def _global_counts(
     groups: Sequence[ChannelGroup],
     worths: Mapping[str, Tensor],
-    originals: Mapping[str, int],
+    progress: Mapping[str, Progress],
     share: float,
     round_to: int,
 ) -> list[int]:
     """Units of lowest worth of all groups together; what has to stay of each group is not ranked."""
     widths = torch.cat([torch.full((group.units,), group.width) for group in groups])
     owner = torch.cat([torch.full((group.units,), place) for place, group in enumerate(groups)])
-    total = sum(originals[group.name] * group.width for group in groups)
-    wanted = share_of(share, total) - (total - int(widths.sum()))
+    total = sum(original * width for original, _, width in progress.values())
+    left = sum(left * width for _, left, width in progress.values())
+    wanted = share_of(share, total) - (total - left)
     ranked = torch.cat(
         [_ranked(worths[group.name], rounded(0, group.units, group.width, round_to)) for group in groups]
     )

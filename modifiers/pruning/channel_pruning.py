@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from paredown.modifiers.pruning.structured import StructuredPruning
+from paredown.modifiers.pruning.channel_removal import ChannelRemoval
 
 __all__ = ["ChannelPruning"]
 
 
-class ChannelPruning(StructuredPruning):
+class ChannelPruning(ChannelRemoval):
     """Structured pruning that shrinks: output channels are removed, with everything that only goes together with them.
 
     What goes together (layers joined by residuals, batch-norms, the inputs of the layers behind, gates, the halves of

@@ -105,7 +105,7 @@ def look(training: Training, modifier: TargetedModifier, heads: bool = False) ->
             groups.append(group)
     whole = {name for group in groups for name in group.layers}
     for frozen in find_frozen(analysis, refused):
-        if frozen.layer in targets and frozen.layer not in whole:
+        if frozen.layer in targets and frozen.layer not in whole and (frozen.heads or not heads):
             reasons.setdefault(frozen.layer, frozen.reason)
     return ChannelView(model, inputs, forward, analysis, tuple(groups), reasons)
 

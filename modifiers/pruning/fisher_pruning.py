@@ -119,7 +119,8 @@ def inverse_fisher(blocks: Tensor, damping: float) -> Tensor:
     mean = blocks.diagonal(dim1=1, dim2=2).mean()
     raised = damping * mean if bool(mean > 0) else torch.ones_like(mean)
     unit = torch.eye(size, dtype=blocks.dtype, device=blocks.device)
-    return torch.linalg.inv(blocks + raised * unit)
+    inverse: Tensor = torch.linalg.inv(blocks + raised * unit)
+    return inverse
 
 
 def saliencies(weight: Tensor, inverse: Tensor) -> Tensor:

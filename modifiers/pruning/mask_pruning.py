@@ -125,7 +125,10 @@ class MaskPruning(TargetedModifier):
         usable = self.usable(training)
         total = sum(each.weight.numel() for each in usable.values())
         zeros = sum(int((~to_bool(mask)).sum()) for mask in training.inherited.values())
-        watched = self.ranking.start(training, {name: each.weight for name, each in usable.items()})
+        weights = {name: each.weight for name, each in usable.items()}
+        watched = self.ranking.start(training, weights)
+        if training.step:  # the step that led into the window counts
+            self.ranking.watch(training, weights, watched)
         return MaskState(Masks(training.inherited), zeros / total, watched)
 
     def on_step(self, training: Training, state: Any) -> None:

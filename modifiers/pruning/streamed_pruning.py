@@ -19,10 +19,11 @@ from paredown.framework.second_moments import second_moments
 from paredown.framework.streaming import Unit, stream
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
+from paredown.modifiers.pruning.criterion import criterion_named
 from paredown.modifiers.pruning.layer_rows import Goal, prune_rows
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
 from paredown.modifiers.pruning.masks import MaskForm, converted, fast_mask, to_bool
-from paredown.modifiers.pruning.scope import LayerShares, shares_by_pattern
+from paredown.modifiers.pruning.scope import LayerShares, outlier_shares, shares_by_pattern
 from paredown.modifiers.pruning.structure import Pattern
 
 __all__ = ["Damping", "StreamedPruning"]
@@ -63,8 +64,9 @@ class StreamedPruning(TargetedModifier):
     ] = "unstructured"
     """``unstructured``, or N:M such as ``"2:4"``: of M weights that follow each other along the input channels, at one
     place of a kernel, N stay."""
-    scope: Annotated[Literal["local"] | LayerShares, BeforeValidator(_known_scope)] = "local"
-    """``local``: the same share in each layer; or ``{layers: {pattern: share}}``."""
+    scope: Annotated[Literal["local", "owl"] | LayerShares, BeforeValidator(_known_scope)] = "local"
+    """``local``: the same share in each layer; ``owl``: blocks with more outliers give up less (Yin et al., 2023,
+    arXiv:2310.05175), for which the data runs through the dense model once more; or ``{layers: {pattern: share}}``."""
     hold: bool = True
     """Keep the zeros afterwards; false lets the pruned weights train again, from zero."""
     masks: MaskForm = "fast"
@@ -160,7 +162,7 @@ class StreamedPruning(TargetedModifier):
             refuse_not_finite(name, module, f"nothing was pruned at step {training.step}")
         masks = Masks()
         with KeptTensors() as kept:
-            unseen = dict(self._goals(training, layers))
+            unseen = dict(self._goals(training, layers, self._outlier_shares(training, layers)))
             for name, moments in self._streamed(training, list(layers)):
                 self._prune(layers[name].get_parameter("weight"), moments, unseen.pop(name), kept, masks)
             for name, goal in unseen.items():
@@ -187,13 +189,14 @@ class StreamedPruning(TargetedModifier):
         targets = training.targets(self).items()
         return {name: module for name, module in targets if self.refusal(training, name, module) is None}
 
-    def _goals(self, training: Training, layers: Mapping[str, nn.Module]) -> dict[str, Goal]:
+    def _goals(
+        self, training: Training, layers: Mapping[str, nn.Module], found: Mapping[str, float] | None = None
+    ) -> dict[str, Goal]:
+        """What is to be pruned of each layer; ``found`` has the shares where these are not the recipe's."""
         if self.pattern is not None:
             return dict.fromkeys(layers, self.pattern)
-        weights = {
-            f"{name}.weight" if name else "weight": module.get_parameter("weight") for name, module in layers.items()
-        }
-        shares = self._shares(training, weights)
+        weights = _weights(layers)
+        shares = found or self._shares(training, weights)
         return {
             name: share_of(shares[key], weight.numel())
             for name, (key, weight) in zip(layers, weights.items(), strict=True)
@@ -204,6 +207,15 @@ class StreamedPruning(TargetedModifier):
         share = self.final_sparsity or 0.0
         by_pattern = self.scope.layers if isinstance(self.scope, LayerShares) else {}
         return shares_by_pattern(training.model, weights, by_pattern, share)
+
+    def _outlier_shares(self, training: Training, layers: Mapping[str, nn.Module]) -> dict[str, float]:
+        if self.scope != "owl" or self.pattern is not None:
+            return {}
+        weights = _weights(layers)
+        criterion = criterion_named("wanda")
+        scores = criterion.scores(training, self, weights, criterion.start(training, weights))
+        missing = {name: weight.new_zeros(weight.shape) for name, weight in weights.items() if name not in scores}
+        return outlier_shares({**scores, **missing}, self.final_sparsity or 0.0)
 
     def _foreseen(self, name: str, module: nn.Module, goal: Goal) -> Foreseen:
         total = module.get_parameter("weight").numel()
@@ -223,3 +235,7 @@ class StreamedPruning(TargetedModifier):
         with torch.no_grad():
             weight.copy_(new)
         masks[weight] = converted(keep if self.masks == "compact" else fast_mask(keep, weight.dtype), weight)
+
+
+def _weights(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {f"{name}.weight" if name else "weight": module.get_parameter("weight") for name, module in layers.items()}

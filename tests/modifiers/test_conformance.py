@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from sample_models import batches, conv_net
+from sample_models import batches, conv_net, token_net
 from torch import nn
 
 import paredown
@@ -14,6 +14,12 @@ from paredown.framework.registry import registry
 
 DATA = batches(4, image=True)
 TYPES = sorted(registry().types)
+#: what has nothing to act on in the small convolutional network
+MODELS = {"head_pruning": token_net, "layer_pruning": token_net}
+
+
+def built(kind):
+    return MODELS.get(kind, conv_net)()
 
 
 def recipe(kind, **more):
@@ -22,7 +28,7 @@ def recipe(kind, **more):
 
 
 def hooked(kind, model=None, **modify):
-    model = conv_net() if model is None else model
+    model = built(kind) if model is None else model
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     manager = ScheduledManager(recipe(kind))
     data = [(x.to(next(model.parameters()).dtype), y) for x, y in DATA]
@@ -59,7 +65,7 @@ def test_runs_and_leaves_nothing_of_the_manager(kind):
     assert manager.done
     manager.finalize()
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert type(model) is type(conv_net())
+    assert type(model) is type(built(kind))
     assert not optimizer._optimizer_step_post_hooks
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -81,7 +87,7 @@ def test_resume_is_bit_identical(kind, tmp_path):
 
 
 def test_one_shot_or_a_refusal_by_name(kind):
-    model = conv_net()
+    model = built(kind)
     before = copy.deepcopy(model.state_dict())
     manager = ScheduledManager(recipe(kind))
     if registry().types[kind].needs_training:
@@ -105,7 +111,7 @@ def test_copies_and_pickles_in_the_middle(kind):
     want = model.eval()(x)
     assert torch.equal(twin.eval()(x), want)
     assert torch.equal(loaded.eval()(x), want)
-    assert type(twin) is type(conv_net())
+    assert type(twin) is type(built(kind))
     torch.export.export(twin, (x,))
 
 
@@ -114,7 +120,7 @@ def test_release_in_the_middle_restores_names(kind):
     go(model, optimizer, 0, 6)
     manager.release()
     if not manager.recipe.modifiers["it"].structural:
-        assert model.state_dict().keys() == conv_net().state_dict().keys()
+        assert model.state_dict().keys() == built(kind).state_dict().keys()
     assert all(p.requires_grad for p in model.parameters())
     hooked(kind, model)
 
@@ -133,14 +139,14 @@ def test_compiled(kind):
 
 
 def test_autocast_and_channels_last(kind):
-    model, optimizer, manager = hooked(kind, conv_net().to(memory_format=torch.channels_last))
+    model, optimizer, manager = hooked(kind, built(kind).to(memory_format=torch.channels_last))
     go(model, optimizer, autocast=True)
     manager.finalize()
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
 def test_double_precision_stays(kind):
-    model, optimizer, manager = hooked(kind, conv_net().double())
+    model, optimizer, manager = hooked(kind, built(kind).double())
     for x, y in DATA * 3:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x.double()), y).backward()
@@ -150,19 +156,19 @@ def test_double_precision_stays(kind):
 
 
 def test_the_plan_tells_of_it(kind):
-    model = conv_net()
+    model = built(kind)
     before = copy.deepcopy(model.state_dict())
     plan = ScheduledManager(recipe(kind)).plan(model, steps_per_epoch=4, example_inputs=(DATA[0][0],))
     assert f"it ({kind})" in str(plan)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert type(model) is type(conv_net())
+    assert type(model) is type(built(kind))
 
 
 def test_bad_input_is_an_error_of_ours(kind):
     with pytest.raises(RecipeError, match="nonsense"):
         recipe(kind, nonsense=1)
     if "targets" in registry().types[kind].model_fields:
-        model = conv_net()
+        model = built(kind)
         manager = ScheduledManager(recipe(kind, targets=["stme"]))
         with pytest.raises(ParedownError, match="did you mean 'stem'"):
             manager.modify(model, torch.optim.SGD(model.parameters(), 0.1), 4)
@@ -186,7 +192,7 @@ def test_loaded_for_inference_it_computes_the_same(kind, tmp_path):
     model, optimizer, manager = hooked(kind)
     go(model, optimizer, 0, 7)
     paredown.save(tmp_path / "c.pt", model, optimizer, manager)
-    loaded = paredown.load(tmp_path / "c.pt", conv_net())
+    loaded = paredown.load(tmp_path / "c.pt", built(kind))
     x = DATA[0][0]
     assert torch.equal(loaded.eval()(x), model.eval()(x))
     assert loaded.state_dict().keys() == model.state_dict().keys()

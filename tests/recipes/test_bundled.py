@@ -76,8 +76,8 @@ def test_it_trains(name):
     model = wide_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     manager = ScheduledManager(recipe)
-    manager.modify(model, optimizer, STEPS)
     data = batches(STEPS, image=True)
+    manager.modify(model, optimizer, STEPS, example_inputs=(data[0][0],))
     for step in range(round(recipe.run_epochs * STEPS)):
         x, y = data[step % STEPS]
         optimizer.zero_grad()
@@ -97,7 +97,7 @@ def test_it_is_applied(name):
     want = model.eval()(x)
     check(name, ScheduledManager(recipe).apply(model, data=data, example_inputs=(x,)))
     got = model.eval()(x)
-    assert 0 < (got - want).norm() / want.norm() < 0.15
+    assert 0 < (got - want).norm() / want.norm() < (0.6 if "pruning" in recipe.resolved()["tags"] else 0.15)
 
 
 @pytest.mark.parametrize("name", sorted(bundled_names()))

@@ -266,3 +266,17 @@ def test_the_plan_says_what_is_set_but_unused():
     plan = str(manager_of(fields).plan(mlp()))
     assert "scope is set but has no effect" in plan
     assert "damping is set but has no effect" in plan
+
+
+@pytest.mark.parametrize("kind", ["wanda_pruning", "sparsegpt"])
+def test_owl_gives_blocks_with_outliers_more(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(32, 32, bias=False) for _ in range(4)])
+    with torch.no_grad():
+        model[1].weight[:2] *= 40
+    data = [torch.randn(16, 32) for _ in range(4)]
+    fields = {"type": kind, "final_sparsity": 0.6, "scope": "owl"}
+    ScheduledManager(Recipe.load(recipe_of(p=fields))).apply(model, data=data)
+    shares = [float((layer.weight == 0).float().mean()) for layer in model]
+    assert sum(shares) / 4 == pytest.approx(0.6, abs=2e-3)
+    assert shares[1] == min(shares) == pytest.approx(max(shares) - 0.16, abs=2e-3)
