@@ -87,7 +87,7 @@ class Criterion:
         """After an optimizer step, masks applied: take in the gradients that it used."""
         if not self.watches or watched.step == training.step:  # another optimizer's step
             return
-        gradients = step_gradients(training, weights)
+        gradients = step_gradients(weights)
         if gradients:
             self.observe(weights, gradients, watched)
             watched.count += 1

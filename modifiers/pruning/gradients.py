@@ -18,18 +18,10 @@ from paredown.framework.training import Training
 __all__ = ["loss_gradients", "loss_of", "losses_on_data", "step_gradients"]
 
 
-def step_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The gradients that the optimizer step just used, by name, without a gradient scaler's factor; those of pruned
-    weights are among them. Weights that got none are left out."""
-    scale = _scale_left(training)
-    found = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
-    return found if scale is None else {name: gradient / scale for name, gradient in found.items()}
-
-
-def _scale_left(training: Training) -> Tensor | None:
-    """A fused optimizer unscales inside of its kernel, and is told the scale for the time of the step."""
-    scales = (getattr(optimizer, "grad_scale", None) for optimizer in training.optimizers)
-    return next((scale for scale in scales if scale is not None), None)
+def step_gradients(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The gradients that the optimizer step just used, by name, those of pruned weights among them; weights that got
+    none are left out. A gradient scaler's factor is gone from them: fused optimizers write back what they unscaled."""
+    return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
 
 
 def loss_gradients(

@@ -12,6 +12,7 @@ from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.momenta import clear_momenta_
+from paredown.framework.sensitivity import Trial
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
@@ -27,6 +28,7 @@ from paredown.modifiers.pruning.mask_update import MaskUpdate
 from paredown.modifiers.pruning.masks import MaskForm, to_bool
 from paredown.modifiers.pruning.prunable import Prunable, layer_of
 from paredown.modifiers.pruning.scope import LayerShares, ScopeField, shares_by_pattern
+from paredown.modifiers.pruning.sparsity_trials import layer_shares, mask_trials
 from paredown.modifiers.pruning.structure import Pattern, Structure, StructureField, structure_of
 
 __all__ = ["MaskPruning"]
@@ -121,6 +123,12 @@ class MaskPruning(TargetedModifier):
             return self.structure
         return f"blocks of {self.structure.block[0]} x {self.structure.block[1]}"
 
+    def trials(self, training: Training) -> Sequence[Trial]:
+        return mask_trials(self._update(training), self.on_start(training), self.usable(training))
+
+    def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        return None if isinstance(self.unit, Pattern) else layer_shares(training, settings)
+
     def on_start(self, training: Training) -> MaskState:
         usable = self.usable(training)
         total = sum(each.weight.numel() for each in usable.values())
@@ -206,10 +214,12 @@ class MaskPruning(TargetedModifier):
         if share <= state.share and self.ranking.watches and not state.watched.count:
             return  # nothing new to go by, and nothing more to go
         before = Masks(state.masks)
-        update = MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
-        state.masks = update.run(state, usable, share, self._final_shares(training, usable))
+        state.masks = self._update(training).run(state, usable, share, self._final_shares(training, usable))
         self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
         self.forget(training, dict(_changed(before, state.masks)))
+
+    def _update(self, training: Training) -> MaskUpdate:
+        return MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
 
     def hand_back(self, training: Training, state: MaskState) -> None:
         """Let all weights train again, from zero."""

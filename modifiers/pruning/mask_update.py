@@ -21,7 +21,7 @@ from paredown.modifiers.pruning.scope import outlier_shares
 from paredown.modifiers.pruning.selection import find_threshold
 from paredown.modifiers.pruning.structure import Structure
 
-__all__ = ["MaskUpdate"]
+__all__ = ["MaskUpdate", "UnitScores"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MaskUpdate:
         plain = self.structure.free and self.scope not in ("lamp", "owl")
         if self.criterion.by_magnitude and plain:
             return self._by_magnitude(state, prunables, share, finals)
-        scores = _Scores(self, state, prunables)
+        scores = UnitScores(self, state, prunables)
         self._spread_by_outliers(state, scores, share)
         sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
         held = {name: self._held(state, each) for name, each in prunables.items()} if self._shares_out else {}
@@ -67,7 +67,7 @@ class MaskUpdate:
     def _shares_out(self) -> bool:
         return self.scope in ("erk", "uniform_plus", "owl")
 
-    def _spread_by_outliers(self, state: MaskState, scores: _Scores, share: float) -> None:
+    def _spread_by_outliers(self, state: MaskState, scores: UnitScores, share: float) -> None:
         if self.scope == "owl" and not state.deviations:
             units = {name: scores.of(name).clamp(min=0) for name in scores.prunables}
             shares = outlier_shares(units, share)
@@ -110,7 +110,7 @@ class MaskUpdate:
         return masks
 
 
-class _Scores:
+class UnitScores:
     """Unit scores by weight: of all at once where the criterion weighs them together, else one by one."""
 
     def __init__(self, update: MaskUpdate, state: MaskState, prunables: Mapping[str, Prunable]) -> None:

@@ -66,7 +66,7 @@ class Rigl(MaskPruning):
             return
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
         share = curve_value(self.curve, training.progress(self), self.drop, 0.0)
-        moved = self._moved(training, state, usable, share)
+        moved = self._moved(state, usable, share)
         marks = {weight: keep != to_bool(state.masks[weight]) for weight, keep in moved.items()}
         state.masks.update({weight: mask_keeping(keep, weight, self.masks) for weight, keep in moved.items()})
         apply_masks_(list(state.masks), list(state.masks.values()))
@@ -81,11 +81,9 @@ class Rigl(MaskPruning):
         state.share = final
         training.record(self, "update", sparsity=final)
 
-    def _moved(
-        self, training: Training, state: MaskState, usable: dict[str, Prunable], share: float
-    ) -> dict[nn.Parameter, Tensor]:
+    def _moved(self, state: MaskState, usable: dict[str, Prunable], share: float) -> dict[nn.Parameter, Tensor]:
         """The new masks, bool, of the layers whose connections move."""
-        gradients = step_gradients(training, {name: each.weight for name, each in usable.items()})
+        gradients = step_gradients({name: each.weight for name, each in usable.items()})
         found = {}
         for name, one in usable.items():
             keep = to_bool(state.masks[one.weight])

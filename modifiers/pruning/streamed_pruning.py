@@ -16,6 +16,7 @@ from paredown.framework.errors import ScheduleError
 from paredown.framework.kept_tensors import KeptTensors
 from paredown.framework.modifier import Foreseen, Share, TargetedModifier
 from paredown.framework.second_moments import second_moments
+from paredown.framework.sensitivity import Trial
 from paredown.framework.streaming import Unit, stream
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
@@ -24,6 +25,7 @@ from paredown.modifiers.pruning.layer_rows import Goal, prune_rows
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
 from paredown.modifiers.pruning.masks import MaskForm, converted, fast_mask, to_bool
 from paredown.modifiers.pruning.scope import LayerShares, outlier_shares, shares_by_pattern
+from paredown.modifiers.pruning.sparsity_trials import layer_shares, row_trials
 from paredown.modifiers.pruning.structure import Pattern
 
 __all__ = ["Damping", "StreamedPruning"]
@@ -58,7 +60,8 @@ class StreamedPruning(TargetedModifier):
     samples: Annotated[int, Strict(), Field(ge=1)] | None = None
     """How much of ``data`` is used to calibrate; a hundred are usually enough. Default: all."""
     final_sparsity: Share | None = None
-    """Share of zeros of each layer: of n weights exactly floor(share x n + 1/2). With N:M it is 1 - N/M."""
+    """Share of zeros of each layer: of n weights exactly floor(share x n + 1/2). With N:M it is 1 - N/M. Beside
+    ``scope: {layers: ...}`` it is for the layers that no pattern means, which otherwise stay as they are."""
     structure: Annotated[
         Literal["unstructured"] | Annotated[str, Field(pattern=r"^\d+:\d+$")], BeforeValidator(_known_structure)
     ] = "unstructured"
@@ -74,7 +77,7 @@ class StreamedPruning(TargetedModifier):
 
     @model_validator(mode="after")
     def _one_share(self) -> StreamedPruning:
-        if self.pattern is None and self.final_sparsity is None:
+        if self.pattern is None and self.final_sparsity is None and not isinstance(self.scope, LayerShares):
             raise ValueError("final_sparsity is missing: the share of zeros, or structure: N:M")
         if self.pattern is not None and abs((self.final_sparsity or self.pattern.share) - self.pattern.share) > 1e-3:
             raise ValueError(
@@ -153,6 +156,15 @@ class StreamedPruning(TargetedModifier):
             for name, module in training.targets(self).items()
         ]
 
+    def trials(self, training: Training) -> Sequence[Trial]:
+        self.check(training)
+        layers = self._layers(training)
+        weights = {name: module.get_parameter("weight") for name, module in layers.items()}
+        return row_trials(weights, self._known(training, weights), self.pattern, self.pruned_rows)
+
+    def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        return None if self.pattern is not None else layer_shares(training, settings)
+
     def on_start(self, training: Training) -> MaskState:
         return MaskState(masks=Masks(training.inherited))
 
@@ -226,6 +238,14 @@ class StreamedPruning(TargetedModifier):
     def _streamed(self, training: Training, layers: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         for unit in stream(training, self, layers, self.samples):
             yield from self.moments(training, unit).items()
+
+    def _known(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+        """What is known of each layer's inputs in the model as it is."""
+        unseen = dict(weights)
+        for name, moments in self._streamed(training, list(weights)):
+            del unseen[name]
+            yield name, moments
+        yield from ((name, self.without_data(weight)) for name, weight in unseen.items())
 
     def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: KeptTensors, masks: Masks) -> None:
         """Write one layer's new weight and its mask."""

@@ -1,0 +1,159 @@
+"""Whole runs: resumed at any step, scaled gradients, several processes, several optimizers."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sample_models import batches, mlp, recipe_of
+from torch import nn
+
+import paredown
+from paredown import Recipe, ScheduledManager
+
+CASES = {
+    "gradual 2:4": {"type": "magnitude_pruning", "structure": "2:4", "end": 2, "every": "3 steps"},
+    "blocks by erk": {
+        "type": "taylor_pruning",
+        "structure": {"block": [2, 1]},
+        "scope": "erk",
+        "final_sparsity": 0.6,
+        "every": "2 steps",
+    },
+    "owl": {"type": "taylor_pruning", "scope": "owl", "final_sparsity": 0.6, "every": "2 steps"},
+    "movement that comes back": {"type": "movement_pruning", "final_sparsity": 0.6, "every": "2 steps"},
+    "fisher": {"type": "fisher_pruning", "final_sparsity": 0.6, "every": "4 steps", "block_size": 7},
+    "random": {"type": "random_pruning", "final_sparsity": 0.6, "every": "1 steps", "scope": "local"},
+    "rigl": {"type": "rigl", "final_sparsity": 0.6, "every": "2 steps"},
+    "set": {"type": "rigl", "growth": "random", "final_sparsity": 0.6, "every": "2 steps"},
+    "acdc": {"type": "acdc", "final_sparsity": 0.6, "every": "3 steps", "start": "1 steps", "end": "13 steps"},
+    "ticket": {
+        "type": "lottery_ticket",
+        "final_sparsity": 0.6,
+        "every": "4 steps",
+        "end": "12 steps",
+        "rewind_to": "1 steps",
+    },
+    "handed back": {
+        "type": "magnitude_pruning",
+        "final_sparsity": 0.6,
+        "every": "2 steps",
+        "end": "8 steps",
+        "hold": False,
+    },
+}
+DATA = batches(6)
+
+
+def begun(fields, model=None, optimizer=torch.optim.AdamW):
+    model = mlp() if model is None else model
+    optimizer = optimizer(model.parameters(), 1e-2)
+    manager = ScheduledManager(Recipe.load(recipe_of(3, p=fields)))
+    manager.modify(model, optimizer, 6, data=DATA)
+    return model, optimizer, manager
+
+
+def go(model, optimizer, first, last):
+    for step in range(first, last):
+        x, y = DATA[step % 6]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_resumed_at_any_step_the_weights_are_the_same_bits(name, tmp_path):
+    whole = begun(CASES[name])
+    go(*whole[:2], 0, 18)
+    whole[2].finalize()
+    for at in (2, 5, 7, 8, 13):
+        parts = begun(CASES[name])
+        go(*parts[:2], 0, at)
+        paredown.save(tmp_path / "c.pt", *parts)
+        again = begun(CASES[name])
+        paredown.resume(tmp_path / "c.pt", *again)
+        go(*again[:2], at, 18)
+        again[2].finalize()
+        for ours, theirs in zip(again[0].parameters(), whole[0].parameters(), strict=True):
+            assert torch.equal(ours, theirs), (name, at)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_scaler_changes_no_mask(fused, kind):
+    masks = []
+    for scaled in (False, True):
+        model = mlp()
+        optimizer = kind(model.parameters(), 1e-2, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled, growth_interval=3)
+        manager = ScheduledManager(Recipe.load(recipe_of(2, p=CASES["owl"])))
+        manager.modify(model, optimizer, 6, grad_scaler=scaler if scaled else None)
+        for step in range(12):
+            x, y = DATA[step % 6]
+            optimizer.zero_grad()
+            scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        masks.append(torch.cat([p.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(masks[0], masks[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(masks[0] == 0, masks[1] == 0)
+
+
+def test_a_second_optimizers_step_is_not_watched_twice():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x)))
+
+    model = Pair()
+    optimizers = [torch.optim.SGD(model.a.parameters(), 0.1), torch.optim.SGD(model.b.parameters(), 0.1)]
+    manager = ScheduledManager(
+        Recipe.load(recipe_of(2, p={"type": "taylor_pruning", "final_sparsity": 0.5, "every": "6 steps"}))
+    )
+    manager.modify(model, optimizers, 6)
+    for step in range(5):
+        x, y = DATA[step]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert manager.training.states["p"].watched.count == 5
+
+
+def run(name, rank, world):
+    torch.manual_seed(0)
+    model = mlp().double()
+    data = [(x.double()[rank::world], y[rank::world]) for x, y in batches(6)]
+    wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.SGD(wrapped.parameters(), 0.05)
+    manager = ScheduledManager(Recipe.load(recipe_of(3, p=CASES[name])))
+    manager.modify(wrapped, optimizer, 6, data=data)
+    for step in range(18):
+        x, y = data[step % 6]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(wrapped(x), y).backward()
+        optimizer.step()
+    manager.finalize()
+    return model.state_dict()
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save({name: run(name, rank, 2) for name in CASES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
+    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for name in CASES:
+        alone = run(name, 0, 1)
+        for key, value in both[0][name].items():
+            assert torch.equal(value, both[1][name][key]), (name, key)
+            torch.testing.assert_close(value, alone[key], rtol=1e-9, atol=1e-12)
