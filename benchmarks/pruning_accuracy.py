@@ -187,7 +187,7 @@ def from_scratch(problem: Problem, start: nn.Module, zeros: Fields) -> Iterator[
     yield "lottery ticket", trained(copy.deepcopy(start), problem, rounds * half, {**ticket, **zeros}, cycles=rounds)
 
 
-# -- the tables ---------------------------------------------------------------------------------------------------------
+# -- the tables ----------------------------------------------------------------------------------------------------
 
 Cells = dict[str, dict[float, list[float]]]
 

@@ -22,8 +22,8 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str
     """Choose an option for each layer with a total cost of at most ``budget`` and little error in sum.
 
     Greedy along the lower convex hulls of error over cost, which is the Lagrangian relaxation's solution: from the
-    dearest options on, the step that saves most cost for its error is taken until the budget is met. Errors are taken
-    to add up.
+    dearest options on, the step that saves most cost for its error is taken until the budget is met. What the last
+    step saved beyond that is spent again, on any options that take error off. Errors are taken to add up.
 
     Args:
         options: by layer; each layer has at least one.
@@ -45,7 +45,23 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str
             raise ValueError(f"the least that these layers can cost is {total:g}, and the budget is {budget:g}")
         total -= hulls[name][places[name]].cost - hulls[name][places[name] + 1].cost
         places[name] += 1
-    return {name: hull[places[name]] for name, hull in hulls.items()}
+    return _spent(options, {name: hull[places[name]] for name, hull in hulls.items()}, budget)
+
+
+def _spent(options: Mapping[str, Sequence[Option]], chosen: dict[str, Option], budget: float) -> dict[str, Option]:
+    """The choice after the options were taken that fit the budget too and have less error, the most useful first."""
+    while True:
+        room = budget - sum(option.cost for option in chosen.values())
+        better = [
+            (chosen[name].error - option.error, name, option)
+            for name, each in options.items()
+            for option in each
+            if option.error < chosen[name].error and option.cost - chosen[name].cost <= room
+        ]
+        if not better:
+            return chosen
+        _, name, option = max(better, key=lambda each: each[0])
+        chosen = {**chosen, name: option}
 
 
 def _price(hull: Sequence[Option], place: int) -> float:

@@ -141,6 +141,11 @@ class Modifier(Options):
         """What a scan of the model's sensitivity tries: each layer alone, at several settings."""
         return ()
 
+    def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The fields of a recipe, in plain values, that treat each layer by a setting of its own (one of its trials';
+        None: it is left alone); a field that is None is to be left out. None: there are no such fields."""
+        return None
+
     def on_start(self, training: Training) -> Any:
         """Open the window; return the state (an instance of ``state_type``) or None."""
         return None

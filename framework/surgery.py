@@ -115,7 +115,7 @@ class Surgery:
 
         Args:
             module: plain name; "" for the model.
-            key: of an attribute that is there.
+            key: of an attribute; in settings it may be a new one.
             value: a number, text, or a list of them.
         """
         if self.forbidden:
@@ -126,9 +126,9 @@ class Surgery:
             self._own(holder, path[0])
         for part in path:
             holder = getattr(holder, part)
-        before = getattr(holder, last)
+        there, before = hasattr(holder, last), getattr(holder, last, None)
         setattr(holder, last, value)
-        self._remember(lambda: setattr(holder, last, before))
+        self._remember(lambda: setattr(holder, last, before) if there else delattr(holder, last))
         self.records.append({"operation": "attribute", "module": module, "key": key, "value": value})
 
     def remove(self, name: str, indices: Sequence[int]) -> None:

@@ -17,7 +17,16 @@ from torch import nn
 
 from paredown.framework.errors import TargetError
 
-__all__ = ["Matches", "match", "match_parameters", "named_modules", "named_parameters", "plain_name", "unwrap"]
+__all__ = [
+    "Matches",
+    "match",
+    "match_parameters",
+    "named_modules",
+    "named_parameters",
+    "pattern_of",
+    "plain_name",
+    "unwrap",
+]
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -56,6 +65,16 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters by plain name, each once."""
     return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def pattern_of(model: nn.Module, name: str) -> str:
+    """The pattern that means one module and all below it: its name, where that means nothing else.
+
+    >>> pattern_of(nn.Sequential(nn.Linear(1, 1)), "0"), pattern_of(nn.Linear(1, 1), "")
+    ('0', 're:')
+    """
+    alone = bool(name) and list(_roots(named_modules(model), name)) == [name]
+    return name if alone else f"re:{re.escape(name)}"
 
 
 def match(

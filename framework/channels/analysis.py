@@ -118,7 +118,8 @@ class _Analyst:
         name = operator_name(node)
         rule = RULES.get(name) or elementwise.rule_by_kind(node)
         operands = self.walk.operands(node)
-        if not any(operand.factors for operand in operands) and name not in elementwise.CREATED:
+        looks = any(operand.factors or operand.pliable or operand.loose for operand in operands)
+        if not looks and name not in elementwise.CREATED:
             return _plain(node, bool(operands) and all(operand.pliable for operand in operands))
         if rule is not None:
             try:

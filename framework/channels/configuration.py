@@ -58,15 +58,17 @@ def settings_for(
     if config is None:
         return [], None
     builds = _Builds(model, _changed(config, lists))
-    if not builds.misfits(()):
+    misfits = builds.misfits(())
+    if not misfits:
         return [], None
     options = list(_options(config, sizes))
     with without_links(model), evaluating(model):
         wanted = tensors_of(call(model, inputs, forward))
-        for chosen in builds.fitting(options):
-            if builds.same(chosen, inputs, forward, wanted):
-                return [Attribute("", f"config.{key}", value) for key, value in chosen], None
-    name = builds.misfits(())[0]
+        for said in ((), _implied(config)):
+            for chosen in builds.fitting(options, said):
+                if builds.same(chosen, inputs, forward, wanted):
+                    return [Attribute("", f"config.{key}", value) for key, value in chosen], None
+    name = misfits[0]
     return [], (
         f"its config has no settings that say the new shapes (such as {name}'s): what save_pretrained writes is not "
         "loaded by from_pretrained then, but by paredown.load"
@@ -78,6 +80,14 @@ def _changed(config: Any, lists: Iterable[tuple[str, list[Any]]]) -> Any:
     for key, value in lists:
         setattr(changed, key.removeprefix("config."), value)
     return changed
+
+
+def _implied(config: Any) -> tuple[Setting, ...]:
+    """The width of a head where a config leaves it to be computed from other sizes."""
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if getattr(config, "head_dim", None) is None and isinstance(width, int) and isinstance(heads, int):
+        return (("head_dim", width // heads),)
+    return ()
 
 
 class _Builds:
@@ -107,10 +117,11 @@ class _Builds:
         theirs = {} if built is None else {name: tensor.shape for name, tensor in built.state_dict().items()}
         return [name for name in {**self.shapes, **theirs} if theirs.get(name) != self.shapes.get(name)]
 
-    def fitting(self, options: list[Setting]) -> Iterator[tuple[Setting, ...]]:
-        """Choices of settings that give the right shapes: step by step, then, if few, all combinations."""
-        chosen: tuple[Setting, ...] = ()
-        left = len(self.misfits(()))
+    def fitting(self, options: list[Setting], said: tuple[Setting, ...]) -> Iterator[tuple[Setting, ...]]:
+        """Choices of settings, beside those ``said``, that give the right shapes: step by step, then, if few, all
+        combinations."""
+        chosen = said
+        left = len(self.misfits(chosen))
         while left:
             counts = {each: len(self.misfits((*chosen, each))) for each in options if each not in chosen}
             best = min(counts, key=counts.__getitem__, default=None)
@@ -122,8 +133,8 @@ class _Builds:
         if len(options) <= COMBINED:
             for count in range(1, len(options) + 1):
                 for each in itertools.combinations(options, count):
-                    if set(each) != set(chosen) and not self.misfits(each):
-                        yield each
+                    if {*said, *each} != set(chosen) and not self.misfits((*said, *each)):
+                        yield (*said, *each)
 
     def same(self, chosen: Iterable[Setting], inputs: Any, forward: Forward | None, wanted: Iterable[Tensor]) -> bool:
         """Whether the model that is built computes the same with the present tensors."""

@@ -40,7 +40,7 @@ def elementwise(walk: Walk, node: Node) -> Result:
     operands = walk.operands(node)
     value = meet(walk.labels, operands, shape_of(node), walk.where(node))
     pliable = bool(operands) and all(operand.pliable for operand in operands)
-    return Value(value.shape, value.factors, pliable)
+    return Value(value.shape, value.factors, pliable, loose=value.loose)
 
 
 def mixed_along(

@@ -26,6 +26,7 @@ class Value:
         shape: its shape for the example inputs.
         factors: labels, each of as many dimensions, with size 1 where the labels do not vary.
         pliable: the same number everywhere, made on the spot (``torch.zeros``): it takes any size.
+        loose: the axes along which that is so, where it is not so along all.
         contents: the elements of an integer value that does not depend on the inputs (an index).
     """
 
@@ -33,6 +34,14 @@ class Value:
     factors: tuple[Tensor, ...] = ()
     pliable: bool = False
     contents: Tensor | None = None
+    loose: Axes = frozenset()
+
+    @property
+    def sized(self) -> Axes:
+        """The axes along which the size is fixed, or that of labels."""
+        if self.pliable:
+            return frozenset()
+        return frozenset(axis for axis, size in enumerate(self.shape) if size > 1 and axis not in self.loose)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
@@ -80,14 +79,14 @@ def meet(labels: Labels, operands: Iterable[Value], shape: Sequence[int], where:
     merged: list[Tensor] = []
     for operand in operands:
         factors = [aligned(factor, dimensions) for factor in operand.factors]
-        own = aligned(torch.empty(operand.shape, device="meta"), dimensions).shape
-        axes = frozenset(axis for axis, size in enumerate(own) if size > 1)
-        if not operand.pliable:
-            sized.append((axes, factors))
+        shift = dimensions - len(operand.shape)
+        sized.append((frozenset(axis + shift for axis in operand.sized), factors))
         for factor in factors:
             _merge(labels, merged, factor, where)
     kept = [factor for factor in merged if _fits(labels, factor, sized, where)]
-    return Value(tuple(shape), tuple(kept))
+    fixed: Axes = frozenset().union(*(axes for axes, _ in sized))
+    loose = frozenset(axis for axis in range(dimensions) if shape[axis] > 1 and axis not in fixed)
+    return Value(tuple(shape), tuple(kept), loose=loose)
 
 
 def _merge(labels: Labels, merged: list[Tensor], factor: Tensor, where: str) -> None:

@@ -40,7 +40,7 @@ def line_chart(curves: Mapping[str, Points], over: str = "epochs") -> str:
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points]
     right = max(xs, default=1) or 1
-    low, high = min(0.0, *ys), max(ys)
+    low, high = min([0.0, *ys]), max(ys, default=0.0)
     span = (high - low) or 1
     bottom = height - 30
     marks = [*_ticks(0, right, bottom, over)]

@@ -31,14 +31,18 @@ def html_page(report: Report) -> str:
     return _page(f"{report.recipe}: report", f"{sections[0]}{notes}{''.join(sections[1:])}", told)
 
 
-def sensitivity_page(rows: Iterable[tuple[str, float, float]], unit: str) -> str:
-    """A page of how layers bear settings: (layer, setting, error) as curves of log10(error) over the setting."""
-    rows = list(rows)
+def sensitivity_page(rows: Iterable[tuple[str, float, float]], unit: str, measure: str, logarithm: bool) -> str:
+    """A page of how layers bear settings: (layer, setting, error) as curves of the error, or of its ``logarithm`` to
+    base 10, over the setting; a ``unit`` that begins with % is of shares."""
+    scale = 100 if unit.startswith("%") else 1
+    rows = [(layer or "(model)", scale * setting, error) for layer, setting, error in rows]
     curves: dict[str, list[tuple[float, float]]] = {}
     for layer, setting, error in rows:
-        curves.setdefault(layer or "(model)", []).append((float(setting), math.log10(max(error, 1e-12))))
-    table = _table(("layer", "setting", "error"), ((name, f"{setting:g}", f"{e:.3g}") for name, setting, e in rows))
-    content = _section(f"log10 of the relative squared error of the output, over {unit}", line_chart(curves, unit))
+        if math.isfinite(error):
+            curves.setdefault(layer, []).append((setting, math.log10(max(error, 1e-12)) if logarithm else error))
+    table = _table(("layer", unit, "error"), ((name, f"{setting:.4g}", f"{e:.3g}") for name, setting, e in rows))
+    title = f"{'log10 of the ' if logarithm else ''}{measure}, over {unit}"
+    content = _section(title, line_chart(curves, unit))
     return _page("Sensitivity", content + _section("Numbers", table), "")
 
 

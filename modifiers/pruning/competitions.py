@@ -54,7 +54,7 @@ def competitions(
     if scope == "local":
         return _alone({name: share_of(share, size) for name, size in sizes.items()})
     if isinstance(scope, LayerShares):
-        return _alone(_on_the_way(sizes, share, finals))
+        return _alone(_on_the_way(prunables, sizes, share, finals))
     shares = _distributed(scope, prunables, sizes, share, deviations)
     return _alone(whole_counts(sizes, shares, share_of(share, sum(sizes.values())), held))
 
@@ -68,9 +68,11 @@ def _alone(counts: Mapping[str, int]) -> list[Competition]:
     return [Competition((name,), count) for name, count in counts.items()]
 
 
-def _on_the_way(sizes: Mapping[str, int], share: float, finals: Mapping[str, float]) -> dict[str, int]:
-    """Each weight's own count, in proportion to its final share."""
-    final = overall(sizes, finals)
+def _on_the_way(
+    prunables: Mapping[str, Prunable], sizes: Mapping[str, int], share: float, finals: Mapping[str, float]
+) -> dict[str, int]:
+    """Each weight's own count, in proportion to its final share; ``share`` is that of all single weights."""
+    final = overall({name: each.weight.numel() for name, each in prunables.items()}, finals)
     part = 1.0 if share >= final else share / final
     return {name: share_of(finals[name] * part if part < 1 else finals[name], size) for name, size in sizes.items()}
 

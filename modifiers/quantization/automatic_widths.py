@@ -115,6 +115,7 @@ def width_trials(
             setting=bits,
             unit="bits",
             cost=costs.of_layer(name, module, schemes, bits),
+            whole=costs.of_layer(name, module, schemes, None),
             treated=partial(_at_width, module, schemes.weights, bits),
         )
         for name, (module, schemes) in layers.items()

@@ -40,3 +40,11 @@ def test_with_room_for_all_each_gets_its_best():
     options = {"a": [Option(8, 8.0, 0.1), Option(4, 4.0, 0.2)], "b": [Option(8, 8.0, 0.0), Option(4, 4.0, 3.0)]}
     assert {name: o.setting for name, o in allocate(options, 100).items()} == {"a": 8, "b": 8}
     assert {name: o.setting for name, o in allocate(options, 12).items()} == {"a": 4, "b": 8}
+
+
+def test_what_the_last_step_saved_too_much_is_spent_again():
+    options = {
+        "a": [Option(0, 10.0, 0.0), Option(5, 5.0, 0.2), Option(9, 1.0, 0.3)],
+        "b": [Option(0, 4.0, 0.0), Option(1, 3.0, 5.0)],
+    }
+    assert {name: o.setting for name, o in allocate(options, 9).items()} == {"a": 5, "b": 0}

@@ -263,6 +263,16 @@ def test_shares_by_layer():
     assert [int((w == 0).sum()) for w in net.weights()] == [share_of(0.25, 576), 96, 48]
 
 
+@pytest.mark.parametrize("structure", ["kernel", "channel", {"block": [2, 3]}], ids=str)
+def test_shares_by_layer_are_exact_where_units_differ_in_size(structure):
+    shares = {"conv": 0.25, "up": 0.5} | ({} if structure == "kernel" else {"linear": 0.75})
+    net = pruned(Net(), structure, {"layers": shares}, None)
+    for name, weight in zip(("conv", "up", "linear"), rows_first(net), strict=True):
+        units = 1 if name not in shares else len(units_of(weight, structure))
+        zeros = share_of(shares.get(name, 0.0), units) * weight.numel() // units
+        assert int((weight == 0).sum()) == zeros
+
+
 def test_shares_by_layer_are_approached_together():
     net = Net()
     fields = {
