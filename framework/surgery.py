@@ -98,7 +98,7 @@ class Surgery:
         shape = tensor.shape
         kept = kept.to(tensor.device)
         with torch.no_grad():
-            tensor.set_(tensor.index_select(dimension, kept).contiguous())  # type: ignore[call-overload]
+            tensor.set_(_in_layout_of(tensor, tensor.index_select(dimension, kept)))  # type: ignore[call-overload]
         tensor.grad = None
         for optimizer in self.optimizers:
             _slice_momenta(optimizer, tensor, shape, dimension, kept)
@@ -301,6 +301,13 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
         if held & own:
             return f"the modifier {modifier!r} holds state of its weight"
     return None
+
+
+def _in_layout_of(model: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor in the memory format of another one."""
+    if model.dim() == 4 and model.is_contiguous(memory_format=torch.channels_last) and not model.is_contiguous():
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous()
 
 
 def _put_back(container: nn.Module, children: Mapping[str, Any]) -> None:

@@ -184,12 +184,17 @@ class Training:
                 f"{modifier.name}: data gave no batch to calibrate on; a generator gives them only once"
             )
 
+    @property
+    def has_example(self) -> bool:
+        """Whether `example` gives something, as far as can be told without asking the data for a batch."""
+        return self.example_inputs is not None or (self.data is not None and not isinstance(self.data, Iterator))
+
     def example(self) -> tuple[Any, Forward | None] | None:
         """What to trace and compare the model with, and how it is called: the example inputs, or else the first batch
         of ``data``; None without either."""
         if self.example_inputs is not None:
             return self.example_inputs, None
-        if self.data is None or isinstance(self.data, Iterator):  # an iterator would lose its first batch
+        if self.data is None or not self.has_example:  # an iterator would lose its first batch
             return None
         batch = _to(next(iter(self.data), None), self.device)
         if batch is None or self._forward is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from paredown.framework.channels import contractions, convolutions, elementwise, movement
+from paredown.framework.channels import contractions, convolutions, elementwise, movement, normalization, recurrent
 from paredown.framework.channels.labels import Labels, Value
 from paredown.framework.channels.solving import Classes, solve
 from paredown.framework.channels.walk import Result, Rule, Walk, shape_of
@@ -26,6 +26,8 @@ RULES: dict[str, Rule] = {
     **movement.RULES,
     **contractions.RULES,
     **convolutions.RULES,
+    **recurrent.RULES,
+    **normalization.RULES,
 }
 #: larger index tensors are not computed ahead
 CONTENTS = 2**22

@@ -130,11 +130,19 @@ def _bounds(detail: ErrorDetails, field: Any) -> str:
     if not detail["type"].startswith(("greater_than", "less_than")):
         return ""
     limits = dict(detail.get("ctx", {}))
-    for bound in getattr(field, "metadata", ()):
+    for bound in _metadata(field):
         limits.update({name: getattr(bound, name) for name in _BOUNDS if hasattr(bound, name)})
     if {"ge", "le"} <= limits.keys():
         return f"between {limits['ge']:g} and {limits['le']:g}"
     return " and ".join(f"{words} {limits[name]:g}" for name, words in _BOUNDS.items() if name in limits)
+
+
+def _metadata(field: Any) -> Iterator[Any]:
+    """What bounds a field's value, also where it may be null."""
+    yield from getattr(field, "metadata", ())
+    for part in get_args(getattr(field, "annotation", None)):
+        for inner in getattr(part, "__metadata__", ()):
+            yield from _metadata(inner)
 
 
 def _kind(error: str) -> str:

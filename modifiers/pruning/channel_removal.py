@@ -74,7 +74,7 @@ class ChannelRemoval(StructuredPruning):
         return criterion_named(self.criterion)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        if training.example() is None or self._criterion.watches or self._criterion.needs_data:
+        if not training.has_example or self._criterion.watches or self._criterion.needs_data:
             return []
         view = self.view(training)
         state = self._begun(training, RemovalState(), view)

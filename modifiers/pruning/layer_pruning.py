@@ -17,8 +17,9 @@ from paredown.framework.report.latency import measure_latency
 from paredown.framework.report.measure import measure_model
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import criterion_named
+from paredown.modifiers.pruning.layer_trial import left_out, numbers_after, skip_differs
 from paredown.modifiers.pruning.structured import StructuredPruning
-from paredown.modifiers.pruning.whole_layers import Layer, find_layers, left_out, numbers_after, skip_differs
+from paredown.modifiers.pruning.whole_layers import Layer, find_layers
 
 __all__ = ["LayerPruning", "LayerState"]
 
@@ -72,7 +73,7 @@ class LayerPruning(StructuredPruning):
         return criterion.needs_data or criterion.watches
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        if training.example() is None or self.calibrates:
+        if not training.has_example or self.calibrates:
             return []
         layers, reasons = find_layers(training, self)
         state = self._begun(training, LayerState(), layers, reasons)
@@ -199,7 +200,7 @@ class LayerPruning(StructuredPruning):
         ]
         with left_out(training.model, chosen, numbers):
             attributes, told = settings_for(training.model, {before: [after]}, *example, lists=lists)
-        return [*lists, *((each.key, each.value) for each in attributes)], told
+        return ([] if told else [*lists, *((each.key, each.value) for each in attributes)]), told
 
     def _commit(
         self,

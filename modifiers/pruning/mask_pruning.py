@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from paredown.framework.curves import share_of
@@ -56,8 +57,10 @@ class MaskPruning(TargetedModifier):
     """What competes: ``global`` all together, ``local`` each layer for itself, ``erk``, ``uniform_plus``, ``lamp``,
     ``owl``, or ``{layers: {pattern: share}}``, the final share layer by layer."""
     final_sparsity: Share | None = None
-    """Share of zeros from the end of the window on. An N:M pattern implies it; beside ``scope: {layers: ...}`` it is
-    for the layers that no pattern means, which otherwise stay as they are."""
+    """Share of zeros from the end of the window on.
+
+    An N:M pattern implies it; beside ``scope: {layers: ...}`` it is for the layers that no pattern means, which
+    otherwise stay as they are."""
     masks: MaskForm = "fast"
     """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
     clear_momenta: bool = True
@@ -77,7 +80,7 @@ class MaskPruning(TargetedModifier):
                 raise ValueError(f"structure {structure} is a sparsity of {pattern.share:g}; leave final_sparsity out")
             return pattern.share
         if value is None and not isinstance(scope, LayerShares):
-            raise ValueError("final_sparsity is required: the share of zeros at the end, 0 to 1")
+            raise PydanticCustomError("missing", "final_sparsity is required")
         return value
 
     # -- the axes ------------------------------------------------------------------------------------------------

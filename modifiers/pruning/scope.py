@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SCOPES = ("global", "local", "erk", "uniform_plus", "lamp", "owl")
-FORMS = f"{', '.join(SCOPES)}, or {{layers: {{pattern: share}}}}"
+FORMS = f"{', '.join(map(repr, SCOPES))}, or {{layers: {{pattern: share}}}}"
 
 
 class LayerShares(Options):

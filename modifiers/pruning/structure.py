@@ -20,7 +20,7 @@ from paredown.framework.modifier import Options
 __all__ = ["BlockShape", "Pattern", "Structure", "StructureField", "output_first", "structure_of"]
 
 NAMES = ("unstructured", "kernel", "channel")
-FORMS = "unstructured, kernel, channel, N:M such as 2:4, or {block: [rows, columns]}"
+FORMS = "'unstructured', 'kernel', 'channel', N:M such as '2:4', or {block: [rows, columns]}"
 Size = Annotated[int, Strict(), Field(ge=1)]
 #: elements whose comparisons stay in the cache of a CPU
 CACHED = 1 << 16

@@ -62,7 +62,7 @@ class StructuredPruning(TargetedModifier):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        if training.example() is None:
+        if not training.has_example:
             raise ScheduleError(
                 f"{self.name} ({self.type}) reads what hangs together from a run of the model: give inputs to run it "
                 "with, example_inputs=(x,), or data=loader"
@@ -70,7 +70,7 @@ class StructuredPruning(TargetedModifier):
 
     def remarks(self, training: Training) -> Sequence[str]:
         lines = list(super().remarks(training))
-        if training.example() is None:
+        if not training.has_example:
             lines.append("what hangs together is read from a run of the model: give example_inputs to see it")
         return lines
 

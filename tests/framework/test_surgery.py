@@ -91,6 +91,56 @@ def test_shrinking_in_place_slices_momenta_and_states():
     assert weight.shape == (3, 16)
 
 
+def test_the_memory_format_stays():
+    layer = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    surgery = Surgery(nn.Sequential(layer), [], {})
+    surgery.shrink("0.weight", 0, torch.arange(4))
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not layer.weight.is_contiguous()
+
+
+def test_attributes_and_layers_change_and_come_back():
+    class Settings:
+        def __init__(self):
+            self.width, self.part = 32, [1]
+
+    model, settings = mlp(), Settings()
+    for module in model.modules():
+        module.config = settings
+    optimizer = torch.optim.AdamW(model.parameters())
+    layers = list(model)
+    surgery = trained(model, optimizer)
+    surgery.set_attribute("0", "out_features", 7)
+    surgery.set_attribute("", "config.width", 7)
+    surgery.set_attribute("", "config.depth", 2)
+    surgery.remove("", [2, 3])
+    assert (model[0].out_features, model.config.width, model[2].config.depth, settings.width) == (7, 7, 2, 32)
+    assert list(model) == [layers[0], layers[1], layers[4]]
+    assert len(optimizer.param_groups[0]["params"]) == len(optimizer.state) == 4
+    fresh = mlp()
+    for module in fresh.modules():
+        module.config = settings
+    again = Surgery(fresh, [torch.optim.SGD(fresh.parameters(), 0.1)], {})
+    again.replay(surgery.records, lambda *_: None)
+    assert (len(fresh), fresh[0].out_features, fresh.config.width) == (3, 7, 7)
+    surgery.take_back()
+    assert list(model) == layers
+    assert model[0].out_features == 32
+    assert model.config is model[1].config is settings
+    assert not hasattr(settings, "depth")
+    assert len(optimizer.param_groups[0]["params"]) == 6
+    with pytest.raises(TargetError, match="no list of layers"):
+        surgery.remove("", range(5))
+
+
+def test_after_the_first_step_nothing_is_kept_to_take_back():
+    surgery = Surgery(mlp(), [], {})
+    surgery.settle()
+    surgery.shrink("0.weight", 0, torch.arange(7))
+    surgery.set_attribute("0", "out_features", 7)
+    assert not surgery._undo
+
+
 def test_records_replay_on_a_fresh_model():
     model, fresh = mlp(), mlp()
     surgery = Surgery(model, [], {})

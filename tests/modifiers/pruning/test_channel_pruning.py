@@ -226,3 +226,61 @@ def test_a_wrapped_model_is_refused_after_it_was_counted():
         surgery.set_attribute("0", "out_features", 3)
     with pytest.raises(TargetError, match="has counted"):
         surgery.remove("", [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "says"),
+    [
+        ("llama", [], True),
+        ("llama_tied", [], True),
+        ("bert", [], False),
+        ("bert", ["*.intermediate"], True),
+        ("gpt2", ["*.mlp"], True),
+    ],
+)
+def test_a_config_follows_where_it_can_say_the_sizes(name, targets, says, tmp_path):
+    model, inputs = ARCHITECTURES[name]()
+    shared = model.config
+    before = shared.to_dict()
+    manager = manager_for(scope="local", targets=targets)
+    plan = str(manager.plan(model, example_inputs=inputs))
+    manager.apply(model, example_inputs=inputs)
+    told = [event["remark"] for event in manager.events if event["event"] == "configuration"]
+    assert shared.to_dict() == before
+    assert ("its config has no settings" in plan) is bool(told) is not says
+    assert all("paredown.load" in remark for remark in told)
+    if says:
+        model.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path).eval()
+        assert torch.equal(again(*inputs).logits, model.eval()(*inputs).logits)
+
+
+def test_a_quantized_layer_is_left_alone_and_a_pruned_one_is_quantized_later():
+    for first, second in (("quantize", "channels"), ("channels", "quantize")):
+        model = conv_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        starts = {first: 0, second: 1}
+        recipe = recipe_of(
+            3,
+            quantize={"type": "quantization_aware_training", "targets": ["body"], "start": starts["quantize"]},
+            channels={"type": "channel_pruning", "final_sparsity": 0.5, "scope": "local", "round_to": 1, "start": starts["channels"]},
+        )  # fmt: skip
+        manager = ScheduledManager(Recipe.load(recipe))
+        if first == "quantize":
+            with pytest.raises(TargetError, match="body is quantized"):
+                manager.modify(model, optimizer, 4, example_inputs=(X,), data=DATA)
+                train(model, optimizer, DATA, 3)
+            manager.release()
+            continue
+        manager.modify(model, optimizer, 4, example_inputs=(X,), data=DATA)
+        train(model, optimizer, DATA, 3)
+        manager.finalize()
+        assert model.body.out_channels == 8
+
+
+def test_the_first_batch_of_data_does_where_no_example_inputs_are_given():
+    model = conv_net()
+    manager_for(scope="local").apply(model, data=DATA)
+    assert model.body.out_channels == 8
+    with pytest.raises(ScheduleError, match="example_inputs"):
+        manager_for().apply(conv_net(), data=iter(DATA))
