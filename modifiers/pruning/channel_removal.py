@@ -144,7 +144,7 @@ class ChannelRemoval(StructuredPruning):
         scores = criterion.scores(training, self, self._weights(training, state), state.watched)
         groups = [group for group in view.groups if group.key in state.groups]
         worths = {group.name: worth(group, scores, criterion.outputs_only, criterion.combined) for group in groups}
-        if criterion.by_magnitude and self.scope == "global":
+        if criterion.relative and self.scope == "global":
             worths = {name: each / each.mean().clamp_min(1e-300) for name, each in worths.items()}
         refused: dict[str, str] = {}
         for _ in range(ROUNDS):

@@ -74,6 +74,8 @@ class Criterion:
     needs_data: ClassVar[bool] = False
     #: it compares whole output channels, and says nothing of a weight's inputs
     outputs_only: ClassVar[bool] = False
+    #: scores of different layers compare only in relation to their mean, where channels are removed
+    relative: ClassVar[bool] = False
     #: scores order weights as their magnitudes do
     by_magnitude: ClassVar[bool] = False
     #: what was pruned may come back, with the value that it had

@@ -46,6 +46,7 @@ class GeometricMedianCriterion(Criterion):
     """The sum of the distances to the other channels, spread evenly over a channel's weights."""
 
     outputs_only: ClassVar = True
+    relative: ClassVar = True
 
     def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched

@@ -54,6 +54,7 @@ class MagnitudeCriterion(Criterion):
 
     norm: Norm = "l2"
     by_magnitude: ClassVar = True
+    relative: ClassVar = True
 
     def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
