@@ -18,6 +18,7 @@ from paredown.framework.errors import CheckpointError
 from paredown.framework.manager import ScheduledManager
 from paredown.framework.recipe import Recipe
 from paredown.framework.restoring import rebuild_model
+from paredown.framework.sparse_tensors import pack_zeros, unpack_zeros
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
 
@@ -38,6 +39,8 @@ def save(
 ) -> None:
     """Write a checkpoint: model, optimizer(s), manager, the random generators, and ``extra``.
 
+    Tensors of the model with many zeros are stored as a bit an element and the values that are not zero.
+
     The file appears whole or not at all (written beside, flushed to the disk, renamed), and `torch.load` reads it with
     ``weights_only=True``.
 
@@ -55,7 +58,7 @@ def save(
     _write(
         Path(path),
         {
-            "model": unwrap(model).state_dict(),
+            "model": pack_zeros(unwrap(model).state_dict()),
             "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
             "manager": manager.state_dict(),
             "teacher": None if initial is None else initial.state_dict(),
@@ -123,7 +126,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     saved = load_plain(path)
     if not isinstance(saved, dict) or not {"model", "optimizers", "manager", "random", "extra"} <= set(saved):
         raise CheckpointError(f"{path} is no checkpoint that paredown.save wrote")
-    return saved
+    return {**saved, "model": unpack_zeros(saved["model"])}
 
 
 def _write(path: Path, contents: Mapping[str, Any]) -> None:

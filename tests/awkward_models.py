@@ -461,3 +461,33 @@ class Experts(nn.Module):
         hidden = torch.einsum("bc,ech->ebh", x, self.up).relu()
         out = torch.einsum("ebh,ehc->ebc", hidden, self.down)
         return self.head((out * self.gate(x).softmax(-1).t().unsqueeze(-1)).sum(0))
+
+
+@awkward(1, 4, 16)
+class OnlyInTraining(nn.Module):
+    """Szegedy et al., 2014: an auxiliary head that the trace of an eval forward does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.auxiliary, self.second = nn.Linear(16, 24), nn.Linear(24, 3), nn.Linear(24, 20)
+        self.norm, self.head = nn.BatchNorm1d(20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        if self.training:
+            return self.head(self.norm(self.second(x))) + self.auxiliary(x)
+        return self.head(self.norm(self.second(x)))
+
+
+@awkward(1, 2, 16)
+class SharedMemory(nn.Module):
+    """Two parameters over the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(16, 24), nn.Linear(24, 24), nn.Linear(24, 24)
+        self.third.weight.data = self.second.weight.data
+        self.body, self.head = nn.Linear(24, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.third(self.second(self.first(x)).relu()).relu()).relu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ class Analysis:
     values: dict[Node, Any]
     unknown: tuple[str, ...]
 
+    @functools.cached_property
     def along_heads(self) -> Tensor:
         """The classes of labels that lie along the batch of a product of activations: attention heads."""
         heads = self.labels.heads

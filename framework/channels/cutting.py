@@ -15,13 +15,15 @@ from paredown.framework.channels.analysis import Analysis
 from paredown.framework.channels.attributes import Attribute, candidates, layer_attributes, sizes_after
 from paredown.framework.channels.configuration import settings_for
 from paredown.framework.channels.groups import ChannelGroup, Place
-from paredown.framework.channels.trial import Run, difference, masked, tensors_by_name, trial_cut
+from paredown.framework.channels.trial import Outputs, Runner, difference, masked, tensors_by_name, trial_cut
 from paredown.framework.surgery import Surgery
 
 __all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "verified", "with_settings"]
 
 #: how many combinations of attributes are tried for one group
 ATTEMPTS = 40
+#: batch statistics enlarge rounding
+SLACK = 100.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Verified:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def verified(model: nn.Module, run: Run, analysis: Analysis, removals: Sequence[Removal]) -> Verified:
+def verified(model: nn.Module, run: Runner, analysis: Analysis, removals: Sequence[Removal]) -> Verified:
     """Try a cut out: the cut model has to give what the model gives with zeros in the place of what goes.
 
     Where it does not, the groups that are to blame are found and left out. The model is as it was afterwards.
@@ -106,7 +108,7 @@ def kept_at(gone: Mapping[Place, Tensor], tensors: Mapping[str, Tensor]) -> dict
 
 
 class _Trials:
-    def __init__(self, model: nn.Module, run: Run, analysis: Analysis) -> None:
+    def __init__(self, model: nn.Module, run: Runner, analysis: Analysis) -> None:
         self.model, self.run, self.analysis = model, run, analysis
         self.modules = analysis.graph.modules
         self.tensors = tensors_by_name(model)
@@ -143,6 +145,7 @@ class _Trials:
             return None, "nothing of it would stay"
         with masked(self.model, gone):
             wanted = self.run()
+            trained = None if self.run.trains == "not" else self.run.training()
         own = layer_attributes(self.modules, kept)
         sizes = sizes_after(self.analysis, self._removed(removals))
         further = candidates(self.modules, sizes, own)
@@ -150,7 +153,7 @@ class _Trials:
         reason = None
         for attempt in _attempts(further, thorough):
             attributes = [*own, *attempt]
-            why = self._compared(kept, attributes, wanted)
+            why = self._compared(kept, attributes, wanted, trained)
             if why is None:
                 self.rejected |= {(each.kind, each.key) for each in further if each not in attempt}
                 changed = [each for each in attributes if self._now(each) != each.value]
@@ -160,14 +163,30 @@ class _Trials:
         return None, reason
 
     def _compared(
-        self, kept: Mapping[Place, Tensor], attributes: Sequence[Attribute], wanted: Sequence[Tensor]
+        self,
+        kept: Mapping[Place, Tensor],
+        attributes: Sequence[Attribute],
+        wanted: Outputs,
+        trained: Outputs | None,
     ) -> str | None:
         with trial_cut(self.model, kept, attributes):
             try:
-                return difference(self.run(), wanted)
+                reason = difference(self.run(), wanted)
+                if reason is not None or trained is None:
+                    return reason
+                reason = self._compared_in_training(trained)
+                return reason and f"in training mode {reason}"
             except Exception as error:  # whatever the user's code raises when a size does not fit
                 text = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
                 return f"with fewer channels its code fails ({text[:160]})"
+
+    def _compared_in_training(self, wanted: Outputs) -> str | None:
+        """Parts that only run in training (an auxiliary head) have to work too, and give the same where they can."""
+        outputs = self.run.training()
+        if self.run.trains == "always alike":
+            return difference(outputs, wanted, SLACK)
+        same = [part.shape for part in outputs] == [part.shape for part in wanted]
+        return None if same else "its output has another shape"
 
     def _removed(self, removals: Sequence[Removal]) -> Tensor:
         """By label, whether it goes."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from paredown.framework.channels.groups import Place
 from paredown.framework.managed import links_of
-from paredown.framework.targets import named_modules
+from paredown.framework.targets import named_modules, named_parameters
 
 __all__ = ["fixed_places"]
 
@@ -23,7 +24,21 @@ def fixed_places(model: nn.Module) -> dict[Place, str]:
             refused.update(_all_places(name, module, MULTIHEAD))
         if any(link.permanent for link in links_of(module)):
             refused.update(_all_places(name, module, f"{name} is quantized"))
+    refused.update(_sharing(model))
     return refused
+
+
+def _sharing(model: nn.Module) -> Iterable[tuple[Place, str]]:
+    """Parameters that are several objects over the same memory: cut one by one, they would come apart."""
+    first: dict[tuple[int, torch.Size], tuple[str, nn.Parameter]] = {}
+    for name, parameter in named_parameters(model).items():
+        if parameter.is_meta or not parameter.numel():
+            continue
+        other, known = first.setdefault((parameter.data_ptr(), parameter.shape), (name, parameter))
+        if known is not parameter:
+            for each, with_ in ((name, other), (other, name)):
+                for dimension in range(parameter.dim()):
+                    yield (each, dimension), f"{each} shares its memory with {with_}, but is another parameter"
 
 
 def _all_places(name: str, module: nn.Module, reason: str) -> Iterable[tuple[Place, str]]:

@@ -107,7 +107,7 @@ def find_frozen(analysis: Analysis, refused: Mapping[Place, str]) -> list[Frozen
         others = [blocked[each] for each in of.tolist() if each in blocked]
         if stays or others:
             why = classes.reasons[min(stays)] if stays else others[0]
-            heads = bool(torch.isin(of, analysis.along_heads()).any())
+            heads = bool(torch.isin(of, analysis.along_heads).any())
             layer = origin.tensor.rpartition(".")[0]
             found.append(Frozen(layer, max(len(stays), len(others)), origin.size, why, heads))
     return found
@@ -170,5 +170,5 @@ def _group(
     name = outputs[0][0].rpartition(".")[0] or outputs[0][0]
     same = sum(group.name.partition("#")[0] == name for group in groups)
     first = analysis.labels.origins[kind[0][0]].first + int(index[members[0, 0]])
-    heads = bool(torch.isin(analysis.classes.of[first], analysis.along_heads()))
+    heads = bool(torch.isin(analysis.classes.of[first], analysis.along_heads))
     return ChannelGroup(f"{name}#{same + 1}" if same else name, slices, tuple(outputs), heads)

@@ -14,6 +14,7 @@ from paredown.framework.graph_trace import operator_name
 
 __all__ = ["RULES"]
 
+VIEWS = ("view", "reshape", "flatten", "unflatten", "_unsafe_view", "ravel")
 MOVES = (
     *("view", "reshape", "flatten", "unflatten", "transpose", "permute", "unsqueeze", "squeeze", "expand", "t", "T"),
     *("movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint", "flip", "fliplr", "flipud", "rot90"),
@@ -28,9 +29,11 @@ FIXED = ("select", "unbind", "unfold")
 def _moved(walk: Walk, node: Node) -> Result:
     value = walk.value(node.args[0])
     _constrain(walk, node, value)
+    if operator_name(node) in VIEWS:
+        shape = shape_of(node)
+        moved = tuple(compressed(_reshaped(factor, value.shape, shape)) for factor in value.factors)
+        return Value(shape, moved, value.pliable)
     target: Any = node.target
-    if operator_name(node) in ("view", "_unsafe_view"):  # labels of stride 0 are not always viewable
-        target = torch.ops.aten.reshape.default
     results = [target(factor.expand(value.shape), *node.args[1:], **node.kwargs) for factor in value.factors]
     shapes = node.meta["val"]
     if isinstance(shapes, Tensor):
@@ -38,6 +41,22 @@ def _moved(walk: Walk, node: Node) -> Result:
     return tuple(
         Value(tuple(part.shape), tuple(compressed(result[place]) for result in results), value.pliable)
         for place, part in enumerate(shapes)
+    )
+
+
+def _reshaped(factor: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """A factor in another shape; leading and trailing dimensions that stay keep size 1 where it does not vary."""
+    head = _common(before, after)
+    tail = min(_common(before[::-1], after[::-1]), min(len(before), len(after)) - head)
+    first, last = list(factor.shape[:head]), list(factor.shape[len(before) - tail :])
+    middle = factor.expand([*first, *before[head : len(before) - tail], *last])
+    return middle.reshape([*first, *after[head : len(after) - tail], *last])
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many first sizes are the same."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
 
 

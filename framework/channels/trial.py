@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +18,69 @@ from paredown.framework.graph_trace import tensors_of
 from paredown.framework.managed import without_links
 from paredown.framework.targets import plain_name
 
-__all__ = ["Run", "difference", "masked", "runner", "tensors_by_name", "trial_cut"]
+__all__ = ["Outputs", "Runner", "difference", "masked", "runner", "tensors_by_name", "trial_cut"]
 
-Run = Callable[[], tuple[Tensor, ...]]
+Outputs = tuple[Tensor, ...]
 #: largest difference of an output, relative to the largest output, by precision
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 COARSE = 3e-2
 
 
-def runner(model: nn.Module, example_inputs: Any, forward: Forward | None) -> Run:
-    """A function that gives the model's output tensors for the example inputs, in eval mode and without links.
+class Runner:
+    """Runs a model on the example inputs, without links and with the same random numbers each time.
 
-    Where the model has a multi-head attention, its two implementations of it are both run.
+    Where the model has a multi-head attention, its two implementations of it are both run in eval mode.
     """
-    two_ways = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
 
-    def run() -> tuple[Tensor, ...]:
-        with without_links(model), evaluating(model), _seeded():
-            outputs = tensors_of(call(model, example_inputs, forward))
-            if two_ways:
+    def __init__(self, model: nn.Module, example_inputs: Any, forward: Forward | None) -> None:
+        self.model, self.inputs, self.forward = model, example_inputs, forward
+        self._two_ways = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+
+    def __call__(self) -> Outputs:
+        """The outputs in eval mode."""
+        with without_links(self.model), evaluating(self.model), _seeded():
+            outputs = tensors_of(call(self.model, self.inputs, self.forward))
+            if self._two_ways:
                 with _without_fast_path():
-                    outputs += tensors_of(call(model, example_inputs, forward))
+                    outputs += tensors_of(call(self.model, self.inputs, self.forward))
         return outputs
 
-    return run
+    def training(self, seed: int = 0) -> Outputs:
+        """The outputs in training mode, without gradients; buffers are as they were afterwards."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        try:
+            with without_links(self.model), evaluating(self.model), _seeded(seed), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of gradient checkpoints without gradients
+                self.model.train()
+                return tensors_of(call(self.model, self.inputs, self.forward))
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+    @functools.cached_property
+    def trains(self) -> Literal["not", "at random", "always alike"]:
+        """Whether the model runs in training mode on these inputs, and gives the same whatever the random numbers."""
+        try:
+            outputs = self.training()
+            return "at random" if difference(self.training(1), outputs) else "always alike"
+        except Exception:  # inputs for training are others (targets, more than one sample)
+            return "not"
+
+
+def runner(model: nn.Module, example_inputs: Any, forward: Forward | None) -> Runner:
+    """What runs a model on its example inputs."""
+    return Runner(model, example_inputs, forward)
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def _seeded(seed: int = 0) -> Iterator[None]:
     """The same random numbers each time; the user's own go on afterwards as if nothing had been."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         for device in devices:
-            torch.cuda.default_generators[device].manual_seed(0)
+            torch.cuda.default_generators[device].manual_seed(seed)
         yield
 
 
@@ -115,8 +146,8 @@ def trial_cut(model: nn.Module, kept: Mapping[Place, Tensor], attributes: Iterab
                 tensors[name].set_(tensor)  # type: ignore[call-overload]
 
 
-def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> str | None:
-    """What differs between the outputs of two models beyond rounding; None: nothing."""
+def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor], slack: float = 1.0) -> str | None:
+    """What differs between the outputs of two models beyond rounding (times ``slack``); None: nothing."""
     ours, theirs = tuple(ours), tuple(theirs)
     if [part.shape for part in ours] != [part.shape for part in theirs]:
         return "its output has another shape"
@@ -127,6 +158,6 @@ def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> str | None:
             continue
         error = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
         scale = float(b.double().abs().max()) if b.numel() else 0.0
-        if not error <= TOLERANCE.get(a.dtype, COARSE) * scale:
+        if not error <= TOLERANCE.get(a.dtype, COARSE) * slack * scale:
             return f"its output differs by {error / max(scale, 1e-30):.2g} of the largest one"
     return None

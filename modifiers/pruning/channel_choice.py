@@ -20,8 +20,10 @@ Progress = list[int]
 
 def worth(
     group: ChannelGroup, scores: Mapping[str, Tensor], outputs_only: bool, combined: Callable[[Tensor], Tensor]
-) -> Tensor:
+) -> Tensor | None:
     """What each unit is worth: the mean score of all weights in its slices, combined; of shape (units,).
+
+    None where no score says anything of it.
 
     Args:
         group: whose units.
@@ -30,7 +32,7 @@ def worth(
         combined: the criterion's.
 
     Raises:
-        TargetError: no score there is, or one is NaN.
+        TargetError: a score is NaN or infinite.
     """
     total = torch.zeros(group.units, dtype=torch.float64)
     count = 0
@@ -43,7 +45,7 @@ def worth(
         total += per_index[slices].sum(1)
         count += slices.shape[1] * (score.numel() // score.shape[dimension])
     if not count:
-        raise TargetError(f"the criterion says nothing of the channels of {group.name}")
+        return None
     if not bool(torch.isfinite(total).all()):
         raise TargetError(f"a weight of {group.name} is NaN or infinite: its channels cannot be ranked")
     return combined(total / count)

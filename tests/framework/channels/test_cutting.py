@@ -125,6 +125,22 @@ def test_what_differs_is_undone_and_named():
     assert "its code fails (RuntimeError: shape '[2, 24]'" in made.refused["first"]
 
 
+def test_what_only_runs_in_training_is_kept_working():
+    model, inputs, _ = AWKWARD["OnlyInTraining"]()
+    before = model.norm.running_mean.clone()
+    made, _ = cut(model, inputs, 0.5)
+    assert list(made.refused) == ["first"]
+    assert model.norm.running_mean.abs().sum() == before.abs().sum() == 0
+    model.train()(*inputs).sum().backward()
+
+
+def test_parameters_over_the_same_memory_stay_so():
+    model, inputs, _ = AWKWARD["SharedMemory"]()
+    cut(model, inputs, 0.5)
+    assert model.second.weight.data_ptr() == model.third.weight.data_ptr()
+    assert model.body.out_features == 6
+
+
 def test_sizes_of_enclosing_modules_follow():
     model, inputs = ARCHITECTURES["vit"]()
     cut(model, inputs, 0.5)
