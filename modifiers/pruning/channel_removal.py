@@ -143,10 +143,11 @@ class ChannelRemoval(StructuredPruning):
         criterion = self._criterion
         scores = criterion.scores(training, self, self._weights(training, state), state.watched)
         groups = [group for group in view.groups if group.key in state.groups]
-        worths = {group.name: worth(group, scores, criterion.outputs_only, criterion.combined) for group in groups}
+        found = {group.name: worth(group, scores, criterion.outputs_only, criterion.combined) for group in groups}
+        worths = {name: each for name, each in found.items() if each is not None}
+        refused = {name: f"{self.criterion} says nothing of its channels" for name in found if name not in worths}
         if criterion.relative and self.scope == "global":
             worths = {name: each / each.mean().clamp_min(1e-300) for name, each in worths.items()}
-        refused: dict[str, str] = {}
         for _ in range(ROUNDS):
             usable = [group for group in groups if group.name not in refused]
             if not usable:

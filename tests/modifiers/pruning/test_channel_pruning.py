@@ -145,6 +145,19 @@ def test_any_criterion_ranks_channels(criterion):
     assert model.stem.out_channels + model.body.out_channels == 12
 
 
+def test_what_a_criterion_says_nothing_of_stays():
+    model = conv_net()
+    with torch.no_grad():
+        model.norm.weight[::2] = 0.01
+    kept = model.stem.weight[1::2].clone()
+    manager = manager_for(criterion="batch_norm_scale", targets=["Conv2d"])
+    manager.apply(model, example_inputs=(X,))
+    assert torch.equal(model.stem.weight, kept)
+    assert model.body.out_channels == 16
+    told = {event["layer"]: event["reason"] for event in manager.events if event["event"] == "left alone"}
+    assert told["body"] == "batch_norm_scale says nothing of its channels"
+
+
 def test_the_plan_tells_what_goes_and_why_others_stay():
     model, inputs = ARCHITECTURES["vit"]()
     before = copy.deepcopy(model.state_dict())
