@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,8 @@ def block_influence(inputs: Tensor, outputs: Tensor) -> float:
 def find_layers(training: Training, modifier: TargetedModifier) -> tuple[list[Layer], dict[str, str]]:
     """The layers among the targets that can be left out, with their influence, and why others cannot.
 
+    Where at most one child of a list can be left out (the stages of a pyramid), the lists inside of its children are
+    looked at instead.
     Runs the model on ``data``, or else on the example inputs.
     """
     modules = named_modules(training.model)
@@ -65,9 +68,11 @@ def find_layers(training: Training, modifier: TargetedModifier) -> tuple[list[La
         training.unmanage(modifier, lambda link: isinstance(link, _Watch))
     reasons = {name: reason for name, watch in watched.items() if (reason := watch.refusal(forwards)) is not None}
     able = [name for name in watched if name not in reasons]
-    outermost = [name for name in able if not _inside(name, able)]
-    layers = [_layer(name, modules[name], watched[name]) for name in outermost]
-    told = {name: reason for name, reason in reasons.items() if not _inside(name, able) and not _holds(name, able)}
+    counts = Counter(_list_of(name) for name in able)
+    closed = [name for name in watched if counts[_list_of(name)] > 1]
+    chosen = [name for name in able if name in closed and not _inside(name, closed)]
+    layers = [_layer(name, modules[name], watched[name]) for name in chosen]
+    told = {name: reason for name, reason in reasons.items() if not _inside(name, closed) and not _holds(name, able)}
     return layers, told
 
 
@@ -84,6 +89,10 @@ def _children_of_lists(modules: Mapping[str, nn.Module]) -> Iterator[str]:
         listed = isinstance(parent, (nn.ModuleList, nn.Sequential)) and len(parent) > 1 and key.isdigit()
         if listed and list(module.children()) and any(True for _ in module.parameters()):
             yield name
+
+
+def _list_of(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _inside(name: str, others: Sequence[str]) -> bool:
