@@ -113,7 +113,8 @@ class LotteryTicket(MaskPruning):
         for parameter, value in state.parameters.items():
             parameter.copy_(value)
         for name, value in state.buffers.items():
-            buffers[name].copy_(value)
+            if name in buffers and buffers[name].shape == value.shape:  # those of removed channels are not kept apart
+                buffers[name].copy_(value)
         state.masks.apply_()
         forget_(training.optimizers, state.parameters)
 
