@@ -61,6 +61,7 @@ class LoopHooks:
             self._check_losses(optimizer)
         clock = self.training.clock
         assert clock is not None
+        self.training.stepped = optimizer
         if optimizer is not self.training.optimizers[0]:
             self.schedule.hold()
         elif _skipped_inside(optimizer):

@@ -89,6 +89,7 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
         ) from error
     if training.clock is not None and state["clock"] is not None:
         _restore_clock(training, state["clock"])
+        _reopen(training, schedule)
     training.events[:] = [dict(event) for event in state["events"]]
     schedule.attach()
 
@@ -149,6 +150,16 @@ def _restore_states(training: Training, schedule: Schedule, saved: Mapping[str, 
         plain, kind = entry["state"], modifier.state_type
         state = None if plain is None or kind is None else restore(kind, plain, parameters, training.device)
         training.states[modifier.name] = state
+
+
+def _reopen(training: Training, schedule: Schedule) -> None:
+    """A window that had ended is open again where the recipe has it end later now."""
+    assert training.clock is not None
+    for modifier in schedule.modifiers:
+        ended = schedule.phases[modifier.name] is Phase.ENDED
+        if ended and not modifier.acts_once and schedule.windows[modifier.name].end > training.clock.steps:
+            schedule.phases[modifier.name] = Phase.OPEN
+            training.ended.discard(modifier.name)
 
 
 def _restore_clock(training: Training, saved: Mapping[str, Any]) -> None:

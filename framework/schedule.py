@@ -82,6 +82,7 @@ class Schedule:
             missed.append(NO_STEP)
         if missed:
             raise ScheduleError("\n".join(missed))
+        self.training.catching_up = True
         for modifier in late:
             if self.phases[modifier.name] is Phase.WAITING:
                 self._open(modifier)

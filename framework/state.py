@@ -61,12 +61,12 @@ class PerParameter(MutableMapping[nn.Parameter, Tensor]):
 
     def encode(self, tensor: Tensor) -> Any:
         """The form of one tensor in a checkpoint."""
-        return pack_bits(tensor) if tensor.dtype == torch.bool else tensor.detach().cpu()
+        return pack_bits(tensor) if tensor.dtype == torch.bool else tensor.detach().cpu().clone()
 
     def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
         """One tensor from its form in a checkpoint, on the parameter's device."""
         tensor = unpack_bits(plain) if isinstance(plain, dict) else plain
-        return tensor.to(parameter.device)
+        return tensor.to(parameter.device, copy=True)
 
 
 def pack_bits(mask: Tensor) -> dict[str, Any]:
@@ -144,7 +144,8 @@ def _restored(hint: Any, plain: Any, parameters: Mapping[str, nn.Parameter], dev
     if dataclasses.is_dataclass(origin) and isinstance(origin, type):
         return restore(origin, plain, parameters, device)
     if origin is torch.Generator:
-        generator = torch.Generator(device)
+        on_cpu = len(plain) == len(torch.Generator().get_state())
+        generator = torch.Generator("cpu" if on_cpu else device)
         generator.set_state(plain)
         return generator
     if isinstance(origin, type) and issubclass(origin, dict):

@@ -40,6 +40,8 @@ class Training:
         states: the modifiers' states by name.
         inherited: in ``on_start``, what a modifier takes over from earlier ones with the same claim.
         ended: the names of the modifiers that came to their final update.
+        stepped: the optimizer whose step is being followed up.
+        catching_up: whether final updates are made after the last step, whose gradients may be rejected ones.
         surgery: how structure is changed.
         events: what happened when.
     """
@@ -55,6 +57,8 @@ class Training:
         self.events = EventLog() if events is None else events
         self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))
         self.ended: set[str] = set()
+        self.stepped: Optimizer | None = None
+        self.catching_up = False
         self.inherited = PerParameter()
         self.initial_teacher: nn.Module | None = None
         self._example_inputs: tuple[Any, ...] | Mapping[str, Any] | None = None
@@ -116,6 +120,13 @@ class Training:
     def targets(self, modifier: TargetedModifier) -> dict[str, nn.Module]:
         """The modules that the modifier means, by name, in the model's order."""
         return self.matches(modifier).modules
+
+    def just_stepped(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, nn.Parameter]:
+        """Those parameters that the optimizer trains whose step is being followed up; all where there is one alone."""
+        if self.stepped is None or len(self.optimizers) < 2:
+            return parameters
+        own = {id(parameter) for group in self.stepped.param_groups for parameter in group["params"]}
+        return {name: parameter for name, parameter in parameters.items() if id(parameter) in own}
 
     def parameter_names(self) -> dict[int, str]:
         """The plain names of the parameters by their ids."""

@@ -60,12 +60,12 @@ def write_compressed(model: nn.Module, path: str | Path) -> None:
         for prefix, module in model.named_modules()
         for name, stored in stored_codes(module).items()
     }
-    seen: set[tuple[int, torch.Size]] = set()
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in model.state_dict().items():
             if not isinstance(value, Tensor):
                 continue
-            place = (value.data_ptr(), value.shape)
+            place = (value.data_ptr(), value.shape, value.stride())
             if value.numel() and place not in seen:
                 seen.add(place)
                 archive.writestr(*_member(name, *codes.get(name, (value, 8 * value.element_size()))))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.errors import TargetError
+from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.graph import batch_norms_after
 from paredown.framework.modifier import Modifier
 from paredown.framework.targets import named_modules
@@ -48,6 +48,13 @@ class BatchNormScaleCriterion(Criterion):
 
     jointly: ClassVar = True
     outputs_only: ClassVar = True
+
+    def check(self, training: Training, modifier: Modifier) -> None:
+        if not training.has_example:
+            raise ScheduleError(
+                f"{modifier.name} ({modifier.type}) looks for the batch-norm behind each convolution in the model's "
+                "graph: give example_inputs= or data="
+            )
 
     def start(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Watched:
         graph = training.graph()

@@ -52,6 +52,10 @@ class ConstantSparsity(TargetedModifier):
     def on_step(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()
 
+    def on_end(self, training: Training, state: MaskState) -> None:
+        if not self.hold:
+            state.masks = Masks()
+
     def on_finalize(self, training: Training, state: MaskState) -> None:
         if self.hold:  # weights may have been loaded since the last step
             state.masks.apply_()

@@ -51,6 +51,7 @@ class Watched:
         values: weights as they were when they were pruned, where the criterion may bring them back.
         count: of how many steps or batches.
         step: the optimizer step that was taken in last.
+        stale: it was used already, and gives way to what comes next.
         generator: of random numbers.
         partners: by layer, the layer that is read in its place.
     """
@@ -59,6 +60,7 @@ class Watched:
     values: Statistics = field(default_factory=Statistics)
     count: int = 0
     step: int = -1
+    stale: bool = False
     generator: torch.Generator | None = None
     partners: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class Criterion:
 
     #: it reads the gradients of optimizer steps, or, before there were any, of the loss on ``data``
     watches: ClassVar[bool] = False
+    #: it needs gradients of each weight, so frozen ones cannot be weighed
+    by_gradients: ClassVar[bool] = False
     #: scores of all weights are computed together: from data, or from the model's graph
     jointly: ClassVar[bool] = False
     #: it needs ``data`` whenever scores are asked for
@@ -87,12 +91,9 @@ class Criterion:
 
     def watch(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
         """After an optimizer step, masks applied: take in the gradients that it used."""
-        if not self.watches or watched.step == training.step:  # another optimizer's step
-            return
-        gradients = step_gradients(weights)
+        gradients = step_gradients(training.just_stepped(weights)) if self.watches else {}
         if gradients:
-            self.observe(weights, gradients, watched)
-            watched.count += 1
+            self._take_in(weights, gradients, watched, new=watched.step != training.step)
             watched.step = training.step
 
     def scores(
@@ -120,8 +121,13 @@ class Criterion:
         Raises:
             ScheduleError: there is no data either.
         """
-        if self.watches and not watched.count:
+        if self.watches and (not watched.count or (watched.stale and training.clock is None)):
             self._gather(training, modifier, weights, watched)
+
+    def check(self, training: Training, modifier: Modifier) -> None:
+        """Raise ScheduleError, before anything is changed, where what it needs was not given."""
+        if self.needs_data and training.data is None:
+            raise ScheduleError(f"{modifier.name} ({modifier.type}) weighs by data: modify(..., data=loader)")
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         """Take in gradients of the loss by name, of the shapes of the weights; ``watched.count`` were taken before."""
@@ -136,7 +142,7 @@ class Criterion:
         """Change the weights that stay, in place, to make up for those that go (True in ``pruned``), before they do."""
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
-        """After weights were removed: forget what does not hold any more."""
+        """After weights were removed: say if what was gathered is ``stale``."""
 
     def combined(self, mean: Tensor) -> Tensor:
         """What is compared, from the mean score of a unit (a block, a kernel, a channel)."""
@@ -148,11 +154,24 @@ class Criterion:
         if training.data is None:
             raise ScheduleError(
                 f"{modifier.name} weighs by gradients and has seen none yet: give batches, modify(..., data=loader), "
-                "or let it remove nothing before the first step (initial_sparsity: 0, end after start)"
+                "or let it remove nothing before a step was made"
             )
         for gradients in loss_gradients(training, modifier, weights):
-            self.observe(weights, gradients, watched)
-            watched.count += 1
+            self._take_in(weights, gradients, watched)
+
+    def _take_in(
+        self,
+        weights: Mapping[str, nn.Parameter],
+        gradients: Mapping[str, Tensor],
+        watched: Watched,
+        new: bool = True,
+    ) -> None:
+        """Observe gradients; of one step several optimizers may give parts, and the first counts."""
+        if watched.stale:
+            watched.statistics.clear()
+            watched.count, watched.stale = 0, False
+        self.observe(weights, gradients, watched)
+        watched.count += new
 
 
 def criterion_names() -> list[str]:

@@ -63,6 +63,7 @@ class FisherCriterion(Criterion):
     gradients: int = 256
     damping: float = 0.01
     update_weights: bool = True
+    by_gradients: ClassVar = True
     watches: ClassVar = True
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
@@ -80,9 +81,8 @@ class FisherCriterion(Criterion):
         known = watched.statistics
         return {
             name: saliencies(weight.detach(), self._inverse(known[weight], watched))
-            if weight in known
-            else torch.zeros_like(weight, dtype=torch.float32)
             for name, weight in weights.items()
+            if weight in known
         }
 
     def compensate(self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched) -> None:
@@ -92,8 +92,7 @@ class FisherCriterion(Criterion):
                 weight.add_(weight_update(weight.detach(), pruned[name], inverse))
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
-        watched.statistics.clear()
-        watched.count = 0
+        watched.stale = True
 
     def _inverse(self, sums: Tensor, watched: Watched) -> Tensor:
         return inverse_fisher(sums / min(watched.count, self.gradients), self.damping)
@@ -116,11 +115,12 @@ def inverse_fisher(blocks: Tensor, damping: float) -> Tensor:
     Where all gradients were 0 it is the unit matrix.
     """
     size = blocks.shape[1]
-    mean = blocks.diagonal(dim1=1, dim2=2).mean()
-    raised = damping * mean if bool(mean > 0) else torch.ones_like(mean)
     unit = torch.eye(size, dtype=blocks.dtype, device=blocks.device)
-    inverse: Tensor = torch.linalg.inv(blocks + raised * unit)
-    return inverse
+    mean = blocks.diagonal(dim1=1, dim2=2).mean()
+    if not bool(mean > torch.finfo(blocks.dtype).tiny):
+        return unit.expand_as(blocks)
+    inverse: Tensor = torch.linalg.inv(blocks / mean + damping * unit)
+    return inverse / mean
 
 
 def saliencies(weight: Tensor, inverse: Tensor) -> Tensor:

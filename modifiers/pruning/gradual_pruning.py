@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import torch
+from pydantic import ValidationInfo, field_validator
 
 from paredown.framework.curves import Curve, curve_value
 from paredown.framework.modifier import Share
@@ -14,7 +13,6 @@ from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion
 from paredown.modifiers.pruning.mask_pruning import MaskPruning
 from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
-from paredown.modifiers.pruning.prunable import Prunable
 
 __all__ = ["GradualPruning"]
 
@@ -26,6 +24,18 @@ class GradualPruning(MaskPruning):
     """Share of zeros at the start of the window."""
     curve: Curve = "cubic"
     """How the share moves over the window."""
+
+    @field_validator("curve")
+    @classmethod
+    def _points_are_shares(cls, curve: Curve, info: ValidationInfo) -> Curve:
+        if isinstance(curve, str):
+            return curve
+        final = info.data.get("final_sparsity")
+        if any(not 0 <= share <= 1 for _, share in curve):
+            raise ValueError(f"{curve!r}: the points of a curve are (progress, share of zeros), both in 0..1")
+        if final is not None and curve[-1][1] != final:
+            raise ValueError(f"the curve ends at {curve[-1][1]:g}, and final_sparsity is {final:g}")
+        return curve
 
     @classmethod
     def default_criterion(cls) -> Criterion:
@@ -47,29 +57,6 @@ class GradualPruning(MaskPruning):
         if isinstance(self.curve, str):
             share = max(share, min(state.share, final))  # what is zero already is not given back
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
-        rounds = self.update_rounds(training)
-        with _put_back_on_failure(usable if rounds > 1 else {}):
-            for part in _rounds(state.share, share, rounds):
-                self.prune(training, state, usable, part)
+        self.prune(training, state, usable, share, self.update_rounds(training))
         state.share = share
         training.record(self, "update", sparsity=share)
-
-
-def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
-    """Shares at which in each round the same part of what is left goes."""
-    for number in range(1, rounds):
-        left = max(1 - share, 1e-9) / max(1 - reached, 1e-9)
-        yield 1 - (1 - reached) * left ** (number / rounds)
-    yield share
-
-
-@contextmanager
-def _put_back_on_failure(usable: Mapping[str, Prunable]) -> Iterator[None]:
-    kept = {name: each.weight.detach().clone() for name, each in usable.items()}
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for name, each in kept.items():
-                usable[name].weight.copy_(each)
-        raise

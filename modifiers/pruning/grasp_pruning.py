@@ -40,6 +40,7 @@ class GraspPruning(GradualPruning):
 class GraspCriterion(Criterion):
     """w x (Hg) on data."""
 
+    by_gradients: ClassVar = True
     jointly: ClassVar = True
     needs_data: ClassVar = True
 
@@ -64,7 +65,4 @@ class GraspCriterion(Criterion):
             id(weight): (weight.detach() * each).to(torch.promote_types(weight.dtype, torch.float32))
             for weight, each in zip(asked, products, strict=True)
         }
-        return {
-            name: scores.get(id(weight), torch.zeros_like(weight, dtype=torch.float32))
-            for name, weight in weights.items()
-        }
+        return {name: scores[id(weight)] for name, weight in weights.items() if id(weight) in scores}

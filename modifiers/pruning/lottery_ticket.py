@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.momenta import forget_
+from paredown.framework.state import containers
 from paredown.framework.time import Time
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, CriterionName, Statistics, criterion_named
 from paredown.modifiers.pruning.mask_pruning import MaskPruning
-from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.mask_state import Masks, MaskState, refuse_nan_gradients
 
 __all__ = ["LotteryTicket", "LotteryTicketState", "share_after"]
 
@@ -102,8 +104,20 @@ class LotteryTicket(MaskPruning):
     def _remember(self, training: Training, state: LotteryTicketState) -> None:
         due = self.rewind_to is not None and self.name not in training.ended and training.reached(self.rewind_to)
         if due and not state.parameters:
+            self._refuse_lateness(training)
             state.parameters.update({each: each.detach().clone() for each in training.model.parameters()})
             state.buffers = {name: each.clone() for name, each in training.model.named_buffers()}
+
+    def _refuse_lateness(self, training: Training) -> None:
+        """A run that goes on under another ``rewind_to`` has nothing to rewind to."""
+        assert training.clock is not None
+        assert self.rewind_to is not None
+        due = math.ceil(training.clock.in_steps(self.rewind_to))
+        if training.step > due:
+            raise ScheduleError(
+                f"{self.name}: rewind_to is step {due}, and the run is at step {training.step} without having kept the "
+                "weights of then: go on with the recipe's own rewind_to, or null"
+            )
 
     @torch.no_grad()
     def _rewind(self, training: Training, state: LotteryTicketState) -> None:
@@ -115,6 +129,10 @@ class LotteryTicket(MaskPruning):
         for name, value in state.buffers.items():
             if name in buffers and buffers[name].shape == value.shape:  # those of removed channels are not kept apart
                 buffers[name].copy_(value)
+        for held in training.states.values():
+            for container in containers(held):
+                if isinstance(container, Masks):
+                    container.apply_()
         state.masks.apply_()
         forget_(training.optimizers, state.parameters)
 

@@ -40,10 +40,11 @@ class MagnitudePruning(GradualPruning):
 
     @property
     def ranking(self) -> Criterion:
-        return MagnitudeCriterion(self.norm)
+        single = self.unit.single and self.scope not in ("lamp", "owl")
+        return MagnitudeCriterion("l1" if single else self.norm)  # the same order, and no square that overflows
 
     def unused_fields(self) -> list[str]:
-        idle = self.structure == "unstructured" and self.scope not in ("lamp", "owl")
+        idle = self.unit.single and self.scope not in ("lamp", "owl")
         own = ["norm"] if idle and "norm" in self.model_fields_set else []
         return [*super().unused_fields(), *own]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
 from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from paredown.framework.sensitivity import Trial
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
-from paredown.modifiers.pruning.competitions import overall
+from paredown.modifiers.pruning.competitions import competitions, overall
 from paredown.modifiers.pruning.criterion import Criterion
 from paredown.modifiers.pruning.mask_state import (
     PRUNABLE,
@@ -25,7 +27,7 @@ from paredown.modifiers.pruning.mask_state import (
     MaskState,
     weights_of,
 )
-from paredown.modifiers.pruning.mask_update import MaskUpdate
+from paredown.modifiers.pruning.mask_update import MaskUpdate, held_units
 from paredown.modifiers.pruning.masks import MaskForm, to_bool
 from paredown.modifiers.pruning.prunable import Prunable, layer_of
 from paredown.modifiers.pruning.scope import LayerShares, ScopeField, shares_by_pattern
@@ -106,18 +108,28 @@ class MaskPruning(TargetedModifier):
 
     def check(self, training: Training) -> None:
         self._final_shares(training, self.usable(training))
+        self.ranking.check(training, self)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        finals = self._final_shares(training, self.usable(training))
+        usable = self.usable(training)
+        finals = {**self._final_shares(training, usable), **self._foreseen_shares(training, usable)}
         return [self._foreseen(one, finals) for one in self._meant(training).values()]
+
+    def _foreseen_shares(self, training: Training, usable: Mapping[str, Prunable]) -> dict[str, float]:
+        """Of the scopes that share out by shape: what each layer gives up."""
+        if self.scope not in ("erk", "uniform_plus"):
+            return {}
+        sizes = {name: self.unit.count(one.view.shape) for name, one in usable.items()}
+        contests = competitions(self.scope, usable, sizes, self.final(training, usable), {}, {}, {})
+        return {name: each.count / sizes[name] for each in contests for name in each.members}
 
     def _foreseen(self, one: Prunable, finals: Mapping[str, float]) -> Foreseen:
         reason = self._refusal(one)
         if reason is not None:
             return Foreseen(one.layer, reason, refused=True)
         size = one.weight.numel()
-        how = {"global": "of all together", "lamp": "of all together"}.get(str(self.scope), "of each layer")
-        told = f"{finals[one.name]:.4g} {how} zero, {self._structure_told}"
+        together = self.scope in ("global", "lamp", "owl")
+        told = f"{finals[one.name]:.4g} {'of all together' if together else 'of it'} zero, {self._structure_told}"
         return Foreseen(one.layer, told, density=1 - share_of(finals[one.name], size) / size)
 
     @property
@@ -134,13 +146,14 @@ class MaskPruning(TargetedModifier):
 
     def on_start(self, training: Training) -> MaskState:
         usable = self.usable(training)
-        total = sum(each.weight.numel() for each in usable.values())
-        zeros = sum(int((~to_bool(mask)).sum()) for mask in training.inherited.values())
+        masks = Masks(training.inherited)
+        counts = [held_units(self.unit, each, masks) for each in usable.values()]
+        share = sum(held for held, _ in counts) / max(sum(total for _, total in counts), 1)
         weights = {name: each.weight for name, each in usable.items()}
         watched = self.ranking.start(training, weights)
         if training.step:  # the step that led into the window counts
             self.ranking.watch(training, weights, watched)
-        return MaskState(Masks(training.inherited), zeros / total, watched)
+        return MaskState(masks, share, watched)
 
     def on_step(self, training: Training, state: Any) -> None:
         state.masks.apply_()
@@ -154,7 +167,8 @@ class MaskPruning(TargetedModifier):
             self.hand_back(training, state)
 
     def on_finalize(self, training: Training, state: MaskState) -> None:
-        state.masks.apply_()  # weights may have been loaded since the last step
+        if self.hold or self.name not in training.ended:
+            state.masks.apply_()  # weights may have been loaded since the last step
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         reached = 0.0 if state is None else state.share
@@ -172,6 +186,10 @@ class MaskPruning(TargetedModifier):
         return {name: Prunable(name, weight, modules[layer_of(name)]) for name, weight in found.items()}
 
     def _refusal(self, one: Prunable) -> str | None:
+        if not one.weight.numel():
+            return "it has no weights"
+        if self.ranking.by_gradients and not one.weight.requires_grad:
+            return "it is frozen, and weights are weighed by their gradients"
         return self.unit.refusal(one.view, one.module)
 
     def usable(self, training: Training) -> dict[str, Prunable]:
@@ -210,15 +228,20 @@ class MaskPruning(TargetedModifier):
 
     # -- pruning ---------------------------------------------------------------------------------------------------
 
-    def prune(self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float) -> None:
-        """Bring the weights to a share of zeros now. Everything is chosen before the first weight is changed."""
+    def prune(
+        self, training: Training, state: MaskState, usable: Mapping[str, Prunable], share: float, rounds: int = 1
+    ) -> None:
+        """Bring the weights to a share of zeros now, in one or several rounds; all or nothing."""
         if share == 0 and not state.masks:
             return
         if share <= state.share and self.ranking.watches and not state.watched.count:
             return  # nothing new to go by, and nothing more to go
         before = Masks(state.masks)
-        state.masks = self._update(training).run(state, usable, share, self._final_shares(training, usable))
-        self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
+        finals = self._final_shares(training, usable)
+        with _put_back_on_failure(usable if rounds > 1 else {}, state):
+            for part in _rounds(state.share, share, rounds):
+                state.masks = self._update(training).run(state, usable, part, finals)
+                self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
         self.forget(training, dict(_changed(before, state.masks)))
 
     def _update(self, training: Training) -> MaskUpdate:
@@ -240,3 +263,25 @@ def _changed(before: Masks, after: Masks) -> Iterator[tuple[nn.Parameter, Tensor
     for weight, mask in after.items():
         keep = to_bool(mask)
         yield weight, ~keep if weight not in before else keep != to_bool(before[weight])
+
+
+def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
+    """Shares at which in each round the same part of what is left goes."""
+    for number in range(1, rounds):
+        left = max(1 - share, 1e-9) / max(1 - reached, 1e-9)
+        yield 1 - (1 - reached) * left ** (number / rounds)
+    yield share
+
+
+@contextmanager
+def _put_back_on_failure(usable: Mapping[str, Prunable], state: MaskState) -> Iterator[None]:
+    masks = Masks(state.masks)
+    kept = {name: each.weight.detach().clone() for name, each in usable.items()}
+    try:
+        yield
+    except BaseException:
+        state.masks = masks
+        with torch.no_grad():
+            for name, each in kept.items():
+                usable[name].weight.copy_(each)
+        raise

@@ -14,6 +14,7 @@ from paredown.framework.state import PerParameter, pack_bits, unpack_bits
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED
 from paredown.modifiers.pruning.criterion import Watched
+from paredown.modifiers.pruning.gradients import step_gradients
 from paredown.modifiers.pruning.masks import apply_masks_, converted, fast_mask, fits, to_bool
 
 __all__ = ["PRUNABLE", "MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
@@ -70,22 +71,31 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in modules.items():
-        own = {key: each for key, each in module._parameters.items() if "weight" in key and each is not None}
-        if not own:
-            raise TargetError(
-                f"{name}: {COMPUTED}, so zeros would not last: merge it first, or add the layer to ignore"
-            )
-        for key, weight in own.items():
+        for key in _weight_names(module):
+            weight = module._parameters.get(key)
+            if weight is None:
+                raise TargetError(
+                    f"{name}: {COMPUTED}, so zeros would not last: merge it first, or add the layer to ignore"
+                )
             if id(weight) not in seen:
                 seen.add(id(weight))
                 weights[f"{name}.{key}" if name else key] = weight
     return weights
 
 
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.RNNBase):
+        return [key for keys in module._all_weights for key in keys if key.startswith("weight")]
+    if isinstance(module, nn.MultiheadAttention):
+        own = ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+        return ["in_proj_weight"] if module._qkv_same_embed_dim else own
+    return ["weight"]
+
+
 def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:
     """Raise TargetError, naming the parameter, where a gradient is NaN at a pruning step."""
-    for name, weight in weights.items():
-        if weight.grad is not None and weight.grad.numel() and bool(weight.grad.max().isnan()):
+    for name, gradient in ({} if training.catching_up else step_gradients(weights)).items():
+        if gradient.numel() and bool(gradient.max().isnan()):
             raise TargetError(
                 f"the gradient of {name} contains NaN at step {training.step}: nothing was pruned; look for a loss "
                 "that is not finite"

@@ -21,7 +21,7 @@ from paredown.modifiers.pruning.scope import outlier_shares
 from paredown.modifiers.pruning.selection import find_threshold
 from paredown.modifiers.pruning.structure import Structure
 
-__all__ = ["MaskUpdate", "UnitScores"]
+__all__ = ["MaskUpdate", "UnitScores", "held_units"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class MaskUpdate:
         plain = self.structure.free and self.scope not in ("lamp", "owl")
         if self.criterion.by_magnitude and plain:
             return self._by_magnitude(state, prunables, share, finals)
+        _refuse_nan(prunables)
         scores = UnitScores(self, state, prunables)
         self._spread_by_outliers(state, scores, share)
         sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
-        held = {name: self._held(state, each) for name, each in prunables.items()} if self._shares_out else {}
+        held = {name: held_units(self.structure, each, state.masks)[0] for name, each in prunables.items()}
         contests = competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
         pruned: dict[str, Tensor] = {}
         for contest in separated(contests, sizes, self.structure):
@@ -63,22 +64,11 @@ class MaskUpdate:
                 pruned[name] = marks_of(prunables[name], marks, self.structure)
         return self._zeroed(state, prunables, pruned)
 
-    @property
-    def _shares_out(self) -> bool:
-        return self.scope in ("erk", "uniform_plus", "owl")
-
     def _spread_by_outliers(self, state: MaskState, scores: UnitScores, share: float) -> None:
         if self.scope == "owl" and not state.deviations:
             units = {name: scores.of(name).clamp(min=0) for name in scores.prunables}
             shares = outlier_shares(units, share)
             state.deviations.update({name: each - share for name, each in shares.items()})
-
-    def _held(self, state: MaskState, one: Prunable) -> int:
-        """How many of a weight's units are pruned."""
-        if one.weight not in state.masks:
-            return 0
-        kept = self.structure.view(to_bool(state.masks[one.weight]), one.module)
-        return int((self.structure.units(kept.float()) == 0).sum())
 
     def _by_magnitude(
         self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
@@ -108,6 +98,22 @@ class MaskUpdate:
             masks[weight] = mask_keeping(~pruned[name], weight, self.form)
         apply_masks_(list(masks), list(masks.values()))
         return masks
+
+
+def held_units(structure: Structure, one: Prunable, masks: Masks) -> tuple[int, int]:
+    """How many of a weight's units are pruned, and how many there are."""
+    total = structure.count(one.view.shape)
+    if one.weight not in masks:
+        return 0, total
+    kept = structure.view(to_bool(masks[one.weight]), one.module)
+    whole = kept if structure.single else structure.units(kept.float())
+    return total - int((whole != 0).sum()), total
+
+
+def _refuse_nan(prunables: Mapping[str, Prunable]) -> None:
+    for name, one in prunables.items():
+        if bool(one.weight.isnan().any()):
+            raise TargetError(f"{name} contains NaN: nothing can be ranked by it; the model was left as it was")
 
 
 class UnitScores:

@@ -45,6 +45,7 @@ class MovementPruning(GradualPruning):
 class MovementCriterion(Criterion):
     """The sum of -w x dL/dw over the steps."""
 
+    by_gradients: ClassVar = True
     watches: ClassVar = True
     regrows: ClassVar = True
 
@@ -61,10 +62,7 @@ class MovementCriterion(Criterion):
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
         known = watched.statistics
-        return {
-            name: known[weight] if weight in known else torch.zeros_like(weight, dtype=torch.float32)
-            for name, weight in weights.items()
-        }
+        return {name: known[weight] for name, weight in weights.items() if weight in known}
 
 
 def movement_step(weight: Tensor, gradient: Tensor) -> Tensor:

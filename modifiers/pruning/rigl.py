@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -20,7 +21,14 @@ from paredown.modifiers.pruning.prunable import Prunable
 from paredown.modifiers.pruning.scope import ScopeField
 from paredown.modifiers.pruning.selection import smallest
 
-__all__ = ["Rigl", "moved_connections"]
+__all__ = ["Rigl", "RiglState", "moved_connections"]
+
+
+@dataclass
+class RiglState(MaskState):
+    """With whether the random mask was made."""
+
+    opened: bool = False
 
 
 class Rigl(MaskPruning):
@@ -34,6 +42,7 @@ class Rigl(MaskPruning):
     """
 
     example: ClassVar = {"final_sparsity": 0.5}
+    state_type: ClassVar = RiglState
     needs_training: ClassVar = True
 
     type: Literal["rigl"] = "rigl"
@@ -54,14 +63,14 @@ class Rigl(MaskPruning):
     def ranking(self) -> Criterion:
         return criterion_named("random")
 
-    def on_start(self, training: Training) -> MaskState:
-        state = super().on_start(training)
+    def on_start(self, training: Training) -> RiglState:
+        state = RiglState(**vars(super().on_start(training)))
         state.watched = Watched(generator=torch.Generator().manual_seed(self.seed))
         return state
 
-    def on_update(self, training: Training, state: MaskState) -> None:
+    def on_update(self, training: Training, state: RiglState) -> None:
         usable = self.usable(training)
-        if not any(one.weight in state.masks for one in usable.values()):
+        if not state.opened:
             self._open(training, state, usable)
             return
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
@@ -75,13 +84,13 @@ class Rigl(MaskPruning):
             self, "update", sparsity=state.share, moved=sum(int(each.sum()) // 2 for each in marks.values())
         )
 
-    def _open(self, training: Training, state: MaskState, usable: dict[str, Prunable]) -> None:
+    def _open(self, training: Training, state: RiglState, usable: dict[str, Prunable]) -> None:
         final = self.final(training, usable)
         self.prune(training, state, usable, final)
-        state.share = final
+        state.share, state.opened = final, True
         training.record(self, "update", sparsity=final)
 
-    def _moved(self, state: MaskState, usable: dict[str, Prunable], share: float) -> dict[nn.Parameter, Tensor]:
+    def _moved(self, state: RiglState, usable: dict[str, Prunable], share: float) -> dict[nn.Parameter, Tensor]:
         """The new masks, bool, of the layers whose connections move."""
         gradients = step_gradients({name: each.weight for name, each in usable.items()})
         found = {}
@@ -90,10 +99,10 @@ class Rigl(MaskPruning):
             worth = self._growth_scores(state, one.weight, gradients.get(name))
             count = share_of(share, int(keep.sum()))
             if worth is not None and count:
-                found[one.weight] = moved_connections(one.weight, keep, worth, count)
+                found[one.weight] = moved_connections(one.weight, keep, worth, count, name)
         return found
 
-    def _growth_scores(self, state: MaskState, weight: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
+    def _growth_scores(self, state: RiglState, weight: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
         if self.growth == "random":
             return torch.rand(weight.shape, generator=state.watched.generator).to(weight.device)
         return (
@@ -101,7 +110,7 @@ class Rigl(MaskPruning):
         )
 
 
-def moved_connections(weight: Tensor, keep: Tensor, growth: Tensor, count: int) -> Tensor:
+def moved_connections(weight: Tensor, keep: Tensor, growth: Tensor, count: int, name: str = "weight") -> Tensor:
     """The mask after ``count`` connections of smallest magnitude were dropped and as many grown; ties by index.
 
     Args:
@@ -110,6 +119,7 @@ def moved_connections(weight: Tensor, keep: Tensor, growth: Tensor, count: int) 
         growth: not negative, of the weight's shape: connections grow where it is largest among those that are not
             there, or were just dropped.
         count: how many move; no more than there are gaps afterwards.
+        name: for errors.
 
     >>> keep = torch.tensor([True, True, False, False])
     >>> moved_connections(torch.tensor([3.0, 1.0, 0.0, 0.0]), keep, torch.tensor([0.0, 0.1, 0.2, 0.9]), 1)
@@ -117,6 +127,6 @@ def moved_connections(weight: Tensor, keep: Tensor, growth: Tensor, count: int) 
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     magnitudes = weight.detach().abs().to(wide).masked_fill(~keep, torch.inf)
-    stays = keep & ~smallest([magnitudes], count, order="value")[0]
-    grown = smallest([(-growth).masked_fill(stays, torch.inf)], count, order="value")[0]
+    stays = keep & ~smallest([magnitudes], count, order="value", names=[name])[0]
+    grown = smallest([(-growth).masked_fill(stays, torch.inf)], count, order="value", names=[name])[0]
     return stays | grown

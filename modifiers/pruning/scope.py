@@ -107,6 +107,8 @@ def _level(sizes: Mapping[str, int], limits: Mapping[str, float], total: float) 
             break
         held += limits[name] * sizes[name]
         open_size -= sizes[name]
+        if not open_size:
+            return limits[name]
     return (total - held) / open_size
 
 

@@ -38,6 +38,7 @@ class SnipPruning(GradualPruning):
 class SnipCriterion(Criterion):
     """abs(w x sum of dL/dw)."""
 
+    by_gradients: ClassVar = True
     watches: ClassVar = True
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
@@ -53,11 +54,9 @@ class SnipCriterion(Criterion):
         known = watched.statistics
         return {
             name: (known[weight] * weight.detach() / watched.count).abs()
-            if weight in known
-            else torch.zeros_like(weight, dtype=torch.float32)
             for name, weight in weights.items()
+            if weight in known
         }
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
-        watched.statistics.clear()
-        watched.count = 0
+        watched.stale = True

@@ -187,6 +187,10 @@ class StreamedPruning(TargetedModifier):
     def on_step(self, training: Training, state: MaskState) -> None:
         state.masks.apply_()
 
+    def on_end(self, training: Training, state: MaskState) -> None:
+        if not self.hold:
+            state.masks = Masks()
+
     def on_finalize(self, training: Training, state: MaskState) -> None:
         if self.hold:  # weights may have been loaded since the last step
             state.masks.apply_()

@@ -62,6 +62,8 @@ def output_first(tensor: Tensor, module: nn.Module) -> Tensor:
 class Structure(ABC):
     """How a weight is divided into units."""
 
+    #: units are single weights
+    single: ClassVar[bool] = False
     #: each weight goes or stays by itself
     free: ClassVar[bool] = False
 
@@ -93,6 +95,7 @@ class Structure(ABC):
 
 
 class _Single(Structure):
+    single: ClassVar[bool] = True
     free: ClassVar[bool] = True
 
     def refusal(self, weight: Tensor, module: nn.Module) -> str | None:

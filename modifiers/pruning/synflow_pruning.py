@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,8 +12,8 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from paredown.framework.calling import call, evaluating
-from paredown.framework.errors import ScheduleError
+from paredown.framework.calling import call
+from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.graph import tensors_of
 from paredown.framework.managed import without_links
 from paredown.framework.modifier import Modifier
@@ -28,10 +27,10 @@ __all__ = ["SynflowCriterion", "SynflowPruning"]
 class SynflowPruning(GradualPruning):
     """SynFlow (Tanaka et al., 2020, arXiv:2006.05467): the synaptic flow through a weight, without data.
 
-    With every parameter and buffer replaced by its absolute value and an input of ones, R is the sum of the outputs
-    and a weight is worth abs(dR/dw x w) (equation 1). What is to go goes in ``rounds`` rounds, each taking the same
-    share of what is left (algorithm 1): that is what keeps a layer from being removed whole. Needs ``example_inputs``;
-    inputs that are integers are taken as they are.
+    In a copy of the model in float64, with every parameter and buffer at its absolute value and an input of ones, R is
+    the sum of the outputs and a weight is worth abs(dR/dw x w) (equation 1). What is to go goes in ``rounds`` rounds,
+    each taking the same share of what is left (algorithm 1): that is what keeps a layer from being removed whole. Needs
+    ``example_inputs``; inputs that are integers are taken as they are.
     """
 
     example: ClassVar = {"final_sparsity": 0.5, "curve": "constant", "end": "1 steps", "rounds": 3}
@@ -47,11 +46,6 @@ class SynflowPruning(GradualPruning):
     def ranking(self) -> Criterion:
         return SynflowCriterion()
 
-    def check(self, training: Training) -> None:
-        super().check(training)
-        if training.example_inputs is None:
-            raise ScheduleError(f"{self.name} needs the shape of the inputs: give example_inputs=")
-
 
 @dataclass(frozen=True)
 class SynflowCriterion(Criterion):
@@ -59,47 +53,44 @@ class SynflowCriterion(Criterion):
 
     jointly: ClassVar = True
 
+    def check(self, training: Training, modifier: Modifier) -> None:
+        super().check(training, modifier)
+        if training.example_inputs is None:
+            raise ScheduleError(
+                f"{modifier.name} ({modifier.type}) needs the shape of the inputs: give example_inputs="
+            )
+
     def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
-        if training.example_inputs is None:
-            raise ScheduleError(f"{modifier.name} needs the shape of the inputs: give example_inputs=")
-        asked = list(weights.values())
-        inputs = tree_map(partial(_ones, asked[0].dtype), training.example_inputs)
-        with _all_positive(training.model), without_links(training.model), evaluating(training.model):
-            flags = [weight.requires_grad for weight in asked]
-            with torch.enable_grad():
-                for weight in asked:
-                    weight.requires_grad_(True)
-                outputs = tensors_of(call(training.model, inputs, None))
-                flow = torch.stack([output.sum() for output in outputs if output.is_floating_point()]).sum()
-                gradients = torch.autograd.grad(flow, asked, materialize_grads=True)
-            for weight, flag in zip(asked, flags, strict=True):
-                weight.requires_grad_(flag)
+        twin = _positive_copy(training.model)
+        copies = dict(twin.named_parameters(remove_duplicate=False))
+        asked = [copies[name] for name in weights]
+        inputs = tree_map(_ones, training.example_inputs)
+        outputs = tensors_of(call(twin, inputs, None))
+        flow = torch.stack([output.sum() for output in outputs if output.is_floating_point()]).sum()
+        if not bool(torch.isfinite(flow)):
+            raise TargetError(f"{modifier.name}: the flow through the model is not finite: synflow cannot weigh it")
+        gradients = torch.autograd.grad(flow, asked, materialize_grads=True)
         return {
-            name: (gradient * weight.detach()).abs().to(torch.promote_types(weight.dtype, torch.float32))
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            name: (gradient * twin_weight.detach()).abs().to(weights[name].device)
+            for name, twin_weight, gradient in zip(weights, asked, gradients, strict=True)
         }
 
 
-def _ones(dtype: torch.dtype, value: Any) -> Any:
+def _ones(value: Any) -> Any:
     """One sample of ones in place of floating-point inputs."""
     if isinstance(value, Tensor) and value.is_floating_point():
-        return torch.ones_like(value[:1] if value.dim() else value, dtype=dtype)
+        return torch.ones_like(value[:1] if value.dim() else value, dtype=torch.float64)
     return value
 
 
-@contextmanager
-def _all_positive(model: nn.Module) -> Iterator[None]:
-    """Every floating-point parameter and buffer at its absolute value."""
-    tensors = [each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()]
-    kept = [each.detach().clone() for each in tensors]
-    try:
-        with torch.no_grad():
-            for each in tensors:
-                each.abs_()
-        yield
-    finally:
-        with torch.no_grad():
-            for each, value in zip(tensors, kept, strict=True):
-                each.copy_(value)
+def _positive_copy(model: nn.Module) -> nn.Module:
+    """The model in eval mode and float64, every finite number in it at its absolute value."""
+    with without_links(model):
+        twin = copy.deepcopy(model).double().eval()
+    for each in (*twin.parameters(), *twin.buffers()):
+        if each.is_floating_point():
+            each.data.copy_(torch.where(torch.isfinite(each), each.abs(), each))
+            each.requires_grad_(isinstance(each, nn.Parameter))
+    return twin

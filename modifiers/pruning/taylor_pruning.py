@@ -38,6 +38,7 @@ class TaylorPruning(GradualPruning):
 class TaylorCriterion(Criterion):
     """(w x dL/dw)^2, the mean over steps."""
 
+    by_gradients: ClassVar = True
     watches: ClassVar = True
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
@@ -51,14 +52,10 @@ class TaylorCriterion(Criterion):
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
         known = watched.statistics
-        return {
-            name: known[weight] / watched.count if weight in known else torch.zeros_like(weight, dtype=torch.float32)
-            for name, weight in weights.items()
-        }
+        return {name: known[weight] / watched.count for name, weight in weights.items() if weight in known}
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
-        watched.statistics.clear()
-        watched.count = 0
+        watched.stale = True
 
 
 def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:
