@@ -218,7 +218,18 @@ def shortfalls(rows: dict[str, Row]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run(__doc__, row, table, shortfalls, arguments)
+
+
+def run(
+    description: str | None,
+    row: Callable[[str, Path], Row],
+    table: Callable[[Path, str | None], dict[str, Row]],
+    shortfalls: Callable[[dict[str, Row]], list[str]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The command line of a comparison on a language model: one row in this process, or the table of all."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny random model, no promises")
     parser.add_argument("--llmcompressor", help="an interpreter that has llm-compressor")
     parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")

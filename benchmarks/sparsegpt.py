@@ -1,7 +1,7 @@
 """Half of the weights of SmolLM2-135M: perplexity, time and memory of pruning by magnitude, Wanda and SparseGPT.
 
     python benchmarks/sparsegpt.py --llmcompressor /path/to/other/venv/bin/python     (half an hour)
-    python benchmarks/sparsegpt.py --small           a tiny random model, to see that it runs
+    python benchmarks/sparsegpt.py --quick           a tiny random model, to see that it runs
 
 Model, text and measurement are those of benchmarks/gptq.py. Every Linear but the head loses half of its weights: of the
 whole layer (magnitude and SparseGPT: of blocks of 128 inputs; Wanda: of each output), or 2 of every 4 along the inputs.
@@ -14,16 +14,13 @@ Wanda's, or where either is worse than llm-compressor's by more than 5% or takes
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from gptq import Row, compress_measured, in_a_process, leave_the_file, perplexity, save_small, save_smollm2
+from gptq import Row, compress_measured, in_a_process, leave_the_file, perplexity, run
 from torch import Tensor, nn
 
 NOISE = 1.05
@@ -159,22 +156,7 @@ def behind(name: str, ours: Row, theirs: Row) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tiny random model, no promises")
-    parser.add_argument("--llmcompressor", help="an interpreter that has llm-compressor")
-    parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.row:
-        print(json.dumps(row(options.row, options.folder)))
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        save_small(Path(folder)) if options.small else save_smollm2(Path(folder), options.text)
-        rows = table(Path(folder), options.llmcompressor)
-    short = [] if options.small else shortfalls(rows)
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+    return run(__doc__, row, table, shortfalls, arguments)
 
 
 def table(folder: Path, peer: str | None) -> dict[str, Row]:

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sparsegpt.py"
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_small_benchmark_measures_every_row():
-    ran = subprocess.run([sys.executable, SCRIPT, "--small"], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, SCRIPT, "--quick"], capture_output=True, text=True, check=True)
     rows = re.findall(r"^(\S.*?)  .* (\d\.\d{4}) +(\d+\.\d\d)$", ran.stdout, re.MULTILINE)
     methods = ("magnitude", "wanda", "wanda, updated", "sparsegpt", "sparsegpt, updated")
     assert [name for name, _, _ in rows] == ["dense", *(f"{s} {m}" for s in ("50%", "2:4") for m in methods)]

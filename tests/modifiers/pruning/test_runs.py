@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from sample_models import batches, mlp, recipe_of
 from torch import nn
+from two_processes import in_two_processes
 
 import paredown
 from paredown import Recipe, ScheduledManager
@@ -141,17 +140,9 @@ def run(name, rank, world):
     return model.state_dict()
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: run(name, rank, 2) for name in CASES}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
-    both = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    both = in_two_processes(run, CASES, tmp_path)
     for name in CASES:
         alone = run(name, 0, 1)
         for key, value in both[0][name].items():

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from sample_models import mlp, recipe_of
 from torch import nn
+from two_processes import in_two_processes
 
 from paredown import Recipe, ScheduledManager
 
@@ -42,17 +41,9 @@ def run(name, rank, world):
     return model.state_dict()
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: run(name, rank, 2) for name in RECIPES}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_processes_agree(tmp_path):
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
-    both = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    both = in_two_processes(run, RECIPES, tmp_path)
     for name in RECIPES:
         alone = run(name, 0, 1)
         for key, value in both[0][name].items():
