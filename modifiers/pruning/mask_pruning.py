@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import ValidationInfo, field_validator
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
-from paredown.framework.modifier import Foreseen, Share, TargetedModifier
+from paredown.framework.modifier import Foreseen, Share
 from paredown.framework.momenta import clear_momenta_
 from paredown.framework.sensitivity import Trial
 from paredown.framework.targets import named_modules
@@ -21,14 +21,14 @@ from paredown.framework.time import Time
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.competitions import competitions, overall
 from paredown.modifiers.pruning.criterion import Criterion
+from paredown.modifiers.pruning.held_masks import HeldMasks
 from paredown.modifiers.pruning.mask_state import (
-    PRUNABLE,
     Masks,
     MaskState,
     weights_of,
 )
 from paredown.modifiers.pruning.mask_update import MaskUpdate, held_units
-from paredown.modifiers.pruning.masks import MaskForm, to_bool
+from paredown.modifiers.pruning.masks import to_bool
 from paredown.modifiers.pruning.prunable import Prunable, layer_of
 from paredown.modifiers.pruning.scope import LayerShares, ScopeField, shares_by_pattern
 from paredown.modifiers.pruning.sparsity_trials import layer_shares, mask_trials
@@ -37,21 +37,15 @@ from paredown.modifiers.pruning.structure import Pattern, Structure, StructureFi
 __all__ = ["MaskPruning"]
 
 
-class MaskPruning(TargetedModifier):
+class MaskPruning(HeldMasks):
     """Base: weights of low worth become zero in place, and stay zero.
 
     A subclass gives the criterion, ``ranking``, and says when (`prune`). Of n units exactly floor(share x n + 1/2) are
     zero, ties broken by index.
     """
 
-    claims: ClassVar = frozenset({"zeros"})
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = PRUNABLE
-    state_type: ClassVar = MaskState
-
     every: Time | None = None
     """Distance between updates. Default: a fiftieth of the window, at least one step."""
-    hold: bool = True
-    """Keep the zeros after the window's end; false lets the pruned weights train again, from zero."""
     structure: StructureField = "unstructured"
     """What is removed together: ``unstructured``; ``"2:4"`` or any N:M (of M weights that follow each other along the
     inputs N stay); ``{block: [rows, columns]}``; ``kernel``; ``channel`` (an output's weights)."""
@@ -63,8 +57,6 @@ class MaskPruning(TargetedModifier):
 
     An N:M pattern implies it; beside ``scope: {layers: ...}`` it is for the layers that no pattern means, which
     otherwise stay as they are."""
-    masks: MaskForm = "fast"
-    """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
     clear_momenta: bool = True
     """Set to zero what the optimizer remembers of weights when they are pruned, and when they are handed back."""
 
@@ -156,7 +148,7 @@ class MaskPruning(TargetedModifier):
         return MaskState(masks, share, watched)
 
     def on_step(self, training: Training, state: Any) -> None:
-        state.masks.apply_()
+        super().on_step(training, state)
         if self.ranking.watches and self.name not in training.ended:
             weights = {name: each.weight for name, each in self.prunable(training).items()}
             self.ranking.watch(training, weights, state.watched)
@@ -165,10 +157,6 @@ class MaskPruning(TargetedModifier):
         state.watched = type(state.watched)()
         if not self.hold:
             self.hand_back(training, state)
-
-    def on_finalize(self, training: Training, state: MaskState) -> None:
-        if self.hold or self.name not in training.ended:
-            state.masks.apply_()  # weights may have been loaded since the last step
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         reached = 0.0 if state is None else state.share

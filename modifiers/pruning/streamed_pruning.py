@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from paredown.framework.curves import share_of
 from paredown.framework.errors import ScheduleError
 from paredown.framework.kept_tensors import KeptTensors
-from paredown.framework.modifier import Foreseen, Share, TargetedModifier
+from paredown.framework.modifier import Foreseen, Share
 from paredown.framework.second_moments import second_moments
 from paredown.framework.sensitivity import Trial
 from paredown.framework.streaming import Unit, stream
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
 from paredown.modifiers.pruning.criterion import criterion_named
+from paredown.modifiers.pruning.held_masks import HeldMasks
 from paredown.modifiers.pruning.layer_rows import Goal, prune_rows
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
-from paredown.modifiers.pruning.masks import MaskForm, converted, fast_mask, to_bool
+from paredown.modifiers.pruning.masks import converted, fast_mask, to_bool
 from paredown.modifiers.pruning.scope import LayerShares, outlier_shares, shares_by_pattern
 from paredown.modifiers.pruning.sparsity_trials import layer_shares, row_trials
 from paredown.modifiers.pruning.structure import Pattern
@@ -44,16 +45,14 @@ def _known_scope(value: Any) -> Any:
     return LayerShares.model_validate(value) if isinstance(value, dict) else value
 
 
-class StreamedPruning(TargetedModifier):
+class StreamedPruning(HeldMasks):
     """Base of the modifiers that act once, at ``start``: each layer is pruned for the inputs that the layers pruned
     before it give, in the memory of one block; its zeros are held from then on.
 
     Where that fails midway, all weights are put back.
     """
 
-    claims: ClassVar = frozenset({"zeros"})
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
-    state_type: ClassVar = MaskState
     #: what its plan calls the way it chooses
     way: ClassVar[str]
 
@@ -70,10 +69,6 @@ class StreamedPruning(TargetedModifier):
     scope: Annotated[Literal["local", "owl"] | LayerShares, BeforeValidator(_known_scope)] = "local"
     """``local``: the same share in each layer; ``owl``: blocks with more outliers give up less (Yin et al., 2023,
     arXiv:2310.05175), for which the data runs through the dense model once more; or ``{layers: {pattern: share}}``."""
-    hold: bool = True
-    """Keep the zeros afterwards; false lets the pruned weights train again, from zero."""
-    masks: MaskForm = "fast"
-    """Speed against memory while zeros are held: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
 
     @model_validator(mode="after")
     def _one_share(self) -> StreamedPruning:
@@ -183,17 +178,6 @@ class StreamedPruning(TargetedModifier):
         total = sum(weight.numel() for weight in masks)
         state.share = sum(int((~to_bool(mask)).sum()) for mask in masks.values()) / max(total, 1)
         training.record(self, "update", sparsity=state.share, without_data=list(unseen))
-
-    def on_step(self, training: Training, state: MaskState) -> None:
-        state.masks.apply_()
-
-    def on_end(self, training: Training, state: MaskState) -> None:
-        if not self.hold:
-            state.masks = Masks()
-
-    def on_finalize(self, training: Training, state: MaskState) -> None:
-        if self.hold:  # weights may have been loaded since the last step
-            state.masks.apply_()
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         return "nothing was pruned"
