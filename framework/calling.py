@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Forward", "call", "evaluating"]
+__all__ = ["Forward", "buffers_kept", "call", "evaluating"]
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -26,6 +26,24 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers are what they were afterwards, values and objects, whatever a forward does to them or binds anew."""
+    before = [
+        (module, key, buffer, None if buffer is None else buffer.detach().clone())
+        for module in model.modules()
+        for key, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, key, buffer, value in before:
+                module._buffers[key] = buffer
+                if buffer is not None and value is not None and not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def call(model: nn.Module, example_inputs: Any, forward: Forward | None) -> Any:

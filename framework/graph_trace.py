@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from paredown.framework.calling import Forward, call, evaluating
+from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 from paredown.framework.errors import TargetError
 from paredown.framework.managed import without_links
 from paredown.framework.targets import plain_name, unwrap
@@ -106,7 +106,7 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
         TargetError: the model cannot be traced; the message tells where `torch.export` stopped.
     """
     model = unwrap(model)
-    with without_links(model), evaluating(model), _without_log("torch"), warnings.catch_warnings():
+    with without_links(model), evaluating(model), buffers_kept(model), _without_log("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of the flat weights of an LSTM
         try:
             program = torch.export.export(_Called(model, forward), (example_inputs,), strict=False)

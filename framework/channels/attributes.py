@@ -36,29 +36,34 @@ class Attribute:
 
 def layer_attributes(modules: Mapping[str, nn.Module], kept: Mapping[Place, Tensor]) -> list[Attribute]:
     """What standard layers keep of their sizes, after only the indices ``kept`` of these places stay."""
-    names = dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in kept)
+    cut = {id(_tensor(modules, name)): name for name, _ in kept}
     found = []
-    for name in names:
-        module = modules.get(name)
-        if module is not None:
-            values = _values(module, _Shapes(name, module, kept))
+    for name, (module, _) in _with_aliases(modules).items():
+        own = (*module._parameters.values(), *module._buffers.values())
+        if any(id(tensor) in cut for tensor in own if tensor is not None):  # also where it is tied
+            values = _values(module, _Shapes(module, kept, cut))
             found += [Attribute(name, key, value, base_class(module)) for key, value in values.items()]
     return found
+
+
+def _tensor(modules: Mapping[str, nn.Module], name: str) -> object:
+    layer, _, key = name.rpartition(".")
+    return getattr(modules.get(layer), key, None)
 
 
 @dataclass(frozen=True)
 class _Shapes:
     """The sizes of a module's tensors after the cut."""
 
-    name: str
     module: nn.Module
     kept: Mapping[Place, Tensor]
+    names: Mapping[int, str]
 
     def size(self, key: str, dimension: int) -> int | None:
         tensor = getattr(self.module, key, None)
         if not isinstance(tensor, Tensor):
             return None
-        kept = self.kept.get((f"{self.name}.{key}" if self.name else key, dimension))
+        kept = self.kept.get((self.names.get(id(tensor), ""), dimension))
         return tensor.shape[dimension] if kept is None else len(kept)
 
 
@@ -152,12 +157,15 @@ def candidates(
     modules: Mapping[str, nn.Module], sizes: Mapping[str, Sizes], known: Iterable[Attribute]
 ) -> list[Attribute]:
     """Integer attributes of modules that have a size that changes in the module's forward, to exactly one other."""
-    settled = {attribute.module for attribute in known}
+    settled = {(attribute.module, attribute.key) for attribute in known}
+    layers = {name for name, _ in settled}
     found = []
     for name, (module, aliases) in _with_aliases(modules).items():
-        if name in settled:
+        if name in layers and base_class(module).__module__.startswith("torch."):
             continue
         for key, value in _integers(module):
+            if (name, key) in settled:
+                continue
             after = set().union(*(sizes.get(alias, {}).get(value, set()) for alias in aliases))
             if len(after) == 1:
                 found.append(Attribute(name, key, next(iter(after)), base_class(module)))

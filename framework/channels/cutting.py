@@ -144,8 +144,11 @@ class _Trials:
         if any(not len(indices) for indices in kept.values()):
             return None, "nothing of it would stay"
         with masked(self.model, gone):
-            wanted = self.run()
-            trained = None if self.run.trains == "not" else self.run.training()
+            try:
+                wanted = self.run()
+                trained = None if self.run.trains == "not" else self.run.training()
+            except Exception as error:  # whatever the user's code raises
+                return None, f"with zeros in their place its code fails ({_told(error)})"
         own = layer_attributes(self.modules, kept)
         sizes = sizes_after(self.analysis, self._removed(removals))
         further = candidates(self.modules, sizes, own)
@@ -155,12 +158,28 @@ class _Trials:
             attributes = [*own, *attempt]
             why = self._compared(kept, attributes, wanted, trained)
             if why is None:
+                attempt = self._needed(kept, own, attempt, wanted, trained)
                 self.rejected |= {(each.kind, each.key) for each in further if each not in attempt}
-                changed = [each for each in attributes if self._now(each) != each.value]
+                changed = [each for each in [*own, *attempt] if self._now(each) != each.value]
                 after = {before: frozenset(each) for before, each in sizes[""].items()}
                 return Cut(tuple(removals), kept, tuple(changed), after), None
             reason = reason or why
         return None, reason
+
+    def _needed(
+        self,
+        kept: Mapping[Place, Tensor],
+        own: Sequence[Attribute],
+        attempt: list[Attribute],
+        wanted: Outputs,
+        trained: Outputs | None,
+    ) -> list[Attribute]:
+        """Those attributes without which it would not do; others that only look like a size stay as they are."""
+        for kind in dict.fromkeys((each.kind, each.key) for each in attempt):
+            fewer = [each for each in attempt if (each.kind, each.key) != kind]
+            if self._compared(kept, [*own, *fewer], wanted, trained) is None:
+                attempt = fewer
+        return attempt
 
     def _compared(
         self,
@@ -177,8 +196,7 @@ class _Trials:
                 reason = self._compared_in_training(trained)
                 return reason and f"in training mode {reason}"
             except Exception as error:  # whatever the user's code raises when a size does not fit
-                text = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-                return f"with fewer channels its code fails ({text[:160]})"
+                return f"with fewer channels its code fails ({_told(error)})"
 
     def _compared_in_training(self, wanted: Outputs) -> str | None:
         """Parts that only run in training (an auxiliary head) have to work too, and give the same where they can."""
@@ -200,6 +218,10 @@ class _Trials:
 
     def _now(self, attribute: Attribute) -> object:
         return getattr(self.modules[attribute.module], attribute.key)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:160]
 
 
 def _attempts(further: Sequence[Attribute], thorough: bool) -> list[list[Attribute]]:

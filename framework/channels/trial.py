@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import Forward, call, evaluating
+from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 from paredown.framework.channels.attributes import Attribute
 from paredown.framework.channels.groups import Place
 from paredown.framework.graph_trace import tensors_of
@@ -38,7 +38,7 @@ class Runner:
 
     def __call__(self) -> Outputs:
         """The outputs in eval mode."""
-        with without_links(self.model), evaluating(self.model), _seeded():
+        with without_links(self.model), evaluating(self.model), buffers_kept(self.model), _seeded():
             outputs = tensors_of(call(self.model, self.inputs, self.forward))
             if self._two_ways:
                 with _without_fast_path():
@@ -47,16 +47,11 @@ class Runner:
 
     def training(self, seed: int = 0) -> Outputs:
         """The outputs in training mode, without gradients; buffers are as they were afterwards."""
-        buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
-        try:
-            with without_links(self.model), evaluating(self.model), _seeded(seed), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of gradient checkpoints without gradients
-                self.model.train()
-                return tensors_of(call(self.model, self.inputs, self.forward))
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+        kept = buffers_kept(self.model)
+        with without_links(self.model), evaluating(self.model), kept, _seeded(seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of gradient checkpoints without gradients
+            self.model.train()
+            return tensors_of(call(self.model, self.inputs, self.forward))
 
     @functools.cached_property
     def trains(self) -> Literal["not", "at random", "always alike"]:
@@ -147,17 +142,21 @@ def trial_cut(model: nn.Module, kept: Mapping[Place, Tensor], attributes: Iterab
 
 
 def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor], slack: float = 1.0) -> str | None:
-    """What differs between the outputs of two models beyond rounding (times ``slack``); None: nothing."""
+    """What differs between the outputs of two models beyond rounding (times ``slack``); None: nothing.
+
+    Elements that are equal (a mask's -1e9, infinities) do not say how large the others are.
+    """
     ours, theirs = tuple(ours), tuple(theirs)
     if [part.shape for part in ours] != [part.shape for part in theirs]:
         return "its output has another shape"
     for a, b in zip(ours, theirs, strict=True):
-        if not a.is_floating_point():
-            if not torch.equal(a, b):
-                return "its output is another one"
+        differs = (a != b) & ~(a.isnan() & b.isnan())
+        if not bool(differs.any()):
             continue
-        error = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
-        scale = float(b.double().abs().max()) if b.numel() else 0.0
+        if not a.is_floating_point():
+            return "its output is another one"
+        error = float((a[differs].double() - b[differs].double()).abs().max())
+        scale = float(b[differs].double().abs().max())
         if not error <= TOLERANCE.get(a.dtype, COARSE) * slack * scale:
             return f"its output differs by {error / max(scale, 1e-30):.2g} of the largest one"
     return None

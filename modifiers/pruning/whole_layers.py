@@ -71,14 +71,15 @@ def find_layers(training: Training, modifier: TargetedModifier) -> tuple[list[La
     counts = Counter(_list_of(name) for name in able)
     closed = [name for name in watched if counts[_list_of(name)] > 1]
     chosen = [name for name in able if name in closed and not _inside(name, closed)]
-    layers = [_layer(name, modules[name], watched[name]) for name in chosen]
+    layers = [_layer(name, modules, watched[name]) for name in chosen]
     told = {name: reason for name, reason in reasons.items() if not _inside(name, closed) and not _holds(name, able)}
     return layers, told
 
 
-def _layer(name: str, module: nn.Module, watch: _Watch) -> Layer:
-    container, _, index = name.rpartition(".")
-    return Layer(name, container, int(index), module, watch.total / max(watch.calls, 1))
+def _layer(name: str, modules: Mapping[str, nn.Module], watch: _Watch) -> Layer:
+    container, _, key = name.rpartition(".")
+    index = list(modules[container]._modules).index(key)  # a part of a Sequential keeps its keys
+    return Layer(name, container, index, modules[name], watch.total / max(watch.calls, 1))
 
 
 def _children_of_lists(modules: Mapping[str, nn.Module]) -> Iterator[str]:
