@@ -63,7 +63,7 @@ class Reporter:
             windows=tuple(_windows(self.recipe.modifiers.values(), self.training)),
             events=tuple(self.training.events),
             history=_history(self.training),
-            notes=(*_notes(model, inputs, dense), *trouble),
+            notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.training)),
             versions=versions(),
         )
 
@@ -163,6 +163,11 @@ def _history(training: Training) -> dict[str, list[tuple[float, float]]]:
                 curves.setdefault(f"{name} ({event['modifier']})", []).append((event["epoch"], value))
     now = 0.0 if training.clock is None else training.clock.epoch
     return {name: [*points, (now, points[-1][1])] if points[-1][0] < now else points for name, points in curves.items()}
+
+
+def _remarks(training: Training) -> Iterable[str]:
+    """What modifiers had to say on the way, each once."""
+    return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in training.events if "remark" in event)
 
 
 def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from paredown.framework.calling import Forward, call, evaluating
+from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 
 __all__ = ["Latency", "measure_latency"]
 
@@ -46,7 +47,9 @@ def measure_latency(
         warm_up: forwards before that.
     """
     times: dict[str, list[float]] = {name: [] for name in models}
-    with evaluating(*models.values()):
+    with evaluating(*models.values()), ExitStack() as kept:
+        for model in models.values():
+            kept.enter_context(buffers_kept(model))
         for turn in range(warm_up + repetitions):
             for name, model in models.items():
                 start = time.perf_counter()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from paredown.framework.calling import Forward, call, evaluating
+from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 from paredown.framework.managed import base_class
 from paredown.framework.report.storage import stored_codes
 from paredown.framework.targets import named_modules, unwrap
@@ -99,7 +99,7 @@ def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | Non
 
 def _macs(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, int]:
     products = sdpa_kernel(SDPBackend.MATH)  # the fused kernels of the CPU are not counted
-    with evaluating(model), products, FlopCounterMode(display=False) as counter:
+    with evaluating(model), buffers_kept(model), products, FlopCounterMode(display=False) as counter:
         call(model, example_inputs, forward)
     prefix = f"{type(model).__name__}"
     counts = {place: sum(operations.values()) // 2 for place, operations in counter.get_flop_counts().items()}

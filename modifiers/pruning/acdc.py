@@ -10,6 +10,7 @@ from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, CriterionName, criterion_named
 from paredown.modifiers.pruning.mask_pruning import MaskPruning
 from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.scope import ScopeField
 
 __all__ = ["Acdc", "AcdcState"]
 
@@ -28,6 +29,9 @@ class Acdc(MaskPruning):
     on in turns. At ``end`` the model is compressed for good and keeps training that way until the run's end (algorithm
     1; what lies before ``start`` is its dense warm-up). The paper's ImageNet run of 100 epochs has start 10, every 5
     and end 75. Compression and decompression clear the momenta of the weights that go and come back.
+
+    Weights that have just begun to train differ most by layer, and ranked all together a whole layer may go; the scope
+    is ``erk`` unless said otherwise.
     """
 
     example: ClassVar = {"final_sparsity": 0.5, "every": "2 steps"}
@@ -37,6 +41,8 @@ class Acdc(MaskPruning):
     type: Literal["acdc"] = "acdc"
     every: Time
     """Length of a phase, compressed or decompressed."""
+    scope: ScopeField = "erk"
+    """What competes: each layer for itself, small ones keeping more, unless said otherwise."""
     criterion: CriterionName = "magnitude"
     """What weights are worth: ``magnitude``, ``taylor``, ... (each ``..._pruning`` modifier has one)."""
 

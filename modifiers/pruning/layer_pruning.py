@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from paredown.framework.report.latency import measure_latency
 from paredown.framework.report.measure import measure_model
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import criterion_named
-from paredown.modifiers.pruning.layer_trial import left_out, numbers_after, skip_differs
+from paredown.modifiers.pruning.layer_trial import Setting, left_out, tried
 from paredown.modifiers.pruning.structured import StructuredPruning
 from paredown.modifiers.pruning.whole_layers import Layer, find_layers
 
@@ -77,7 +77,7 @@ class LayerPruning(StructuredPruning):
             return []
         layers, reasons = find_layers(training, self)
         state = self._begun(training, LayerState(), layers, reasons)
-        chosen, refused = self._chosen(training, state, layers, self.aim(1.0))
+        chosen, _, refused = self._chosen(training, state, layers, self.aim(1.0))
         lines = [Foreseen(name, reason, refused=True) for name, reason in {**reasons, **refused}.items()]
         return lines + [Foreseen(layer.name, f"removed (influence {layer.influence:.3g})") for layer in chosen]
 
@@ -91,14 +91,13 @@ class LayerPruning(StructuredPruning):
         layers, reasons = find_layers(training, self)
         if not state.original:
             self._begun(training, state, layers, reasons)
-        chosen, refused = self._chosen(training, state, layers, aim)
-        numbers = numbers_after(training.model, chosen)
-        settings, told = self._settings(training, chosen, numbers)
+        chosen, attributes, refused = self._chosen(training, state, layers, aim)
+        settings, told = self._settings(training, chosen, attributes)
         known = {(event.get("layer"), event.get("reason")) for event in training.events}
         for name, reason in {**reasons, **refused}.items():
             if (name, reason) not in known:
                 training.record(self, "left alone", layer=name, reason=reason)
-        self._commit(training, chosen, numbers, settings)
+        self._commit(training, chosen, attributes, settings)
         if told is not None:
             training.record(self, "configuration", remark=told)
         state.gone += len(chosen)
@@ -117,27 +116,29 @@ class LayerPruning(StructuredPruning):
             raise TargetError(f"{self.name}: no layer can be removed ({told or 'no list of layers is a target'})")
         state.original = len(layers)
         if self.budget is not None:
-            state.cost = self._cost(training, ())
+            state.cost = self._cost(training, (), ())
         return state
 
     def _chosen(
         self, training: Training, state: LayerState, layers: Sequence[Layer], aim: float
-    ) -> tuple[list[Layer], dict[str, str]]:
-        """The layers that go, least needed first, and those that turned out to be needed for the code."""
+    ) -> tuple[list[Layer], tuple[Setting, ...], dict[str, str]]:
+        """The layers that go, least needed first, the attributes that come with it, and the layers that the code
+        turned out to need."""
         refused: dict[str, str] = {}
         chosen: list[Layer] = []
+        attributes: tuple[Setting, ...] = ()
         for layer in self._ranked(training, layers):
-            if self._enough(training, state, layers, chosen, aim):
+            if self._enough(training, state, chosen, attributes, aim):
                 break
             if not self._may_go(layer, layers, chosen, state, aim):
                 continue
             attempt = sorted([*chosen, layer], key=lambda each: layers.index(each))
-            reason = skip_differs(training, attempt, numbers_after(training.model, attempt))
-            if reason is None:
-                chosen = attempt
+            trial = tried(training, attempt)
+            if trial.reason is None:
+                chosen, attributes = attempt, trial.attributes
             else:
-                refused[layer.name] = reason
-        return chosen, refused
+                refused[layer.name] = trial.reason
+        return chosen, attributes, refused
 
     def _ranked(self, training: Training, layers: Sequence[Layer]) -> list[Layer]:
         if self.criterion == BLOCK_INFLUENCE:
@@ -154,10 +155,15 @@ class LayerPruning(StructuredPruning):
         return sorted(layers, key=lambda layer: worth[layer.name])
 
     def _enough(
-        self, training: Training, state: LayerState, layers: Sequence[Layer], chosen: Sequence[Layer], aim: float
+        self,
+        training: Training,
+        state: LayerState,
+        chosen: Sequence[Layer],
+        attributes: Sequence[Setting],
+        aim: float,
     ) -> bool:
         if self.budget is not None:
-            return self._cost(training, chosen) <= aim * state.cost
+            return self._cost(training, chosen, attributes) <= aim * state.cost
         return state.gone + len(chosen) >= share_of(aim, state.original)
 
     def _may_go(
@@ -170,18 +176,18 @@ class LayerPruning(StructuredPruning):
             return False
         return self.scope == "global" or self.budget is not None or gone < max(1, share_of(aim, len(own)))
 
-    def _cost(self, training: Training, chosen: Sequence[Layer]) -> float:
+    def _cost(self, training: Training, chosen: Sequence[Layer], attributes: Sequence[Setting]) -> float:
         assert self.budget is not None
         example = training.example()
         assert example is not None
-        with left_out(training.model, chosen, numbers_after(training.model, chosen)):
+        with left_out(training.model, chosen, attributes):
             if self.budget.kind == "latency":
                 return measure_latency({"it": training.model}, *example)["it"].median
             measured = measure_model(training.model, *(example if self.budget.kind == "macs" else ()))
         return float(measured.parameters if self.budget.kind == "parameters" else measured.macs or 0)
 
     def _settings(
-        self, training: Training, chosen: Sequence[Layer], numbers: Sequence[tuple[str, str, int]]
+        self, training: Training, chosen: Sequence[Layer], changed: Sequence[Setting]
     ) -> tuple[list[tuple[str, Any]], str | None]:
         """What the model's config is to say: the number of layers, and lists with an entry for each."""
         config, example = configuration_of(training.model), training.example()
@@ -198,18 +204,23 @@ class LayerPruning(StructuredPruning):
             for key, value in vars(config).items()
             if isinstance(value, list) and len(value) == before
         ]
-        with left_out(training.model, chosen, numbers):
-            attributes, told = settings_for(training.model, {before: [after]}, *example, lists=lists)
-        return ([] if told else [*lists, *((each.key, each.value) for each in attributes)]), told
+        told = None
+        with left_out(training.model, chosen, changed):
+            for some in _subsets(lists):
+                attributes, reason = settings_for(training.model, {before: [after]}, *example, lists=some)
+                if reason is None:
+                    return [*some, *((each.key, each.value) for each in attributes)], None
+                told = told or reason
+        return [], told
 
     def _commit(
         self,
         training: Training,
         chosen: Sequence[Layer],
-        numbers: Sequence[tuple[str, str, int]],
+        attributes: Sequence[Setting],
         settings: Sequence[tuple[str, Any]],
     ) -> None:
-        for name, key, value in numbers:
+        for name, key, value in attributes:
             training.surgery.set_attribute(name, key, value)
         for container in dict.fromkeys(layer.container for layer in chosen):
             indices = [layer.index for layer in chosen if layer.container == container]
@@ -218,3 +229,15 @@ class LayerPruning(StructuredPruning):
             training.surgery.set_attribute("", key, value)
         for layer in chosen:
             training.record(self, "remove", layer=layer.name, influence=layer.influence)
+
+
+def _subsets(lists: Sequence[tuple[str, list[Any]]]) -> Iterator[Sequence[tuple[str, list[Any]]]]:
+    """Which lists may have an entry for each layer: those not of tokens, none, each alone, all."""
+    likely = [each for each in lists if "token" not in each[0]]
+    yield likely
+    if likely:
+        yield ()
+    if len(lists) > 1:
+        yield from ([each] for each in lists)
+    if len(likely) < len(lists):
+        yield lists

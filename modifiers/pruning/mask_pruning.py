@@ -155,12 +155,23 @@ class MaskPruning(HeldMasks):
 
     def on_end(self, training: Training, state: Any) -> None:
         state.watched = type(state.watched)()
+        self._tell_of_empty_layers(training, state)
         if not self.hold:
             self.hand_back(training, state)
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         reached = 0.0 if state is None else state.share
         return f"sparsity {reached:.4g} was reached, {self.final(training, self.usable(training)):.4g} was wanted"
+
+    def _tell_of_empty_layers(self, training: Training, state: MaskState) -> None:
+        usable = self.usable(training)
+        finals = self._final_shares(training, usable)
+        held = {name: one.weight for name, one in usable.items() if one.weight in state.masks}
+        empty = [name for name, weight in held.items() if not bool((state.masks[weight] != 0).any())]
+        unasked = [name for name in empty if finals[name] < 1]
+        if unasked:
+            kept = "another scope (erk, local), or ignore, keeps weights there"
+            training.record(self, "empty", remark=f"nothing is left of {', '.join(unasked)}; {kept}")
 
     # -- which weights -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.framework.calling import call, evaluating
+from paredown.framework.calling import buffers_kept, call, evaluating
 from paredown.framework.graph import tensors_of
 from paredown.framework.managed import Link
 from paredown.framework.modifier import TargetedModifier
@@ -108,14 +108,14 @@ def _run(training: Training, modifier: TargetedModifier) -> int:
     """How many forwards were run."""
     if training.data is not None:
         count = 0
-        with evaluating(training.model):
+        with evaluating(training.model), buffers_kept(training.model):
             for batch in training.batches(modifier):
                 training.call(batch)
                 count += 1
         return count
     example = training.example()
     assert example is not None
-    with evaluating(training.model):
+    with evaluating(training.model), buffers_kept(training.model):
         call(training.model, *example)
     return 1
 

@@ -341,3 +341,15 @@ def test_small_things():
     one = nn.Module()
     one.register_buffer("a", square)
     assert bytes_on_disk(views) > 1.8 * bytes_on_disk(one)
+
+
+def test_a_layer_of_which_nothing_is_left_is_told():
+    model = mlp()
+    with torch.no_grad():
+        model[4].weight.mul_(1e-3)
+    fields = {"type": "magnitude_pruning", "final_sparsity": 0.5}
+    report = ScheduledManager(Recipe.load(recipe_of(p=fields))).apply(model)
+    assert any("nothing is left of 4.weight" in note for note in report.notes)
+    for quiet in ({"scope": "local"}, {"final_sparsity": 1.0}):
+        report = ScheduledManager(Recipe.load(recipe_of(p={**fields, **quiet}))).apply(mlp())
+        assert not report.notes
