@@ -15,7 +15,15 @@ from paredown.framework.channels.analysis import Analysis
 from paredown.framework.channels.attributes import Attribute, candidates, layer_attributes, sizes_after
 from paredown.framework.channels.configuration import settings_for
 from paredown.framework.channels.groups import ChannelGroup, Place
-from paredown.framework.channels.trial import Outputs, Runner, difference, masked, tensors_by_name, trial_cut
+from paredown.framework.channels.trial import (
+    Outputs,
+    Runner,
+    difference,
+    masked,
+    relative_error,
+    tensors_by_name,
+    trial_cut,
+)
 from paredown.framework.surgery import Surgery
 
 __all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "verified", "with_settings"]
@@ -24,6 +32,8 @@ __all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "verifi
 ATTEMPTS = 40
 #: batch statistics enlarge rounding
 SLACK = 100.0
+#: what sums in another order differ by, in units of the precision
+ROUNDING = 16.0
 
 
 @dataclass(frozen=True)
@@ -174,12 +184,18 @@ class _Trials:
         wanted: Outputs,
         trained: Outputs | None,
     ) -> list[Attribute]:
-        """Those attributes without which it would not do; others that only look like a size stay as they are."""
+        """The attributes without which it would not do as well; others that only look like a size stay."""
+        error = self._error(kept, [*own, *attempt], wanted)
         for kind in dict.fromkeys((each.kind, each.key) for each in attempt):
             fewer = [each for each in attempt if (each.kind, each.key) != kind]
-            if self._compared(kept, [*own, *fewer], wanted, trained) is None:
+            alike = self._compared(kept, [*own, *fewer], wanted, trained) is None
+            if alike and self._error(kept, [*own, *fewer], wanted) <= max(4 * error, ROUNDING * _precision(wanted)):
                 attempt = fewer
         return attempt
+
+    def _error(self, kept: Mapping[Place, Tensor], attributes: Sequence[Attribute], wanted: Outputs) -> float:
+        with trial_cut(self.model, kept, attributes):
+            return max((relative_error(a, b) for a, b in zip(self.run(), wanted, strict=True)), default=0.0)
 
     def _compared(
         self,
@@ -218,6 +234,10 @@ class _Trials:
 
     def _now(self, attribute: Attribute) -> object:
         return getattr(self.modules[attribute.module], attribute.key)
+
+
+def _precision(outputs: Outputs) -> float:
+    return max((torch.finfo(each.dtype).eps for each in outputs if each.is_floating_point()), default=0.0)
 
 
 def _told(error: Exception) -> str:

@@ -239,3 +239,29 @@ def test_a_linear_layer_with_heads_of_its_own():
     model = nn.Sequential(Headed(), nn.ReLU(), nn.Linear(16, 3))
     shrunk(model, (torch.randn(2, 8),))
     assert model[0].heads == model[0].out_features == 8
+
+
+def test_an_attribute_that_hardly_shows_in_the_outputs_is_changed_too():
+    class Attention(nn.Module):
+        """With weights so small that attention is nearly uniform, however the channels are divided into heads."""
+
+        def __init__(self):
+            super().__init__()
+            self.heads = 4
+            self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+            for layer in (self.q, self.k):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.normal_(layer.bias, std=0.02)
+
+        def forward(self, x):
+            q, k, v = (
+                layer(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            )
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            return x + self.out(y.transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model = Attention().eval()
+    shrunk(model, (torch.randn(2, 5, 16),), "head_pruning")
+    assert model.q.weight.shape[0] == 8
+    assert model.heads == 2
