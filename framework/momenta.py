@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,15 +10,17 @@ from torch.optim import Optimizer
 __all__ = ["clear_momenta_", "forget_"]
 
 
-def clear_momenta_(optimizers: Sequence[Optimizer], marks: Mapping[nn.Parameter, Tensor]) -> None:
+def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
     """Set to zero, in place, what optimizers remember of single weights (momentum, second moments).
 
     Args:
         optimizers: some of which train the weights.
-        marks: bool of each weight's shape, True where to forget.
+        marks: weights with a bool of their shape, True where to forget; one at a time is held.
     """
-    for optimizer in optimizers:
-        for weight, mark in marks.items():
+    if not any(optimizer.state for optimizer in optimizers):
+        return
+    for weight, mark in marks:
+        for optimizer in optimizers:
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     value.masked_fill_(mark, 0)

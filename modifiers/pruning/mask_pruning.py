@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -241,17 +241,17 @@ class MaskPruning(HeldMasks):
             for part in _rounds(state.share, share, rounds):
                 state.masks = self._update(training).run(state, usable, part, finals)
                 self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
-        self.forget(training, dict(_changed(before, state.masks)))
+        self.forget(training, _changed(before, state.masks))
 
     def _update(self, training: Training) -> MaskUpdate:
         return MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
 
     def hand_back(self, training: Training, state: MaskState) -> None:
         """Let all weights train again, from zero."""
-        self.forget(training, {weight: ~to_bool(mask) for weight, mask in state.masks.items()})
+        self.forget(training, ((weight, ~to_bool(mask)) for weight, mask in state.masks.items()))
         state.masks = Masks()
 
-    def forget(self, training: Training, marks: Mapping[nn.Parameter, Tensor]) -> None:
+    def forget(self, training: Training, marks: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
         """Clear the momenta of weights where marked, if asked to."""
         if self.clear_momenta:
             clear_momenta_(training.optimizers, marks)

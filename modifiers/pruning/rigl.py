@@ -79,7 +79,7 @@ class Rigl(MaskPruning):
         marks = {weight: keep != to_bool(state.masks[weight]) for weight, keep in moved.items()}
         state.masks.update({weight: mask_keeping(keep, weight, self.masks) for weight, keep in moved.items()})
         apply_masks_(list(state.masks), list(state.masks.values()))
-        self.forget(training, marks)
+        self.forget(training, marks.items())
         training.record(
             self, "update", sparsity=state.share, moved=sum(int(each.sum()) // 2 for each in marks.values())
         )
