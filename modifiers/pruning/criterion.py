@@ -7,6 +7,7 @@ modifier that uses it for masks. Its name is the modifier's type without ``_prun
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -65,7 +66,7 @@ class Watched:
     partners: dict[str, str] = field(default_factory=dict)
 
 
-class Criterion:
+class Criterion(ABC):
     """What weights are worth: those of low score are removed first. Stateless; what it gathers is a `Watched`."""
 
     #: it reads the gradients of optimizer steps, or, before there were any, of the loss on ``data``
@@ -131,18 +132,21 @@ class Criterion:
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         """Take in gradients of the loss by name, of the shapes of the weights; ``watched.count`` were taken before."""
+        return
 
+    @abstractmethod
     def weigh(
         self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
     ) -> dict[str, Tensor]:
         """The scores, after gradients were gathered; see `scores`."""
-        raise NotImplementedError
 
     def compensate(self, weights: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor], watched: Watched) -> None:
         """Change the weights that stay, in place, to make up for those that go (True in ``pruned``), before they do."""
+        return
 
     def renew(self, weights: Mapping[str, nn.Parameter], watched: Watched) -> None:
         """After weights were removed: say if what was gathered is ``stale``."""
+        return
 
     def combined(self, mean: Tensor) -> Tensor:
         """What is compared, from the mean score of a unit (a block, a kernel, a channel)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -80,9 +81,9 @@ class MaskPruning(HeldMasks):
     # -- the axes ------------------------------------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def ranking(self) -> Criterion:
         """What weights are worth."""
-        raise NotImplementedError
 
     @property
     def unit(self) -> Structure:
