@@ -119,13 +119,10 @@ def lamp_scores(scores: Tensor) -> Tensor:
     Args:
         scores: not negative, of any shape; for magnitudes their squares. Equal scores count in the order of the index.
     """
-    flat = scores.detach().flatten().to(torch.float64)
-    order = flat.argsort(stable=True)
-    ranked = flat[order]
-    above = ranked.flip(0).cumsum(0).flip(0)
-    result = torch.empty_like(flat)
-    result[order] = torch.where(above > 0, ranked / above, torch.zeros_like(above))
-    return result.view(scores.shape)
+    ranked, order = scores.detach().flatten().sort(stable=True)
+    above = ranked.to(torch.float64).flip(0).cumsum_(0).flip(0)
+    shares = ranked / above.clamp_min_(torch.finfo(torch.float64).tiny)
+    return torch.empty_like(shares).scatter_(0, order, shares).view(scores.shape)
 
 
 def outlier_shares(
