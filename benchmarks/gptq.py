@@ -143,14 +143,20 @@ def with_llmcompressor() -> Callable[[nn.Module, Tensor], object]:
     return compress
 
 
-def row(name: str, folder: Path) -> Row:
-    """One row's measurement, in this process."""
+def opened(folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model that was saved, and the tokens to calibrate on and to test with; for one thread."""
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     leave_the_file(model)
     calibration, test = torch.load(folder / "tokens.pt")
+    return model, calibration, test
+
+
+def row(name: str, folder: Path) -> Row:
+    """One row's measurement, in this process."""
+    model, calibration, test = opened(folder)
     result: Row = {}
     if name != "fp32":
         compress = with_llmcompressor() if name == PEER else with_paredown(*METHODS[name])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gptq import Row, compress_measured, in_a_process, leave_the_file, perplexity, run
+from gptq import Row, compress_measured, in_a_process, opened, perplexity, run
 from torch import Tensor, nn
 
 NOISE = 1.05
@@ -97,12 +97,7 @@ def pruned_layers(model: nn.Module) -> list[nn.Linear]:
 
 def row(name: str, folder: Path) -> Row:
     """One row's measurement, in this process."""
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    leave_the_file(model)
-    calibration, test = torch.load(folder / "tokens.pt")
+    model, calibration, test = opened(folder)
     result: Row = {}
     if name != "dense":
         structure, method = name.split(" ", 1)

@@ -1,8 +1,8 @@
-"""What a run gives in each of two processes."""
+"""What a run gives in two processes, and in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,22 @@ import torch.multiprocessing as mp
 Run = Callable[[str, int, int], Any]
 
 
-def in_two_processes(run: Run, names: Iterable[str], folder: Path) -> list[dict[str, Any]]:
-    """``run(name, rank, world)`` for each name, in both processes of a gloo group: results by name, by rank.
+def alike_in_two_processes(
+    run: Run, names: Iterable[str], folder: Path
+) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor]]:
+    """Asserts that ``run(name, rank, world)``, a state dict, is the same bits in both processes of a gloo group; gives
+    each name, each key, the tensor there, and the one of a run in one process.
 
-    ``run`` is a function of a module; what it gives is saved with `torch.save`.
+    ``run`` is a function of a module.
     """
-    mp.spawn(_process, (str(folder), run, list(names)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    names = list(names)
+    mp.spawn(_process, (str(folder), run, names), nprocs=2)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
+    for name in names:
+        alone = run(name, 0, 1)
+        for key, value in first[name].items():
+            assert torch.equal(value, second[name][key]), (name, key)
+            yield name, key, value, alone[key]
 
 
 def _process(rank: int, folder: str, run: Run, names: list[str]) -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from resuming import assert_resumes
 from sample_models import batches, conv_net, recipe_of
 from torch import nn
 
-import paredown
 from paredown import Recipe, ScheduledManager
 
 DATA = batches(4, image=True)
@@ -48,21 +48,8 @@ def go(model, optimizer, first, last):
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_one_recipe_and_resumed_it_is_the_same(name, tmp_path):
-    whole = begun(TOGETHER[name])
-    go(*whole[:2], 0, 16)
-    whole[2].finalize()
-    model = whole[0]
+    model = assert_resumes(lambda: begun(TOGETHER[name]), go, 16, (3, 6, 9), tmp_path)
     assert model.stem.weight.shape[0] + model.body.weight.shape[0] == 12
     zeros = sum(int((m.weight == 0).sum()) for m in (model.stem, model.body, model.head))
     total = sum(m.weight.numel() for m in (model.stem, model.body, model.head))
     assert zeros / total > 0.3
-    for at in (3, 6, 9):
-        parts = begun(TOGETHER[name])
-        go(*parts[:2], 0, at)
-        paredown.save(tmp_path / "c.pt", *parts)
-        again = begun(TOGETHER[name])
-        paredown.resume(tmp_path / "c.pt", *again)
-        go(*again[:2], at, 16)
-        again[2].finalize()
-        for ours, theirs in zip(again[0].parameters(), model.parameters(), strict=True):
-            assert torch.equal(ours, theirs), (name, at)
