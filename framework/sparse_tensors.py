@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paredown.framework.state import pack_bits, unpack_bits
 
-__all__ = ["pack_zeros", "unpack_zeros"]
+__all__ = ["not_zero", "pack_zeros", "unpack_zeros"]
 
 #: the packed form is taken where it is smaller than this share of the plain one
 WORTHWHILE = 0.9
@@ -38,19 +38,21 @@ def unpack_zeros(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _unpacked(value) if isinstance(value, Mapping) else value for name, value in state.items()}
 
 
-def _kept(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]) != 0
+def not_zero(tensor: Tensor) -> Tensor:
+    """Bool of the tensor's shape, True where any bit is set: -0.0 is stored as it is."""
+    tensor = tensor.detach().contiguous()
+    return tensor.view(INTEGERS.get(tensor.element_size(), tensor.dtype)) != 0
 
 
 def _pays(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.element_size() not in INTEGERS:
         return False
     count, width = tensor.numel(), tensor.element_size()
-    return count > 0 and count / 8 + int(_kept(tensor).sum()) * width < WORTHWHILE * count * width
+    return count > 0 and count / 8 + int(not_zero(tensor).sum()) * width < WORTHWHILE * count * width
 
 
 def _packed(tensor: Tensor) -> dict[str, Any]:
-    kept = _kept(tensor)
+    kept = not_zero(tensor)
     return {**pack_bits(kept), "values": tensor.detach().contiguous()[kept].cpu()}
 
 

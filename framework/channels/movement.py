@@ -108,11 +108,9 @@ def _joined(walk: Walk, node: Node) -> Result:
     parts: Any = node.args[0]
     values = [value for value in map(walk.value, parts) if value.shape != (0,)]
     shape = shape_of(node)
+    axis = int(walk.argument(node, 1, "dim", 0)) % len(shape)
     if operator_name(node) == "stack":
-        axis = int(walk.argument(node, 1, "dim", 0)) % len(shape)
         values = [_unsqueezed(value, axis) for value in values]
-    else:
-        axis = int(walk.argument(node, 1, "dim", 0)) % len(shape)
     kinds = dict.fromkeys(_kind(factor, axis) for value in values for factor in value.factors)
     factors = tuple(_joined_factor(walk, values, kind, axis, walk.where(node)) for kind in kinds)
     return Value(shape, factors, all(value.pliable for value in values) and not factors)

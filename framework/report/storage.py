@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.managed import links_of
+from paredown.framework.sparse_tensors import not_zero
 from paredown.framework.state import pack_bits, unpack_bits
 
 __all__ = ["Codes", "bytes_on_disk", "pack_integers", "read_sparse", "stored_codes", "write_compressed"]
@@ -23,7 +24,6 @@ Codes = Mapping[str, tuple[Tensor, int]]
 LEAST = 1024
 #: elements on which the two forms of a tensor are compared, and of each piece of them
 SAMPLE, PIECE = 1 << 18, 1 << 14
-BITS_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def stored_codes(module: nn.Module) -> Codes:
@@ -105,20 +105,14 @@ def _is_smaller_sparse(tensor: Tensor, bits: int) -> bool:
     if len(flat) > SAMPLE:
         starts = torch.linspace(0, len(flat) - PIECE, SAMPLE // PIECE).long().tolist()
         flat = torch.cat([flat[start : start + PIECE] for start in starts])
-    if len(flat) < LEAST or int(_not_zero(flat).sum()) * bits + len(flat) >= len(flat) * bits:
+    if len(flat) < LEAST or int(not_zero(flat).sum()) * bits + len(flat) >= len(flat) * bits:
         return False
     return len(zlib.compress(_sparse(flat, bits))) < len(zlib.compress(_bytes(flat, bits)))
 
 
 def _sparse(tensor: Tensor, bits: int) -> bytes:
-    kept = _not_zero(tensor)
+    kept = not_zero(tensor)
     return _raw(pack_bits(kept)["bits"]) + _bytes(tensor.detach()[kept], bits)
-
-
-def _not_zero(tensor: Tensor) -> Tensor:
-    """Of any bit: -0.0 is stored as it is."""
-    tensor = tensor.detach().contiguous()
-    return tensor.view(BITS_OF_WIDTH.get(tensor.element_size(), tensor.dtype)) != 0
 
 
 def _bytes(tensor: Tensor, bits: int) -> bytes:

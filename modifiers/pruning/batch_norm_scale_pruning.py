@@ -16,6 +16,7 @@ from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.prunable import layer_of
 from paredown.modifiers.pruning.structure import TRANSPOSED, StructureField
 
 __all__ = ["BatchNormScaleCriterion", "BatchNormScalePruning"]
@@ -66,7 +67,7 @@ class BatchNormScaleCriterion(Criterion):
         modules, found = named_modules(training.model), watched.partners
         scores = {}
         for name, weight in weights.items():
-            layer = name.rpartition(".")[0]
+            layer = layer_of(name)
             if layer in found:
                 scores[name] = _over_channels(modules[found[layer]], weight, modules[layer])
         if not scores:

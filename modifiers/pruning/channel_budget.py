@@ -68,13 +68,8 @@ def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:
 
 
 def _positions(node: Any, name: str) -> int:
-    output, weight = node.meta["val"], node.args[1].meta["val"]
-    if name == "linear":
-        return int(output.numel() // weight.shape[0])
-    if "transpose" in name:
-        value = node.args[0].meta["val"]
-        return int(value.numel() // weight.shape[0])
-    return int(output.numel() // weight.shape[0])
+    value = node.args[0].meta["val"] if "transpose" in name else node.meta["val"]
+    return int(value.numel() // node.args[1].meta["val"].shape[0])
 
 
 def cost_of(model: nn.Module, uses: Mapping[str, int], removals: Sequence[Removal] = ()) -> int:

@@ -206,10 +206,7 @@ class ChannelRemoval(StructuredPruning):
     def _tell(self, training: Training, view: ChannelView, made: Verified, told: str | None) -> None:
         if told is not None:
             training.record(self, "configuration", remark=told)
-        known = {(event.get("layer"), event.get("reason")) for event in training.events}
-        for name, reason in {**view.reasons, **made.refused}.items():
-            if (name, reason) not in known:
-                training.record(self, "left alone", layer=name, reason=reason)
+        self.tell_refusals(training, {**view.reasons, **made.refused})
         for removal in made.cut.removals:
             stays = removal.group.units - len(removal.units)
             training.record(self, "cut", layer=removal.group.name, units=stays, of=removal.group.units)

@@ -30,6 +30,7 @@ from paredown.framework.modifier import TargetedModifier
 from paredown.framework.report.latency import measure_latency
 from paredown.framework.targets import match, named_modules, named_parameters
 from paredown.framework.training import Training
+from paredown.modifiers.pruning.prunable import layer_of
 
 __all__ = ["ChannelView", "look", "parameters_after"]
 
@@ -117,12 +118,12 @@ def parameters_after(model: nn.Module, cut: Cut) -> dict[str, int]:
     for (name, dimension), kept in cut.kept.items():
         if name in shapes:
             shapes[name][dimension] = len(kept)
-            changed[name.rpartition(".")[0]] = None
+            changed[layer_of(name)] = None
     return {layer: _count(shapes, layer) for layer in changed}
 
 
 def _count(shapes: dict[str, list[int]], layer: str) -> int:
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[0] == layer)
+    return sum(math.prod(shape) for name, shape in shapes.items() if layer_of(name) == layer)
 
 
 def _ignored(training: Training, modifier: TargetedModifier) -> set[str]:

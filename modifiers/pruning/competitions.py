@@ -19,6 +19,8 @@ from paredown.modifiers.pruning.scope import (
 __all__ = ["Competition", "competitions"]
 
 Scope = str | LayerShares
+#: scopes that give each layer a share, and round so that what is pruned already stays
+SHARED_OUT = ("erk", "uniform_plus", "owl")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def competitions(
         share: of all units together that goes now.
         finals: each weight's share at the end.
         deviations: for ``owl``, how far each weight's share lies from ``share``.
-        held: units of each that are pruned already; rounding gives none of them back.
+        held: of `SHARED_OUT` scopes, units of each that are pruned already; rounding gives none of them back.
     """
     if scope in ("global", "lamp"):
         return [Competition(tuple(sizes), share_of(share, sum(sizes.values())))]

@@ -12,6 +12,7 @@ from paredown.framework.training import Training
 from paredown.modifiers.pruning.held_masks import HeldMasks
 from paredown.modifiers.pruning.mask_state import Masks, MaskState, weights_of
 from paredown.modifiers.pruning.masks import mask_of
+from paredown.modifiers.pruning.prunable import layer_of
 
 
 class ConstantSparsity(HeldMasks):
@@ -33,7 +34,7 @@ class ConstantSparsity(HeldMasks):
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         weights = weights_of(training.targets(self))
         return [
-            Foreseen(name.rpartition(".")[0], f"its {int((weight == 0).sum())} zeros stay", density=_density(weight))
+            Foreseen(layer_of(name), f"its {int((weight == 0).sum())} zeros stay", density=_density(weight))
             for name, weight in weights.items()
         ]
 

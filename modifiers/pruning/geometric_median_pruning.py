@@ -14,6 +14,7 @@ from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.criterion import Criterion, Watched
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.prunable import layer_of
 from paredown.modifiers.pruning.scope import ScopeField
 from paredown.modifiers.pruning.structure import StructureField, output_first
 
@@ -55,7 +56,7 @@ class GeometricMedianCriterion(Criterion):
         scores = {}
         for name, weight in weights.items():
             if weight.dim() > 1:
-                module = modules[name.rpartition(".")[0]]
+                module = modules[layer_of(name)]
                 rows = output_first(weight.detach(), module)
                 distances = distances_to_others(rows.flatten(1)).view(-1, *[1] * (rows.dim() - 1))
                 scores[name] = output_first(distances.expand(rows.shape), module)

@@ -93,10 +93,7 @@ class LayerPruning(StructuredPruning):
             self._begun(training, state, layers, reasons)
         chosen, attributes, refused = self._chosen(training, state, layers, aim)
         settings, told = self._settings(training, chosen, attributes)
-        known = {(event.get("layer"), event.get("reason")) for event in training.events}
-        for name, reason in {**reasons, **refused}.items():
-            if (name, reason) not in known:
-                training.record(self, "left alone", layer=name, reason=reason)
+        self.tell_refusals(training, {**reasons, **refused})
         self._commit(training, chosen, attributes, settings)
         if told is not None:
             training.record(self, "configuration", remark=told)

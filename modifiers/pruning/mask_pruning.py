@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
+from paredown.framework.kept_tensors import KeptTensors
 from paredown.framework.modifier import Foreseen, Share
 from paredown.framework.momenta import clear_momenta_
 from paredown.framework.sensitivity import Trial
@@ -238,10 +238,11 @@ class MaskPruning(HeldMasks):
             return  # nothing new to go by, and nothing more to go
         before = Masks(state.masks)
         finals = self._final_shares(training, usable)
-        with _put_back_on_failure(usable if rounds > 1 else {}, state):
+        weights = {name: each.weight for name, each in usable.items()}
+        with _put_back_on_failure(weights.values() if rounds > 1 else (), state):
             for part in _rounds(state.share, share, rounds):
                 state.masks = self._update(training).run(state, usable, part, finals)
-                self.ranking.renew({name: each.weight for name, each in usable.items()}, state.watched)
+                self.ranking.renew(weights, state.watched)
         self.forget(training, _changed(before, state.masks))
 
     def _update(self, training: Training) -> MaskUpdate:
@@ -274,14 +275,13 @@ def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
 
 
 @contextmanager
-def _put_back_on_failure(usable: Mapping[str, Prunable], state: MaskState) -> Iterator[None]:
+def _put_back_on_failure(weights: Iterable[nn.Parameter], state: MaskState) -> Iterator[None]:
     masks = Masks(state.masks)
-    kept = {name: each.weight.detach().clone() for name, each in usable.items()}
     try:
-        yield
+        with KeptTensors() as kept:
+            for weight in weights:
+                kept.keep(weight)
+            yield
     except BaseException:
         state.masks = masks
-        with torch.no_grad():
-            for name, each in kept.items():
-                usable[name].weight.copy_(each)
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Modifier
 from paredown.framework.training import Training
-from paredown.modifiers.pruning.competitions import Scope, competitions
+from paredown.modifiers.pruning.competitions import SHARED_OUT, Competition, Scope, competitions
 from paredown.modifiers.pruning.criterion import Criterion
 from paredown.modifiers.pruning.mask_choice import chosen_units, marks_of, ranked, separated, unit_scores
 from paredown.modifiers.pruning.mask_state import Masks, MaskState
@@ -48,15 +48,14 @@ class MaskUpdate:
 
         Everything is chosen before the first weight is changed.
         """
+        sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
         plain = self.structure.free and self.scope not in ("lamp", "owl")
         if self.criterion.by_magnitude and plain:
-            return self._by_magnitude(state, prunables, share, finals)
+            return self._by_magnitude(prunables, self._contests(state, prunables, sizes, share, finals))
         _refuse_nan(prunables)
         scores = UnitScores(self, state, prunables)
         self._spread_by_outliers(state, scores, share)
-        sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
-        held = {name: held_units(self.structure, each, state.masks)[0] for name, each in prunables.items()}
-        contests = competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
+        contests = self._contests(state, prunables, sizes, share, finals)
         pruned: dict[str, Tensor] = {}
         for contest in separated(contests, sizes, self.structure):
             units = ranked({name: scores.of(name) for name in contest.members}, self.scope == "lamp")
@@ -64,20 +63,26 @@ class MaskUpdate:
                 pruned[name] = marks_of(prunables[name], marks, self.structure)
         return self._zeroed(state, prunables, pruned)
 
+    def _contests(
+        self,
+        state: MaskState,
+        prunables: Mapping[str, Prunable],
+        sizes: Mapping[str, int],
+        share: float,
+        finals: Mapping[str, float],
+    ) -> list[Competition]:
+        shared_out = prunables if self.scope in SHARED_OUT else {}
+        held = {name: held_units(self.structure, each, state.masks)[0] for name, each in shared_out.items()}
+        return competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
+
     def _spread_by_outliers(self, state: MaskState, scores: UnitScores, share: float) -> None:
         if self.scope == "owl" and not state.deviations:
             units = {name: scores.of(name).clamp(min=0) for name in scores.prunables}
             shares = outlier_shares(units, share)
             state.deviations.update({name: each - share for name, each in shares.items()})
 
-    def _by_magnitude(
-        self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
-    ) -> Masks:
+    def _by_magnitude(self, prunables: Mapping[str, Prunable], contests: Sequence[Competition]) -> Masks:
         """The same without a tensor of scores, in one pass over the weights."""
-        sizes = {name: each.weight.numel() for name, each in prunables.items()}
-        weights = {name: each.weight for name, each in prunables.items() if each.weight in state.masks}
-        held = {name: int((~to_bool(state.masks[weight])).sum()) for name, weight in weights.items()}
-        contests = competitions(self.scope, prunables, sizes, share, finals, {}, held)
         groups = [[prunables[name].weight for name in each.members] for each in contests]
         thresholds = [
             find_threshold(group, each.count, names=each.members) for group, each in zip(groups, contests, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Options, Share
 from paredown.framework.targets import match
+from paredown.modifiers.pruning.prunable import layer_of
 
 __all__ = [
     "LayerShares",
@@ -166,7 +167,7 @@ def shares_by_pattern(
     found = dict.fromkeys(weights, otherwise)
     for pattern, share in shares.items():
         layers = match(model, [pattern], [], (nn.Module,)).modules
-        meant = [name for name in weights if name.rpartition(".")[0] in layers]
+        meant = [name for name in weights if layer_of(name) in layers]
         if not meant:
             raise TargetError(f"scope: layers: {pattern!r} means none of the layers that are pruned")
         found.update(dict.fromkeys(meant, share))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,11 +22,11 @@ from paredown.framework.weights import COMPUTED, refuse_not_finite, tied_to
 from paredown.modifiers.pruning.criterion import criterion_named
 from paredown.modifiers.pruning.held_masks import HeldMasks
 from paredown.modifiers.pruning.layer_rows import Goal, prune_rows
-from paredown.modifiers.pruning.mask_state import Masks, MaskState
+from paredown.modifiers.pruning.mask_state import Masks, MaskState, weights_of
 from paredown.modifiers.pruning.masks import converted, fast_mask, to_bool
 from paredown.modifiers.pruning.scope import LayerShares, outlier_shares, shares_by_pattern
 from paredown.modifiers.pruning.sparsity_trials import layer_shares, row_trials
-from paredown.modifiers.pruning.structure import Pattern
+from paredown.modifiers.pruning.structure import Pattern, pattern_named
 
 __all__ = ["Damping", "StreamedPruning"]
 
@@ -35,8 +34,7 @@ Damping = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
 def _known_structure(value: Any) -> Any:
-    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if value != "unstructured" and (found is None or not 0 < int(found[1]) < int(found[2])):
+    if value != "unstructured" and pattern_named(value) is None:
         raise ValueError(f"{value!r} is no structure here; one of unstructured, or N:M such as 2:4")
     return value
 
@@ -84,7 +82,7 @@ class StreamedPruning(HeldMasks):
     @property
     def pattern(self) -> Pattern | None:
         """N:M, where that is the structure."""
-        return None if self.structure == "unstructured" else Pattern(*map(int, self.structure.split(":")))
+        return pattern_named(self.structure)
 
     @property
     def acts_once(self) -> bool:
@@ -195,7 +193,7 @@ class StreamedPruning(HeldMasks):
         """What is to be pruned of each layer; ``found`` has the shares where these are not the recipe's."""
         if self.pattern is not None:
             return dict.fromkeys(layers, self.pattern)
-        weights = _weights(layers)
+        weights = weights_of(layers)
         shares = found or self._shares(training, weights)
         return {
             name: share_of(shares[key], weight.numel())
@@ -211,7 +209,7 @@ class StreamedPruning(HeldMasks):
     def _outlier_shares(self, training: Training, layers: Mapping[str, nn.Module]) -> dict[str, float]:
         if self.scope != "owl" or self.pattern is not None:
             return {}
-        weights = _weights(layers)
+        weights = weights_of(layers)
         criterion = criterion_named("wanda")
         scores = criterion.scores(training, self, weights, criterion.start(training, weights))
         missing = {name: weight.new_zeros(weight.shape) for name, weight in weights.items() if name not in scores}
@@ -243,7 +241,3 @@ class StreamedPruning(HeldMasks):
         with torch.no_grad():
             weight.copy_(new)
         masks[weight] = converted(keep if self.masks == "compact" else fast_mask(keep, weight.dtype), weight)
-
-
-def _weights(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    return {f"{name}.weight" if name else "weight": module.get_parameter("weight") for name, module in layers.items()}

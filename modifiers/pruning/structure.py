@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paredown.framework.modifier import Options
 
-__all__ = ["BlockShape", "Pattern", "Structure", "StructureField", "output_first", "structure_of"]
+__all__ = ["BlockShape", "Pattern", "Structure", "StructureField", "output_first", "pattern_named", "structure_of"]
 
 NAMES = ("unstructured", "kernel", "channel")
 FORMS = "'unstructured', 'kernel', 'channel', N:M such as '2:4', or {block: [rows, columns]}"
@@ -41,8 +41,7 @@ def _chosen(value: Any) -> Any:
         return BlockShape.model_validate(value)
     if isinstance(value, BlockShape) or value in NAMES:
         return value
-    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if found is None or not 0 < int(found[1]) < int(found[2]):
+    if pattern_named(value) is None:
         raise ValueError(f"{value!r} is no structure; one of {FORMS}")
     return value
 
@@ -218,6 +217,16 @@ class _Channel(Structure):
         return marks.view(-1, *[1] * (len(shape) - 1)).expand(shape)
 
 
+def pattern_named(value: Any) -> Pattern | None:
+    """The N:M that a text means; None for anything else.
+
+    >>> pattern_named("2:4"), pattern_named("4:2")
+    (Pattern(kept=2, of=4), None)
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+    return Pattern(int(found[1]), int(found[2])) if found and 0 < int(found[1]) < int(found[2]) else None
+
+
 def structure_of(value: str | BlockShape) -> Structure:
     """The structure that a recipe's value means.
 
@@ -226,9 +235,9 @@ def structure_of(value: str | BlockShape) -> Structure:
     """
     if isinstance(value, BlockShape):
         return _Block(*value.block)
-    if ":" in value:
-        kept, of = value.split(":")
-        return Pattern(int(kept), int(of))
+    pattern = pattern_named(value)
+    if pattern is not None:
+        return pattern
     return {"unstructured": _Single(), "kernel": _Kernel(), "channel": _Channel()}[value]
 
 

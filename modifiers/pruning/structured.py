@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -84,6 +84,13 @@ class StructuredPruning(TargetedModifier):
             return curve_value(self.curve, progress, 1 - self.initial_sparsity, self.budget.share)
         assert self.final_sparsity is not None
         return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
+
+    def tell_refusals(self, training: Training, reasons: Mapping[str, str]) -> None:
+        """Record why layers are left alone, each reason once."""
+        known = {(event.get("layer"), event.get("reason")) for event in training.events}
+        for name, reason in reasons.items():
+            if (name, reason) not in known:
+                training.record(self, "left alone", layer=name, reason=reason)
 
     def missed(self, share: float) -> str:
         """What was reached and what was wanted."""
