@@ -20,6 +20,7 @@ def bypassed(model: nn.Module, name: str) -> str | None:
     parent = named_modules(model).get(above)
     if isinstance(parent, nn.MultiheadAttention) and key == "out_proj":
         return "its parent MultiheadAttention reads its weight and never calls its forward"
-    if isinstance(parent, nn.TransformerEncoderLayer) and key in ("linear1", "linear2"):
+    fast = isinstance(parent, nn.TransformerEncoderLayer) and bool(parent.activation_relu_or_gelu)
+    if fast and key in ("linear1", "linear2"):
         return "its parent TransformerEncoderLayer reads its weight in eval mode and does not call its forward"
     return None

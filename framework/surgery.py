@@ -267,7 +267,7 @@ class Surgery:
         heirs: dict[int, list[nn.Parameter]] = {id(parameter): [] for parameter in old.values()}
         first = next(iter(old.values()))
         for name, parameter in new.items():
-            model = old.get(name.rpartition(".")[2], first)
+            model = _forerunner(name, old, first)
             parameter.requires_grad_(model.requires_grad)
             if all(parameter is not known for known in old.values()):
                 heirs[id(model)].append(parameter)
@@ -294,13 +294,21 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
     tied = tied_to(model, name)
     if tied is not None:
         return f"its weight is tied to {tied!r}"
-    if any(link.permanent for link in links_of(module)):
+    if any(link.permanent for inner in module.modules() for link in links_of(inner)):
         return "it is quantized already"
     for modifier, state in states.items():
         held = {id(parameter) for container in containers(state) for parameter in container}
         if held & own:
             return f"the modifier {modifier!r} holds state of its weight"
     return None
+
+
+def _forerunner(name: str, old: Mapping[str, nn.Parameter], first: nn.Parameter) -> nn.Parameter:
+    """Of a replaced module the parameter that one of the new one's takes after: of its name, or a bias of a bias."""
+    kind = name.rpartition(".")[2]
+    if name in old or kind in old:
+        return old[name if name in old else kind]
+    return next((parameter for known, parameter in old.items() if known.endswith(kind)), first)
 
 
 def _in_layout_of(model: Tensor, tensor: Tensor) -> Tensor:

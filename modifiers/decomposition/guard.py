@@ -2,84 +2,111 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import call, evaluating
+from paredown.framework.calling import buffers_kept, call, evaluating
+from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
+from paredown.framework.report.latency import measure_latency
 from paredown.framework.training import Training
+from paredown.modifiers.decomposition.form import Form, Ranks
+from paredown.modifiers.decomposition.sites import Site
 
-__all__ = ["layer_inputs", "slower_by_latency", "slower_by_rule"]
+__all__ = ["layer_inputs", "measured_speedup", "skeleton", "slower_by_latency", "slower_by_rule", "too_large"]
 
-#: a decomposition to this share of the break-even rank is not worth its second kernel launch
+#: more than this share of the parameters is not worth a second kernel launch
 WORTHWHILE = 0.8
+#: of a convolution, more than this share of the parameters
+CONVOLUTION = 1 / 1.5
+#: channels of a convolution, and features of a Linear, below which several layers are slower than one
+CHANNELS, FEATURES = 64, 256
 ROUNDS = 9
 
 
-def slower_by_rule(module: nn.Module, shape: tuple[int, int], rank: int) -> str | None:
-    """Why two layers of this rank would be slower than one, by rule of thumb; None: they would not.
+def too_large(form: Form, ranks: Ranks) -> str | None:
+    """Why factors of these ranks save no parameters; None: they do."""
+    dense, parts = form.dense, form.parameters(ranks)
+    if parts < dense:
+        return None
+    return f"rank {told(ranks)} would be larger and slower: {parts:,} parameters in place of {dense:,}"
 
-    The rank must be at most 0.8 of the break-even rank; a Linear needs 256 on both sides, a convolution 64 channels on
-    both sides and 1.5 times fewer parameters.
+
+def slower_by_rule(form: Form, ranks: Ranks) -> str | None:
+    """Why layers of these ranks would be slower than one, by rule of thumb; None: they would not.
+
+    They must have at most 0.8 of its parameters; a Linear needs 256 features on both sides, a convolution 64 channels
+    on both sides and 1.5 times fewer parameters. Where time cannot be saved, size alone counts.
     """
-    rows, columns = shape
-    break_even = rows * columns / (rows + columns)
-    if rank > WORTHWHILE * break_even:
-        return (
-            f"rank {rank} would be slower: break-even is at {break_even:.0f}, and at most {WORTHWHILE:g} of that pays"
-        )
-    if isinstance(module, nn.Linear) and min(shape) < 256:
-        return f"two layers would be slower than one with a side of {min(shape)}, below 256"
-    if isinstance(module, nn.Conv2d):
-        channels = min(module.in_channels, module.out_channels)
-        if channels < 64:
-            return f"two convolutions would be slower than one with {channels} channels, below 64"
-        if break_even / rank < 1.5:
-            return f"rank {rank} would be slower: a convolution needs 1.5 times fewer parameters"
+    if not form.saves_time:
+        return None
+    geometry, share = form.geometry, form.parameters(ranks) / form.dense
+    if share > WORTHWHILE:
+        worth = f"{WORTHWHILE:.0%} of the parameters"
+        return f"rank {told(ranks)} would be slower: it has {share:.0%}, and at most {worth} pay"
+    side = min(geometry.inputs, geometry.outputs) // geometry.groups
+    if geometry.kind == "linear" and side < FEATURES:
+        return f"two layers would be slower than one with a side of {side}, below {FEATURES}"
+    if geometry.kind == "convolution" and side < CHANNELS:
+        return f"several convolutions would be slower than one with {side} channels, below {CHANNELS}"
+    if geometry.kind == "convolution" and share > CONVOLUTION:
+        return f"rank {told(ranks)} would be slower: a convolution needs 1.5 times fewer parameters"
     return None
 
 
-def slower_by_latency(module: nn.Module, candidate: nn.Module, inputs: Tensor, min_speedup: float) -> str | None:
-    """Why the candidate does not pay, measured side by side on the layer's own input; None: it does."""
-    times: dict[nn.Module, list[float]] = {module: [], candidate: []}
-    with torch.no_grad():
-        for _ in range(ROUNDS):
-            for layer, taken in times.items():
-                taken.append(_seconds(layer, inputs))
-    dense, decomposed = (statistics.median(taken[1:]) for taken in times.values())
-    speedup = dense / decomposed
+def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: float) -> str | None:
+    """Why layers of these ranks do not pay, measured side by side on the layer's own input; None: they do."""
+    speedup = measured_speedup(site, ranks, inputs)
     if speedup >= min_speedup:
         return None
-    return f"it would be slower than asked: {speedup:.2f}x of the speed was measured, min_speedup is {min_speedup:g}"
+    return (
+        f"rank {told(ranks)} would be slower than asked: {speedup:.2f}x of the speed was measured, min_speedup is "
+        f"{min_speedup:g}"
+    )
 
 
-def layer_inputs(training: Training, modifier: Modifier, targets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The first input of each target layer when the model runs on ``example_inputs``, in eval mode."""
+def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
+    """How many times faster the layers of these ranks are than the site's module, in turns, on one input."""
+    models = {"dense": site.module, "parts": skeleton(site.form, ranks, site.tensor, site.bias)}
+    measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=1)
+    return measured["dense"].median / measured["parts"].median
+
+
+def skeleton(form: Form, ranks: Ranks, like: Tensor, bias: nn.Parameter | None) -> nn.Module:
+    """The module that a decomposition would give, with zeros for contents."""
+    return form.module(form.zeros(ranks, like), bias)
+
+
+def layer_inputs(training: Training, modifier: Modifier, sites: Iterable[Site]) -> dict[str, Tensor]:
+    """The first input of each layer when the model runs on the example inputs, or on the first batch, in eval mode.
+
+    Raises:
+        ScheduleError: there is nothing to run it on.
+    """
+    example = training.example()
+    if example is None:
+        raise ScheduleError(f"{modifier.name} measures latency: give example_inputs=(x,), or data=loader")
     seen: dict[str, Tensor] = {}
-    for name, module in targets.items():
-        training.manage(modifier, module, _Keep(name, seen))
+    for site in sites:
+        training.manage(modifier, site.module, _Keep(site.name, seen))
     try:
-        with evaluating(training.model):
-            call(training.model, training.example_inputs, None)
+        with evaluating(training.model), buffers_kept(training.model):
+            call(training.model, *example)
     finally:
-        training.unmanage(modifier)
+        training.unmanage(modifier, only=lambda link: isinstance(link, _Keep))
     return seen
 
 
-def _seconds(layer: nn.Module, inputs: Tensor) -> float:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
-    begin = time.perf_counter()
-    layer(inputs)
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
-    return time.perf_counter() - begin
+def told(ranks: Sequence[int]) -> str:
+    """Ranks as text.
+
+    >>> told((8,)), told((16, 8))
+    ('8', '16, 8')
+    """
+    return ", ".join(map(str, ranks))
 
 
 class _Keep(Link):
@@ -88,6 +115,6 @@ class _Keep(Link):
         self.seen = seen
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            self.seen.setdefault(self.name, args[0].detach())
+        given = args[0] if args else next(iter(kwargs.values()))
+        self.seen.setdefault(self.name, given.detach())
         return call(module, *args, **kwargs)

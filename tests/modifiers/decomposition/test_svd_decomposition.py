@@ -114,14 +114,15 @@ def test_what_cannot_be_done_is_left_alone_with_the_reason():
     model = Model()
     manager = manager_of(4)
     plan = str(manager.plan(model))
-    for words in ("depthwise", "grouped", "tied to 'embedding'", "rank 4 of 32"):
+    for words in ("depthwise", "tied to 'embedding'", "tied to 'head'", "rank 4 of 32"):
         assert words in plan
     manager.apply(model)
     assert model.head.weight is model.embedding.weight
     assert type(model.depthwise) is nn.Conv2d
     assert type(model.fine) is nn.Sequential
     told = {event["layer"] for event in manager.events if event["event"] == "left alone"}
-    assert told == {"depthwise", "grouped", "head"}
+    assert type(model.grouped) is nn.Sequential
+    assert told == {"depthwise", "embedding", "head"}
 
 
 @pytest.mark.parametrize("inputs", [None, torch.randn(1, 64)])
