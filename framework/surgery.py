@@ -267,9 +267,9 @@ class Surgery:
         heirs: dict[int, list[nn.Parameter]] = {id(parameter): [] for parameter in old.values()}
         first = next(iter(old.values()))
         for name, parameter in new.items():
-            model = _forerunner(name, old, first)
-            parameter.requires_grad_(model.requires_grad)
             if all(parameter is not known for known in old.values()):
+                model = _forerunner(name, old, first)
+                parameter.requires_grad_(model.requires_grad)
                 heirs[id(model)].append(parameter)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -121,7 +121,8 @@ def _add_attention(sites: Sites, name: str, module: nn.MultiheadAttention, form_
 def _reason_to_refuse(training: Training, name: str, module: Any) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         own_forward = _has_own_forward(module, (nn.MultiheadAttention,))
-        computed = hasattr(module, "parametrizations")
+        names = ["in_proj_weight"] if module._qkv_same_embed_dim else [f"{key}_weight" for key in PROJECTIONS[:3]]
+        computed = any(module._parameters.get(name) is None for name in names)
     else:
         own_forward = _has_own_forward(module, KINDS)
         computed = module._parameters.get("weight") is None
