@@ -28,20 +28,17 @@ LAYERS = {
     "grouped": (nn.Conv2d(8, 24, 3, groups=2), METHODS),
     "transposed": (nn.ConvTranspose2d(8, 24, 3, stride=2), METHODS),
 }
-CASES = [(kind, method) for kind, (_, methods) in LAYERS.items() for method in methods]
+CASES = [(kind, method, {}) for kind, (_, methods) in LAYERS.items() for method in methods]
+CASES += [(kind, "svd_decomposition", {"convolution": "channel"}) for kind in LAYERS]
 
 
-@pytest.mark.parametrize(("kind", "method"), CASES)
-@pytest.mark.parametrize("form", ["spatial", "channel"])
-def test_the_output_on_the_data_is_nearer(kind, method, form):
-    if form == "channel" and method != "svd_decomposition":
-        pytest.skip("one form alone")
+@pytest.mark.parametrize(("kind", "method", "more"), CASES)
+def test_the_output_on_the_data_is_nearer(kind, method, more):
     torch.manual_seed(0)
     data = images()
     model = nn.Sequential(copy.deepcopy(LAYERS[kind][0])).double()
     data = [(x.double(),) for (x,) in data]
     plain, aware = copy.deepcopy(model), copy.deepcopy(model)
-    more = {"convolution": form} if method == "svd_decomposition" else {}
     manager_of(method, 3, **more).apply(plain, data=data)
     manager_of(method, 3, activation_aware=True, **more).apply(aware, data=data)
     x = torch.cat([batch[0] for batch in data])
