@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ __all__ = ["has_batch_norms", "new_statistics", "set_statistics_"]
 Statistics = dict[str, tuple[Tensor, Tensor]]
 
 
-def has_batch_norms(model: nn.Module) -> bool:
-    """Whether a module keeps running statistics of batches."""
-    return bool(_batch_norms(model))
+def has_batch_norms(model: nn.Module, behind: str | None = None) -> bool:
+    """Whether a module, or one of those that are registered behind the module of this name, keeps running statistics
+    of batches."""
+    names = list(named_modules(model))
+    first = 0 if behind is None else names.index(behind)
+    return any(name in names[first:] for name in _batch_norms(model))
 
 
 def new_statistics(
@@ -89,12 +93,17 @@ def _run_after(
     for module in changed:
         training.manage(modifier, module, _Order(lambda: begun.append(True)))
     for name, norm in norms.items():
-        training.manage(modifier, norm, _Order(lambda name=name, norm=norm: begun and after.update({name: norm})))
+        training.manage(modifier, norm, _Order(functools.partial(_note, begun, after, name, norm)))
     try:
         training.run_data(modifier, 1)
     finally:
         training.unmanage(modifier, only=lambda link: isinstance(link, _Order))
     return after
+
+
+def _note(begun: Sequence[bool], after: dict[str, Any], name: str, norm: Any) -> None:
+    if begun:
+        after[name] = norm
 
 
 @contextmanager

@@ -100,9 +100,7 @@ def _alternating_least_squares(tensor: Tensor, start: Factors, ridge: float, swe
     return best
 
 
-def _sweep(
-    by_inputs: Tensor, by_output: Tensor, factors: Factors, ridge: float, norm: float
-) -> tuple[Factors, float]:
+def _sweep(by_inputs: Tensor, by_output: Tensor, factors: Factors, ridge: float, norm: float) -> tuple[Factors, float]:
     """Each factor in turn as the others want it, and the relative error then."""
     _, positions, inputs = factors
     with_inputs = by_inputs @ inputs

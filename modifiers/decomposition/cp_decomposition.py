@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from paredown.modifiers.decomposition.canonical_polyadic import canonical_polyadic, full_rank
-from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 from torch import Tensor
 
+from paredown.modifiers.decomposition.canonical_polyadic import canonical_polyadic, full_rank
 from paredown.modifiers.decomposition.decomposition import Decomposition
 from paredown.modifiers.decomposition.factorization import wide
 from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.geometry import Geometry
 from paredown.modifiers.decomposition.kernel_forms import NO_KERNEL, KernelForm, modes
 from paredown.modifiers.decomposition.matrix_forms import ChannelForm
+from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 
 #: the squared norms of the terms over that of the tensor; above it they cancel each other, and cannot be trained
 MOST_SENSITIVITY = 10.0
@@ -42,7 +42,7 @@ class CPForm(KernelForm):
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         inputs, positions, output = factors
-        kernel = positions[:, 0, 0].unflatten(0, (len(inputs), -1))
+        kernel = positions.reshape(len(inputs), -1, self.geometry.positions)
         return torch.einsum("gor,grp,gri->goip", output[..., 0], kernel, inputs[..., 0])
 
     def objection(self, tensor: Tensor, factors: Sequence[Tensor]) -> str | None:
@@ -57,9 +57,10 @@ class CPForm(KernelForm):
     def sensitivity(self, tensor: Tensor, factors: Sequence[Tensor]) -> Tensor:
         """The sum of the terms' squared norms over the squared norm of the tensor, of all groups together."""
         inputs, positions, output = (each.double() for each in factors)
-        kernel = positions[:, 0, 0].unflatten(0, (len(inputs), -1))
+        kernel = positions.reshape(len(inputs), -1, self.geometry.positions)
         norms = inputs.square().sum((2, 3)) * kernel.square().sum(2) * output.square().sum((1, 3))
-        return norms.sum() / tensor.double().square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+        share: Tensor = norms.sum() / tensor.double().square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+        return share
 
     def rank_for_energy(self, tensor: Tensor, energy: float) -> Ranks:
         low, high = 1, self.levels

@@ -100,7 +100,8 @@ class Decomposition(TargetedModifier):
 
     def remarks(self, training: Training) -> Sequence[str]:
         lines = list(super().remarks(training))
-        if has_batch_norms(training.model) and self.recalibrate_batch_norm is None and training.data is None:
+        undecided = self.recalibrate_batch_norm is None and training.data is None
+        if undecided and has_batch_norms(training.model, behind=next(iter(training.targets(self)))):
             lines.append("the statistics of batch-norms are estimated anew where data is given, else they stay")
         return lines
 

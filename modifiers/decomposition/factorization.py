@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -92,8 +94,9 @@ def wide(tensor: Tensor) -> Tensor:
 
 def _by_gram(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Balanced factors of a matrix with more rows than columns."""
-    gram = sum(part.mT @ part for part in (rows.double() for rows in matrix.split(_chunk(matrix), dim=-2)))
-    basis = _leading(gram, rank).to(wide(matrix).dtype)  # type: ignore[arg-type]
+    parts = (rows.double() for rows in torch.split(matrix, _chunk(matrix), dim=-2))
+    gram = functools.reduce(torch.Tensor.add_, (part.mT @ part for part in parts))
+    basis = _leading(gram, rank).to(wide(matrix).dtype)
     left = wide(matrix) @ basis
     values = left.norm(dim=-2, keepdim=True)
     root = values.sqrt()

@@ -73,7 +73,7 @@ class Geometry:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: Any) -> Geometry:
+    def of(cls, module: nn.Module) -> Geometry:
         """Of a Linear, an Embedding, or a convolution of one to three axes, transposed or not.
 
         Raises:
@@ -87,21 +87,24 @@ class Geometry:
             return cls("embedding", module.num_embeddings, module.embedding_dim, options=options)
         if not isinstance(module, (*CONVOLUTIONS.values(), *TRANSPOSED.values())):
             raise TypeError(f"no decomposition of a {type(module).__name__}")
+        conv: Any = module
         kernel = Kernel(
-            size=module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            output_padding=module.output_padding,
-            padding_mode=module.padding_mode,
-            transposed=module.transposed,
+            size=conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            output_padding=conv.output_padding,
+            padding_mode=conv.padding_mode,
+            transposed=conv.transposed,
         )
-        return cls("convolution", module.in_channels, module.out_channels, module.groups, kernel)
+        return cls("convolution", conv.in_channels, conv.out_channels, conv.groups, kernel)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Geometry:
         """From what `to_plain` gave, or a checkpoint made of it."""
-        kernel = {name: tuple(value) if isinstance(value, list) else value for name, value in plain["kernel"].items()}
+        kernel: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain["kernel"].items()
+        }
         return cls(**{**plain, "kernel": Kernel(**kernel)})
 
     def to_plain(self) -> dict[str, Any]:

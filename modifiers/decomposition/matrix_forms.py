@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 from torch import Tensor
 
 from paredown.modifiers.decomposition.factorization import rank_for_energy, response_factors, truncated_svd_factors
 from paredown.modifiers.decomposition.form import Ranks, StagedForm
+from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 
 __all__ = ["ChannelForm", "MatrixForm", "SpatialForm"]
 
@@ -61,11 +61,11 @@ class ChannelForm(MatrixForm):
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         right, left = factors
-        return (left[..., 0] @ right.flatten(2)).unflatten(2, right.shape[2:])
+        return (left[..., 0] @ right.flatten(2)).reshape(self.geometry.shape)
 
     def _stages(self, left: Tensor, right: Tensor) -> list[Tensor]:
         _, _, inputs, positions = self.geometry.shape
-        return [right.unflatten(2, (inputs, positions)), left[..., None]]
+        return [right.reshape(*right.shape[:2], inputs, positions), left[..., None]]
 
 
 class SpatialForm(MatrixForm):
@@ -88,22 +88,25 @@ class SpatialForm(MatrixForm):
         return [(groups, ranks[0], inputs, height), (groups, out, ranks[0], width)]
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(3, self._sides).permute(0, 2, 3, 4, 1).flatten(3).flatten(1, 2)
+        groups, out, inputs, _ = self.geometry.shape
+        height, width = self._sides
+        by_axis = tensor.reshape(groups, out, inputs, height, width).permute(0, 2, 3, 4, 1)
+        return by_axis.reshape(groups, inputs * height, width * out)
 
     def factors(self, tensor: Tensor, ranks: Ranks) -> list[Tensor]:
-        _, out, inputs, _ = self.geometry.shape
+        groups, out, inputs, _ = self.geometry.shape
         height, width = self._sides
         left, right = truncated_svd_factors(self.matrix(tensor), ranks[0])
-        first = left.unflatten(1, (inputs, height)).permute(0, 3, 1, 2)
-        return [first, right.unflatten(2, (width, out)).permute(0, 3, 1, 2)]
+        first = left.reshape(groups, inputs, height, -1).permute(0, 3, 1, 2)
+        return [first, right.reshape(groups, -1, width, out).permute(0, 3, 1, 2)]
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         first, second = factors
         left = first.flatten(2).mT
         right = second.transpose(1, 2).transpose(2, 3).flatten(2)
-        _, out, inputs, _ = self.geometry.shape
+        groups, out, inputs, _ = self.geometry.shape
         height, width = self._sides
-        whole = (left @ right).unflatten(2, (width, out)).unflatten(1, (inputs, height))
+        whole = (left @ right).reshape(groups, inputs, height, width, out)
         return whole.permute(0, 4, 1, 2, 3).flatten(3)
 
     @property

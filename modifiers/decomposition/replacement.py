@@ -87,7 +87,7 @@ def _new_modules(
 def _factors(site: Site, ranks: Ranks) -> list[Tensor]:
     try:
         factors = site.form.factors(site.tensor, ranks)
-    except (ArithmeticError, torch.linalg.LinAlgError) as error:
+    except (ArithmeticError, RuntimeError) as error:
         raise TargetError(f"{site.name} was not decomposed, {error}; nothing was changed") from error
     if not all(bool(torch.isfinite(each).all()) for each in factors):
         raise TargetError(f"{site.name} was not decomposed, its factors hold NaN or infinity; nothing was changed")

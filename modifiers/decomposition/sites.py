@@ -104,7 +104,7 @@ def _add(sites: Sites, name: str, module: nn.Module, form_of: FormOf, attention:
     form = form_of(Geometry.of(module))
     if isinstance(form, str):
         sites.refused[name] = form
-    elif not bool(module.weight.any()):  # type: ignore[operator, union-attr]
+    elif not bool(module.weight.any()):  # type: ignore[operator]
         sites.refused[name] = "all its weights are zero"
     else:
         sites.layers[name] = Site(name, module, form, attention)

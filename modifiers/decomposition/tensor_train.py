@@ -124,7 +124,8 @@ def _krylov_basis(matrix: Tensor, block: int) -> Tensor:
     blocks = [torch.linalg.qr(matrix @ start)[0]]
     while len(blocks) < POWERS and (len(blocks) + 1) * block <= min(matrix.shape):
         blocks.append(torch.linalg.qr(matrix @ (matrix.mT @ blocks[-1]))[0])
-    return torch.linalg.qr(torch.cat(blocks, 1))[0]
+    basis: Tensor = torch.linalg.qr(torch.cat(blocks, 1))[0]
+    return basis
 
 
 def _equalized(cores: Sequence[Tensor]) -> list[Tensor]:

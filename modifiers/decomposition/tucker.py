@@ -76,8 +76,10 @@ def leading_basis(slices: Tensor, rank: int, precision: torch.dtype = torch.floa
     if rank == rows:
         return torch.eye(rows, dtype=slices.dtype, device=slices.device).expand(groups, -1, -1)
     if rank == positions * columns:
-        return torch.linalg.qr(slices.transpose(1, 2).flatten(2))[0]
-    return torch.linalg.eigh(_gram(slices, precision))[1].flip(-1)[..., :rank].to(slices.dtype)
+        basis: Tensor = torch.linalg.qr(slices.transpose(1, 2).flatten(2))[0]
+        return basis
+    vectors: Tensor = torch.linalg.eigh(_gram(slices, precision))[1]
+    return vectors.flip(-1)[..., :rank].to(slices.dtype)
 
 
 def balanced_tucker(output: Tensor, core: Tensor, inputs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,12 +21,12 @@ def images(count=8, size=32, channels=8, seed=0):
 
 
 LAYERS = {
-    "linear": (nn.Linear(10, 24), ["svd_decomposition"]),
-    "1x1": (nn.Conv2d(8, 24, 1), METHODS),
-    "conv2d": (nn.Conv2d(8, 24, 3, padding=1), METHODS),
-    "strided": (nn.Conv2d(8, 24, (3, 5), stride=2, dilation=(2, 1), bias=False), METHODS),
-    "grouped": (nn.Conv2d(8, 24, 3, groups=2), METHODS),
-    "transposed": (nn.ConvTranspose2d(8, 24, 3, stride=2), METHODS),
+    "linear": (lambda: nn.Linear(10, 24), ["svd_decomposition"]),
+    "1x1": (lambda: nn.Conv2d(8, 24, 1), METHODS),
+    "conv2d": (lambda: nn.Conv2d(8, 24, 3, padding=1), METHODS),
+    "strided": (lambda: nn.Conv2d(8, 24, (3, 5), stride=2, dilation=(2, 1), bias=False), METHODS),
+    "grouped": (lambda: nn.Conv2d(8, 24, 3, groups=2), METHODS),
+    "transposed": (lambda: nn.ConvTranspose2d(8, 24, 3, stride=2), METHODS),
 }
 CASES = [(kind, method, {}) for kind, (_, methods) in LAYERS.items() for method in methods]
 CASES += [(kind, "svd_decomposition", {"convolution": "channel"}) for kind in LAYERS]
@@ -36,7 +36,7 @@ CASES += [(kind, "svd_decomposition", {"convolution": "channel"}) for kind in LA
 def test_the_output_on_the_data_is_nearer(kind, method, more):
     torch.manual_seed(0)
     data = images()
-    model = nn.Sequential(copy.deepcopy(LAYERS[kind][0])).double()
+    model = nn.Sequential(LAYERS[kind][0]()).double()
     data = [(x.double(),) for (x,) in data]
     plain, aware = copy.deepcopy(model), copy.deepcopy(model)
     manager_of(method, 3, **more).apply(plain, data=data)
