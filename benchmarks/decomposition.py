@@ -8,8 +8,8 @@ Each kernel is a planted one of low rank with noise. Both sides work on float32;
 measurement is made in a process of its own, in turns: the time is the least of some, the memory what the process's peak
 rises by. The table has paredown's time and error, and tensorly's as multiples of them.
 
-Exits with 1 unless Tucker-2 at 512 channels is 5 times faster and the sum of rank-one terms (CP) at 256 10 times, and no
-error is above tensorly's.
+Exits with 1 unless Tucker-2 at 512 channels is 5 times faster and the sum of rank-one terms (CP) at 256 10 times, and
+no error is above tensorly's.
 """
 
 from __future__ import annotations

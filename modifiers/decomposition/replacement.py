@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from paredown.framework.batch_norm_statistics import has_batch_norms, new_statistics, set_statistics_
 from paredown.framework.errors import TargetError
 from paredown.framework.exchanged import exchanged
+from paredown.framework.fast_paths import attributes_without_fast_path
 from paredown.framework.training import Training
 from paredown.framework.weights import refuse_not_finite
 from paredown.modifiers.decomposition.calibration import calibrated_factors
-from paredown.modifiers.decomposition.fast_paths import attributes_without_fast_path
 from paredown.modifiers.decomposition.form import Ranks
 from paredown.modifiers.decomposition.sites import Site, Sites
 

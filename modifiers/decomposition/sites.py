@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.exchanged import exchanged
+from paredown.framework.fast_paths import Attributes, attributes_set, attributes_without_fast_path
 from paredown.framework.managed import base_class
 from paredown.framework.surgery import refusal_to_replace
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED
-from paredown.modifiers.decomposition.fast_paths import Attributes, attributes_set, attributes_without_fast_path
 from paredown.modifiers.decomposition.form import Form
 from paredown.modifiers.decomposition.geometry import KINDS, Geometry
 from paredown.modifiers.decomposition.projected_attention import ProjectedAttention, projected_attention

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,10 +17,8 @@ __all__ = [
     "channel_of",
     "parent_attention",
     "reason_to_refuse",
-    "restore_fast_path",
     "takes_indices",
     "untreated",
-    "use_slow_path",
     "weight_names",
 ]
 
@@ -73,35 +71,3 @@ def untreated(model: nn.Module, targets: Mapping[str, Any]) -> Iterator[tuple[st
         matrices = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
         if matrices and not isinstance(module, LAYERS) and name not in targets:
             yield name, base_class(module).__name__
-
-
-def use_slow_path(model: nn.Module, names: Collection[str]) -> None:
-    """Make the nn.TransformerEncoderLayers above the layers ``names`` call their children in eval mode too, and the
-    nn.TransformerEncoders give them plain tensors, not nested ones.
-
-    Their fused kernel reads the children's weights itself; what it computes is the same.
-    """
-    for encoder in _encoders_above(model, names):
-        if isinstance(encoder, nn.TransformerEncoder):
-            encoder.__dict__.setdefault("_nested_before", encoder.use_nested_tensor)
-            encoder.use_nested_tensor = False
-        else:
-            encoder.activation_relu_or_gelu = 0
-
-
-def restore_fast_path(model: nn.Module, names: Collection[str]) -> None:
-    """Undo `use_slow_path`."""
-    for encoder in _encoders_above(model, names):
-        if isinstance(encoder, nn.TransformerEncoder):
-            encoder.use_nested_tensor = encoder.__dict__.pop("_nested_before", encoder.use_nested_tensor)
-            continue
-        rectified = encoder.activation is nn.functional.relu or isinstance(encoder.activation, nn.ReLU)
-        smooth = encoder.activation is nn.functional.gelu or isinstance(encoder.activation, nn.GELU)
-        encoder.activation_relu_or_gelu = 1 if rectified else 2 if smooth else 0
-
-
-def _encoders_above(model: nn.Module, names: Collection[str]) -> Iterator[Any]:
-    for name, module in named_modules(model).items():
-        inside = any(other.startswith(f"{name}." if name else "") for other in names)
-        if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) and inside:
-            yield module

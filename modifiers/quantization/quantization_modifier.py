@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from paredown.framework.errors import ScheduleError, TargetError
+from paredown.framework.fast_paths import restore_fast_path, use_slow_path
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Foreseen, TargetedModifier
 from paredown.framework.sensitivity import Trial
@@ -31,10 +32,8 @@ from paredown.modifiers.quantization.layers import (
     channel_of,
     parent_attention,
     reason_to_refuse,
-    restore_fast_path,
     takes_indices,
     untreated,
-    use_slow_path,
     weight_names,
 )
 from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer, write_grid
