@@ -34,6 +34,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/structured_pruning.py
 	$(BIN)/python benchmarks/pruning_accuracy.py
+	$(BIN)/python benchmarks/decomposition.py
+	$(BIN)/python benchmarks/decomposition_accuracy.py
+	$(BIN)/python benchmarks/decomposition_sentences.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/export.py

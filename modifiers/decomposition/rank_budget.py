@@ -50,8 +50,9 @@ def choose_within_budget(training: Training, modifier: Any, sites: Sites, guard:
     except ValueError:
         least = rest + sum(min(option.cost for option in each) for each in options.values())
         raise ScheduleError(
-            f"{modifier.name}: the budget of {budget.share:g} of the {budget.kind} cannot be met: the ranks that pay "
-            f"lead to {least / whole:.3g} at the least; raise the budget, widen the targets, or set guard: none"
+            f"{modifier.name}: the budget of {budget.share:g} of the {budget.kind} cannot be met: the ranks that "
+            f"{'were tried' if guard.off else 'pay'} lead to {least / whole:.3g} at the least; raise the budget, or "
+            f"widen the targets{'' if guard.off else ', or set guard: none'}"
         ) from None
     return _choice(sites, {name: option.setting for name, option in taken.items()})
 

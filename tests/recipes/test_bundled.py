@@ -55,7 +55,7 @@ class Language(nn.Module):
 
 def language():
     torch.manual_seed(0)
-    return Language(), [(torch.randint(0, 50, (4, 12)),) for _ in range(STEPS)]
+    return Language(), [(torch.randint(0, 50, (8, 12)),) for _ in range(STEPS)]
 
 
 def test_there_are_some():

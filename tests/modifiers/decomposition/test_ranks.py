@@ -123,7 +123,7 @@ def test_a_budget_is_met_where_it_hurts_least(kind):
 def test_a_budget_that_cannot_be_met_says_what_can():
     model = Uneven()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ScheduleError, match=r"cannot be met: the ranks that pay lead to 0\.1"):
+    with pytest.raises(ScheduleError, match=r"cannot be met: the ranks that were tried lead to 0\.1"):
         manager_of("svd_decomposition", {"budget": {"parameters": 0.05}}).apply(model, data=[(torch.randn(8, 64),)])
     assert model.state_dict().keys() == before.keys()
 
