@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from paredown.framework.calling import buffers_kept, call, evaluating
 from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
+from paredown.framework.processes import mean_of_all
 from paredown.framework.report.latency import measure_latency
 from paredown.framework.training import Training
 from paredown.modifiers.decomposition.form import Form, Ranks
@@ -69,10 +71,12 @@ def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: flo
 
 
 def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
-    """How many times faster the layers of these ranks are than the site's module, in turns, on one input."""
+    """How many times faster the layers of these ranks are than the site's module, in turns, on one input; the mean
+    over all processes, so that they agree."""
     models = {"dense": site.module, "parts": skeleton(site.form, ranks, site.tensor, site.bias)}
     measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=1)
-    return measured["dense"].median / measured["parts"].median
+    own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
+    return float(mean_of_all([own])[0])
 
 
 def skeleton(form: Form, ranks: Ranks, like: Tensor, bias: nn.Parameter | None) -> nn.Module:

@@ -78,10 +78,19 @@ def _new_modules(
         factors = calibrated[name] if name in calibrated else _factors(site, ranks[name])
         objection = site.form.objection(site.tensor, factors)
         if objection is None:
-            news[name] = site.form.module(factors, site.bias)
+            news[name] = _in_layout_of(site, site.form.module(factors, site.bias))
         else:
             training.record(modifier, "left alone", layer=name, reason=objection)
     return news
+
+
+def _in_layout_of(site: Site, new: nn.Module) -> nn.Module:
+    """The new layers in the memory format of the old weight."""
+    layout = torch.channels_last
+    old = [each for each in site.module.parameters() if each.dim() == 4]
+    if any(each.is_contiguous(memory_format=layout) and not each.is_contiguous() for each in old):
+        new.to(memory_format=layout)  # type: ignore[call-overload]
+    return new
 
 
 def _factors(site: Site, ranks: Ranks) -> list[Tensor]:

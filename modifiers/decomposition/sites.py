@@ -130,6 +130,8 @@ def _reason_to_refuse(training: Training, name: str, module: Any) -> str | None:
         return COMPUTED
     if own_forward:
         return f"its class {base_class(module).__name__} has a forward of its own, which two layers would not compute"
+    if any(parameter.is_complex() for parameter in module.parameters()):
+        return "weights of complex numbers"
     if getattr(module, "max_norm", None) is not None:
         return "an embedding with max_norm changes its rows as it reads them"
     if getattr(module, "groups", 1) > 1 and module.groups == module.in_channels:

@@ -100,3 +100,32 @@ def test_mode_grad_and_hooks_are_kept(method):
     assert bias.requires_grad
     assert not any(layer.weight.requires_grad for layer in model[0])
     assert all(layer.weight.requires_grad for layer in model[1])
+
+
+def test_the_memory_format_is_kept_and_complex_weights_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(16, 32, 3)).to(memory_format=torch.channels_last)
+    manager_of("tucker_decomposition", 4).apply(model)
+    assert model[0][1].weight.is_contiguous(memory_format=torch.channels_last)
+    other = nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64))
+    assert "left alone: weights of complex numbers" in str(manager_of("svd_decomposition", 2).plan(other))
+
+
+class Upscaling(nn.Module):
+    """Asks a layer for more than its forward has."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.other = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        return self.up(self.other(x), output_size=(17, 17))
+
+
+def test_what_the_model_does_not_run_with_is_left_alone():
+    model, x = Upscaling(), torch.randn(1, 8, 10, 10)
+    manager = manager_of("svd_decomposition", 3)
+    assert "does not run with other layers in its place: TypeError" in str(manager.plan(model, example_inputs=(x,)))
+    manager.apply(model, example_inputs=(x,))
+    assert isinstance(model.up, nn.ConvTranspose2d)
+    assert isinstance(model.other, nn.Sequential)
+    model(x)
