@@ -39,8 +39,8 @@ Decompose = Callable[[Tensor, int], Tensor]
 def kernel(channels: int) -> Tensor:
     """(out, in, positions)."""
     generator = torch.Generator().manual_seed(0)
-    modes = [torch.randn(size, channels, generator=generator) for size in (channels, channels, 9)]
-    planted = torch.einsum("or,ir,pr->oip", *modes) / channels**0.5
+    output, inputs, positions = (torch.randn(size, channels, generator=generator) for size in (channels, channels, 9))
+    planted = torch.stack([(output * place) @ inputs.T for place in positions], 2) / channels**0.5
     return planted + 0.3 * torch.randn(planted.shape, generator=generator)
 
 
