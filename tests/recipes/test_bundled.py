@@ -97,7 +97,8 @@ def test_it_is_applied(name):
     want = model.eval()(x)
     check(name, ScheduledManager(recipe).apply(model, data=data, example_inputs=(x,)))
     got = model.eval()(x)
-    assert 0 < (got - want).norm() / want.norm() < (0.6 if "pruning" in recipe.resolved()["tags"] else 0.15)
+    leaves_out = {"pruning", "decomposition"} & set(recipe.resolved()["tags"])
+    assert 0 < (got - want).norm() / want.norm() < (0.6 if leaves_out else 0.15)
 
 
 @pytest.mark.parametrize("name", sorted(bundled_names()))
