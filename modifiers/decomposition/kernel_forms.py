@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 from torch import Tensor
 
 from paredown.modifiers.decomposition.factorization import rank_for_energy
 from paredown.modifiers.decomposition.form import Ranks, StagedForm
+from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 
 __all__ = ["NO_KERNEL", "CoreForm", "KernelForm", "modes"]
 
