@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.calling import evaluating
-from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
 from paredown.framework.processes import mean_of_all
+from paredown.framework.streaming import InputTaker
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 
@@ -45,7 +44,7 @@ def new_statistics(
         ScheduleError: there is no data, or a batch-norm gets a single value per channel.
     """
     norms = _batch_norms(training.model)
-    following = _run_after(training, modifier, list(changed), norms, samples)
+    following = _run_after(training, modifier, list(changed), norms)
     if not following:
         return {}
     with evaluating(training.model), _starting_anew(list(following.values())):
@@ -73,35 +72,24 @@ def _batch_norms(model: nn.Module) -> dict[str, Any]:
     }
 
 
-@dataclass(eq=False)
-class _Order(Link):
-    """Notes that its module was called."""
-
-    note: Callable[[], object]
-
-    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        self.note()
-        return call(module, *args, **kwargs)
-
-
 def _run_after(
-    training: Training, modifier: Modifier, changed: Sequence[nn.Module], norms: Mapping[str, Any], samples: int | None
+    training: Training, modifier: Modifier, changed: Sequence[nn.Module], norms: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The batch-norms that are called after one of the ``changed`` modules in a forward of the first batch."""
     begun: list[bool] = []
     after: dict[str, Any] = {}
     for module in changed:
-        training.manage(modifier, module, _Order(lambda: begun.append(True)))
+        training.manage(modifier, module, InputTaker(lambda _: begun.append(True)))
     for name, norm in norms.items():
-        training.manage(modifier, norm, _Order(functools.partial(_note, begun, after, name, norm)))
+        training.manage(modifier, norm, InputTaker(functools.partial(_note, begun, after, name, norm)))
     try:
         training.run_data(modifier, 1)
     finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, _Order))
+        training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
     return after
 
 
-def _note(begun: Sequence[bool], after: dict[str, Any], name: str, norm: Any) -> None:
+def _note(begun: Sequence[bool], after: dict[str, Any], name: str, norm: Any, _: Tensor) -> None:
     if begun:
         after[name] = norm
 

@@ -201,5 +201,12 @@ class TargetedModifier(Modifier):
         weights = (module._parameters.get("weight") for module in training.targets(self).values())
         return [weight for weight in weights if weight is not None]
 
+    def tell_refusals(self, training: Training, reasons: Mapping[str, str]) -> None:
+        """Record why layers are left alone, each reason once."""
+        known = {(event.get("layer"), event.get("reason")) for event in training.events}
+        for name, reason in reasons.items():
+            if (name, reason) not in known:
+                training.record(self, "left alone", layer=name, reason=reason)
+
     def remarks(self, training: Training) -> Sequence[str]:
         return [f"ignore {pattern!r} matches nothing" for pattern in training.matches(self).idle_ignores]

@@ -36,7 +36,7 @@ class Unit:
 class InputTaker(Link):
     """Hands a layer's input (its first tensor) to ``take`` before the layer runs."""
 
-    def __init__(self, take: Callable[[Tensor], None]) -> None:
+    def __init__(self, take: Callable[[Tensor], object]) -> None:
         self.take = take
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ class InputTaker(Link):
 
 
 def run_unit(
-    training: Training, modifier: Modifier, unit: Unit, take: Callable[[str, nn.Module, Tensor], None]
+    training: Training, modifier: Modifier, unit: Unit, take: Callable[[str, nn.Module, Tensor], object]
 ) -> None:
     """Run a unit on all of the data, and hand each layer's name, module and input to ``take``."""
     modules = named_modules(training.model)

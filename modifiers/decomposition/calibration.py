@@ -91,10 +91,15 @@ def _whitened_factors(site: Site, ranks: Ranks, moments: Tensor) -> list[Tensor]
 
 def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
     """The symmetric root of damped second moments, and its inverse, float64."""
-    damped = torch.stack([damped_moments(each, RIDGE) for each in moments.double()])
+    damped = _damped(moments)
     values, vectors = torch.linalg.eigh(damped)
     root = values.clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None, :]
     return (vectors * root) @ vectors.mT, (vectors / root) @ vectors.mT
+
+
+def _damped(moments: Tensor) -> Tensor:
+    """Positive definite second moments of each group, float64."""
+    return torch.stack([damped_moments(each, RIDGE) for each in moments.double()])
 
 
 def _can_be_fitted(site: Site) -> bool:
@@ -134,10 +139,8 @@ def _refitted(
 
 def _least_squares(own: Tensor, cross: Tensor, last: Tensor) -> Tensor:
     """The weight (groups, out, in, positions) nearest to the responses, and to ``last`` where they do not decide."""
-    own, cross, start = own.double(), cross.double(), last.double().flatten(2)
-    ridge = RIDGE * own.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)[:, None, None]
-    damped = own + ridge * torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
-    solved: Tensor = torch.linalg.solve(damped, (cross + ridge * start).mT).mT
+    damped, start = _damped(own), last.double().flatten(2)
+    solved: Tensor = torch.linalg.solve(damped, (cross.double() + start @ (damped - own.double())).mT).mT
     return solved.reshape(last.shape).to(last.dtype)
 
 

@@ -18,7 +18,6 @@ from paredown.modifiers.decomposition.form import Ranks
 from paredown.modifiers.decomposition.guard import (
     layer_inputs,
     measured_speedup,
-    skeleton,
     slower_by_latency,
     slower_by_rule,
     told,
@@ -86,21 +85,19 @@ def choose_ranks(training: Training, modifier: Any, sites: Sites, guard: Guard) 
         TargetError: a pattern of ``{layers: ...}`` means none of the layers.
     """
     choice = Choice(refused=dict(sites.refused))
-    wanted = _wanted(training, modifier, sites)
-    inputs = layer_inputs(training, modifier, sites.layers.values()) if isinstance(modifier.rank, Faster) else {}
-    for name, site in sites.layers.items():
-        if isinstance(modifier.rank, Faster):
-            _choose_by_latency(choice, site, inputs.get(name), modifier.rank.latency)
-            continue
-        if wanted[name] is None:
-            choice.refuse(name, "no pattern of rank: layers means it")
-            continue
-        ranks = chosen_ranks(wanted[name], site.form, site.tensor)
-        objection = guard.objection(site, ranks)
-        if objection is None:
-            choice.ranks[name] = ranks
+    if isinstance(modifier.rank, Faster):
+        inputs = layer_inputs(training, modifier, sites.layers.values())
+        for site in sites.layers.values():
+            _choose_by_latency(choice, site, inputs.get(site.name), modifier.rank.latency)
+        return choice
+    for name, rank in _wanted(training, modifier, sites).items():
+        site = sites.layers[name]
+        ranks = None if rank is None else chosen_ranks(rank, site.form, site.tensor)
+        objection = "no pattern of rank: layers means it" if ranks is None else guard.objection(site, ranks)
+        if ranks is None or objection is not None:
+            choice.refuse(name, str(objection))
         else:
-            choice.refuse(name, objection)
+            choice.ranks[name] = ranks
     return choice
 
 
@@ -109,11 +106,7 @@ def refuse_what_cannot_run(training: Training, sites: Sites, choice: Choice) -> 
     example = training.example() if training.has_example else None
     if example is None or _failure(training, {}, example) is not None:
         return
-    news = {
-        name: skeleton(site.form, choice.ranks[name], site.tensor, site.bias)
-        for name, site in sites.layers.items()
-        if name in choice.ranks
-    }
+    news = {name: site.skeleton(choice.ranks[name]) for name, site in sites.layers.items() if name in choice.ranks}
     if _failure(training, news, example) is None:
         return
     for name, new in news.items():
@@ -155,7 +148,7 @@ def _choose_by_latency(choice: Choice, site: Site, inputs: Tensor | None, speedu
         choice.refuse(site.name, "the example inputs do not reach it, so its latency cannot be measured")
         return
     for ratio in RATIOS:
-        ranks = site.form.rounded(site.form.largest(site.tensor.numel() / ratio))
+        ranks = site.form.of_ratio(ratio)
         if measured_speedup(site, ranks, inputs) >= speedup:
             choice.ranks[site.name] = ranks
             return
@@ -180,7 +173,7 @@ def _effect(site: Site, choice: Choice) -> str:
 def _parameters(site: Site, choice: Choice) -> int:
     bias = 0 if site.bias is None else site.bias.numel()
     if site.name not in choice.ranks:
-        return site.tensor.numel() + bias
+        return site.form.dense + bias
     return site.form.parameters(choice.ranks[site.name]) + bias
 
 

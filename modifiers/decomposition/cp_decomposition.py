@@ -13,8 +13,7 @@ from paredown.modifiers.decomposition.decomposition import Decomposition
 from paredown.modifiers.decomposition.factorization import wide
 from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import NO_KERNEL, KernelForm, modes
-from paredown.modifiers.decomposition.matrix_forms import ChannelForm
+from paredown.modifiers.decomposition.kernel_forms import KernelForm, kernel_form, modes
 from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 
 #: the squared norms of the terms over that of the tensor; above it they cancel each other, and cannot be trained
@@ -103,6 +102,4 @@ class CPDecomposition(Decomposition):
     type: Literal["cp_decomposition"] = "cp_decomposition"
 
     def form(self, geometry: Geometry) -> Form | str:
-        if geometry.kind != "convolution":
-            return NO_KERNEL
-        return CPForm(geometry) if geometry.positions > 1 else ChannelForm(geometry)
+        return kernel_form(geometry, CPForm)

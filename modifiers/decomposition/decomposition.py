@@ -27,16 +27,14 @@ from paredown.modifiers.decomposition.choice import (
 )
 from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.geometry import KINDS, Geometry
-from paredown.modifiers.decomposition.guard import skeleton, told
+from paredown.modifiers.decomposition.guard import told
 from paredown.modifiers.decomposition.projected_attention import projected_attention
 from paredown.modifiers.decomposition.rank_budget import choose_within_budget, layer_ratios, ratio_trials
 from paredown.modifiers.decomposition.ranks import Budgeted, Rank, Ratio
-from paredown.modifiers.decomposition.replacement import decompose_layers
+from paredown.modifiers.decomposition.replacement import UNCHANGED, decompose_layers
 from paredown.modifiers.decomposition.sites import Site, Sites, bias_of, find_sites
 
 __all__ = ["Decomposition"]
-
-NOTHING_CHANGED = "it cannot be decomposed; nothing was changed"
 
 
 class Decomposition(TargetedModifier):
@@ -96,7 +94,7 @@ class Decomposition(TargetedModifier):
     def check(self, training: Training) -> None:
         super().check(training)
         for name, module in training.targets(self).items():
-            refuse_not_finite(name, module, NOTHING_CHANGED, ("weight", "in_proj_weight"))
+            refuse_not_finite(name, module, UNCHANGED, ("weight", "in_proj_weight"))
 
     def remarks(self, training: Training) -> Sequence[str]:
         lines = list(super().remarks(training))
@@ -120,34 +118,34 @@ class Decomposition(TargetedModifier):
         return layer_ratios(training, settings)
 
     def on_update(self, training: Training, state: None) -> None:
-        known = {record["module"]: record["spec"] for record in training.surgery.records if self._made(record)}
+        known = self._made(training)
         if known:
             self._go_on(training, known)
             return
         sites = self._sites(training)
         with sites.standing(training.model):
             choice = self._choose(training, sites)
-        for name, reason in choice.refused.items():
-            training.record(self, "left alone", layer=name, reason=reason)
+        self.tell_refusals(training, choice.refused)
         self._decompose(training, sites, choice.ranks)
 
     def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
         if spec.get("attention"):
             return projected_attention(module)  # type: ignore[arg-type]
-        form = self._form_of(spec)
-        return skeleton(form, tuple(spec["ranks"]), next(module.parameters()), bias_of(module))
+        return self._form_of(spec).skeleton(tuple(spec["ranks"]), next(module.parameters()), bias_of(module))
 
     def unreached(self, training: Training, state: None) -> str | None:
-        known = {record["module"]: record["spec"] for record in training.surgery.records if self._made(record)}
-        behind = [name for name, spec in known.items() if list(spec["ranks"]) != list(spec["final"])]
+        known = self._made(training)
+        behind = [name for name, spec in known.items() if spec["ranks"] != spec["final"]]
         if not behind:
             return None
         spec = known[behind[0]]
         return f"rank {told(spec['ranks'])} of {behind[0]} was reached, {told(spec['final'])} was wanted"
 
-    def _made(self, record: Mapping[str, Any]) -> bool:
-        mine = record["operation"] == "replace" and record["modifier"] == self.name
-        return mine and not record["spec"].get("attention")
+    def _made(self, training: Training) -> dict[str, Mapping[str, Any]]:
+        """What was recorded of the layers that it decomposed, the last record of each."""
+        records = [each for each in training.surgery.records if each["operation"] == "replace"]
+        mine = [each for each in records if each["modifier"] == self.name and not each["spec"].get("attention")]
+        return {record["module"]: record["spec"] for record in mine}
 
     def _sites(self, training: Training) -> Sites:
         return find_sites(training, training.targets(self), self.form)

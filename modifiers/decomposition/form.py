@@ -109,9 +109,14 @@ class Form(ABC):
             low, high = (middle, high) if self.parameters(self.at(middle)) <= parameters else (low, middle - 1)
         return self.at(low)
 
-    def zeros(self, ranks: Ranks, like: Tensor) -> list[Tensor]:
-        """Factors without contents."""
-        return [torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in self.shapes(ranks)]
+    def of_ratio(self, ratio: float) -> Ranks:
+        """The largest ranks that divide the layer's weights by this much; of a convolution `rounded`."""
+        return self.rounded(self.largest(self.dense / ratio))
+
+    def skeleton(self, ranks: Ranks, like: Tensor, bias: nn.Parameter | None) -> nn.Module:
+        """The module that a decomposition would give, with zeros of the type and device of ``like`` for contents."""
+        zeros = [torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in self.shapes(ranks)]
+        return self.module(zeros, bias)
 
 
 class StagedForm(Form):

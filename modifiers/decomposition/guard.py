@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paredown.framework.calling import buffers_kept, call, evaluating
 from paredown.framework.errors import ScheduleError
-from paredown.framework.managed import Link
 from paredown.framework.modifier import Modifier
 from paredown.framework.processes import mean_of_all
 from paredown.framework.report.latency import measure_latency
+from paredown.framework.streaming import Unit, run_unit
 from paredown.framework.training import Training
 from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.sites import Site
 
-__all__ = ["layer_inputs", "measured_speedup", "skeleton", "slower_by_latency", "slower_by_rule", "too_large"]
+__all__ = ["layer_inputs", "measured_speedup", "slower_by_latency", "slower_by_rule", "too_large"]
 
 #: more than this share of the parameters is not worth a second kernel launch
 WORTHWHILE = 0.8
@@ -73,15 +72,10 @@ def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: flo
 def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
     """How many times faster the layers of these ranks are than the site's module, in turns, on one input; the mean
     over all processes, so that they agree."""
-    models = {"dense": site.module, "parts": skeleton(site.form, ranks, site.tensor, site.bias)}
+    models = {"dense": site.module, "parts": site.skeleton(ranks)}
     measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=1)
     own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
     return float(mean_of_all([own])[0])
-
-
-def skeleton(form: Form, ranks: Ranks, like: Tensor, bias: nn.Parameter | None) -> nn.Module:
-    """The module that a decomposition would give, with zeros for contents."""
-    return form.module(form.zeros(ranks, like), bias)
 
 
 def layer_inputs(training: Training, modifier: Modifier, sites: Iterable[Site]) -> dict[str, Tensor]:
@@ -94,13 +88,13 @@ def layer_inputs(training: Training, modifier: Modifier, sites: Iterable[Site]) 
     if example is None:
         raise ScheduleError(f"{modifier.name} measures latency: give example_inputs=(x,), or data=loader")
     seen: dict[str, Tensor] = {}
-    for site in sites:
-        training.manage(modifier, site.module, _Keep(site.name, seen))
-    try:
+
+    def run() -> None:
         with evaluating(training.model), buffers_kept(training.model):
             call(training.model, *example)
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, _Keep))
+
+    unit = Unit(tuple(site.name for site in sites), run)
+    run_unit(training, modifier, unit, lambda name, _, x: seen.setdefault(name, x.detach()))
     return seen
 
 
@@ -111,14 +105,3 @@ def told(ranks: Sequence[int]) -> str:
     ('8', '16, 8')
     """
     return ", ".join(map(str, ranks))
-
-
-class _Keep(Link):
-    def __init__(self, name: str, seen: dict[str, Tensor]) -> None:
-        self.name = name
-        self.seen = seen
-
-    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        given = args[0] if args else next(iter(kwargs.values()))
-        self.seen.setdefault(self.name, given.detach())
-        return call(module, *args, **kwargs)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from paredown.modifiers.decomposition.factorization import rank_for_energy
-from paredown.modifiers.decomposition.form import Ranks, StagedForm
+from paredown.modifiers.decomposition.form import Form, Ranks, StagedForm
+from paredown.modifiers.decomposition.geometry import Geometry
+from paredown.modifiers.decomposition.matrix_forms import ChannelForm
 from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
 
-__all__ = ["NO_KERNEL", "CoreForm", "KernelForm", "modes"]
+__all__ = ["CoreForm", "KernelForm", "kernel_form", "modes"]
 
 NO_KERNEL = "it is a matrix without a kernel: svd_decomposition"
 
@@ -66,6 +68,13 @@ class CoreForm(KernelForm):
         """No rank larger than the core's other sides multiplied."""
         positions = self.geometry.positions
         return min(r_out, r_in * positions), min(r_in, r_out * positions)
+
+
+def kernel_form(geometry: Geometry, kind: type[KernelForm]) -> Form | str:
+    """The form of a convolution; one of 1 x 1 is a matrix, and anything else is none."""
+    if geometry.kind != "convolution":
+        return NO_KERNEL
+    return kind(geometry) if geometry.positions > 1 else ChannelForm(geometry)
 
 
 def modes(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from paredown.framework.targets import pattern_of
 from paredown.framework.training import Training
 from paredown.modifiers.decomposition.choice import RATIOS, Choice, Guard
 from paredown.modifiers.decomposition.form import Ranks
-from paredown.modifiers.decomposition.guard import layer_inputs, skeleton
+from paredown.modifiers.decomposition.guard import layer_inputs
 from paredown.modifiers.decomposition.sites import Site, Sites
 
 __all__ = ["choose_within_budget", "layer_ratios", "ratio_trials"]
@@ -39,7 +39,7 @@ def choose_within_budget(training: Training, modifier: Any, sites: Sites, guard:
     trials = [
         trial
         for trial in _trials(training, sites, cost)
-        if guard.objection(sites.layers[trial.layer], _ranks(sites.layers[trial.layer], trial.setting)) is None
+        if guard.objection(sites.layers[trial.layer], sites.layers[trial.layer].form.of_ratio(trial.setting)) is None
     ]
     options = {name: [Option(None, cost(site, None), 0.0)] for name, site in sites.layers.items()}
     for each in scan(training, modifier, trials, modifier.samples):
@@ -76,7 +76,7 @@ def _choice(sites: Sites, ratios: Mapping[str, float | None]) -> Choice:
         if ratio is None:
             choice.refuse(name, "the budget leaves it as it is")
         else:
-            choice.ranks[name] = _ranks(sites.layers[name], ratio)
+            choice.ranks[name] = sites.layers[name].form.of_ratio(ratio)
     return choice
 
 
@@ -85,15 +85,11 @@ def _trials(training: Training, sites: Sites, cost: Costs) -> list[Trial]:
     for name, site in sites.layers.items():
         whole = cost(site, None)
         for ratio in RATIOS:
-            ranks = _ranks(site, ratio)
-            if site.form.parameters(ranks) < site.tensor.numel():
+            ranks = site.form.of_ratio(ratio)
+            if site.form.parameters(ranks) < site.form.dense:
                 treated = _treated(training.model, sites, site, ranks)
                 trials.append(Trial(name, ratio, UNIT, cost(site, ranks), whole, treated))
     return trials
-
-
-def _ranks(site: Site, ratio: float) -> Ranks:
-    return site.form.rounded(site.form.largest(site.tensor.numel() / ratio))
 
 
 def _treated(model: nn.Module, sites: Sites, site: Site, ranks: Ranks) -> Callable[[], AbstractContextManager[None]]:
@@ -124,11 +120,11 @@ def _costs(training: Training, modifier: Any, sites: Sites, kind: str) -> tuple[
 
 
 def _parameters(site: Site, ranks: Ranks | None) -> float:
-    return site.tensor.numel() if ranks is None else site.form.parameters(ranks)
+    return site.form.dense if ranks is None else site.form.parameters(ranks)
 
 
 def _macs(site: Site, ranks: Ranks | None, inputs: Tensor | None) -> float:
     if inputs is None:
         return 0.0
-    module = site.module if ranks is None else skeleton(site.form, ranks, site.tensor, site.bias)
+    module = site.module if ranks is None else site.skeleton(ranks)
     return measure_model(module, inputs).macs or 0

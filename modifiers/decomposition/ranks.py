@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor
 
+from paredown.framework.budget import Budget
 from paredown.framework.modifier import Options
 from paredown.modifiers.decomposition.form import Form, Ranks
 
@@ -44,7 +45,7 @@ class Faster(Options):
     """How many times faster the layer is to be, on ``example_inputs``."""
 
 
-class Cost(Options):
+class Cost(Budget):
     """What the model may cost afterwards, as a share of what it cost before; one of the three."""
 
     parameters: ShareOfCost | None = None
@@ -53,20 +54,6 @@ class Cost(Options):
     """Of the bytes of all parameters, each in its own type."""
     macs: ShareOfCost | None = None
     """Of the multiply-accumulates of the layers in one forward of the example inputs, or of the first batch."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Cost:
-        if sum(value is not None for value in (self.parameters, self.bytes, self.macs)) != 1:
-            raise ValueError("a budget is one of parameters, bytes, macs")
-        return self
-
-    @property
-    def kind(self) -> Literal["parameters", "bytes", "macs"]:
-        return "parameters" if self.parameters is not None else "macs" if self.macs is not None else "bytes"
-
-    @property
-    def share(self) -> float:
-        return float(getattr(self, self.kind))
 
 
 class Budgeted(Options):
@@ -121,7 +108,7 @@ def chosen_ranks(rank: int | Ratio | Energy | Literal["vbmf"], form: Form, tenso
     if isinstance(rank, int):
         return form.clamped(rank)
     if isinstance(rank, Ratio):
-        return form.rounded(form.largest(tensor.numel() / rank.ratio))
+        return form.of_ratio(rank.ratio)
     if isinstance(rank, Energy):
         return form.rounded(form.rank_for_energy(tensor, rank.energy), up=True)
     found = form.rank_by_variational_bayes(tensor)

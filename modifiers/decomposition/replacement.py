@@ -18,7 +18,7 @@ from paredown.modifiers.decomposition.calibration import calibrated_factors
 from paredown.modifiers.decomposition.form import Ranks
 from paredown.modifiers.decomposition.sites import Site, Sites
 
-__all__ = ["decompose_layers"]
+__all__ = ["UNCHANGED", "decompose_layers"]
 
 UNCHANGED = "it cannot be decomposed; nothing was changed"
 
@@ -80,7 +80,7 @@ def _new_modules(
         if objection is None:
             news[name] = _in_layout_of(site, site.form.module(factors, site.bias))
         else:
-            training.record(modifier, "left alone", layer=name, reason=objection)
+            modifier.tell_refusals(training, {name: objection})
     return news
 
 

@@ -15,7 +15,7 @@ from paredown.framework.managed import base_class
 from paredown.framework.surgery import refusal_to_replace
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED
-from paredown.modifiers.decomposition.form import Form
+from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.geometry import KINDS, Geometry
 from paredown.modifiers.decomposition.projected_attention import ProjectedAttention, projected_attention
 
@@ -50,6 +50,10 @@ class Site:
     def bias(self) -> nn.Parameter | None:
         """The bias that is added in the end."""
         return bias_of(self.module)
+
+    def skeleton(self, ranks: Ranks) -> nn.Module:
+        """What would take its place, with zeros for contents."""
+        return self.form.skeleton(ranks, next(self.module.parameters()), self.bias)
 
 
 @dataclass

@@ -14,8 +14,7 @@ from paredown.modifiers.decomposition.decomposition import Decomposition
 from paredown.modifiers.decomposition.factorization import rank_for_energy
 from paredown.modifiers.decomposition.form import Form, Ranks
 from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import CoreForm
-from paredown.modifiers.decomposition.matrix_forms import ChannelForm
+from paredown.modifiers.decomposition.kernel_forms import CoreForm, kernel_form
 from paredown.modifiers.decomposition.tensor_train import (
     balanced_dimensions,
     matrix_of,
@@ -140,4 +139,4 @@ class TensorTrainDecomposition(Decomposition):
     def form(self, geometry: Geometry) -> Form | str:
         if geometry.kind != "convolution":
             return MatrixTrainForm(geometry, self.cores)
-        return TrainForm(geometry) if geometry.positions > 1 else ChannelForm(geometry)
+        return kernel_form(geometry, TrainForm)

@@ -9,8 +9,7 @@ from torch import Tensor
 from paredown.modifiers.decomposition.decomposition import Decomposition
 from paredown.modifiers.decomposition.form import Form
 from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import NO_KERNEL, CoreForm
-from paredown.modifiers.decomposition.matrix_forms import ChannelForm
+from paredown.modifiers.decomposition.kernel_forms import CoreForm, kernel_form
 from paredown.modifiers.decomposition.tucker import tucker2
 
 
@@ -43,6 +42,4 @@ class TuckerDecomposition(Decomposition):
     type: Literal["tucker_decomposition"] = "tucker_decomposition"
 
     def form(self, geometry: Geometry) -> Form | str:
-        if geometry.kind != "convolution":
-            return NO_KERNEL
-        return TuckerForm(geometry) if geometry.positions > 1 else ChannelForm(geometry)
+        return kernel_form(geometry, TuckerForm)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict
 from torch import nn
 
+from paredown.framework.budget import Budget
 from paredown.framework.channels import Analysis, Removal, gone_at
 from paredown.framework.graph_trace import operator_name
-from paredown.framework.modifier import Options
 from paredown.framework.targets import named_parameters
 
-__all__ = ["Budget", "cost_of", "smallest_share", "weight_uses"]
+__all__ = ["ChannelBudget", "cost_of", "smallest_share", "weight_uses"]
 
 ShareOfCost = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
 #: halvings of the interval in which the share is looked for
 STEPS = 20
 
 
-class Budget(Options):
+class ChannelBudget(Budget):
     """What the model may cost afterwards, as a share of what it cost before; one of the three."""
 
     parameters: ShareOfCost | None = None
@@ -30,20 +30,6 @@ class Budget(Options):
     """Of the multiply-accumulates with weights (layers; attention's products of activations are not counted)."""
     latency: ShareOfCost | None = None
     """Of the time of a forward of the example inputs, measured."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Budget:
-        if sum(value is not None for value in (self.parameters, self.macs, self.latency)) != 1:
-            raise ValueError("a budget is one of parameters, macs, latency")
-        return self
-
-    @property
-    def kind(self) -> Literal["parameters", "macs", "latency"]:
-        return "parameters" if self.parameters is not None else "macs" if self.macs is not None else "latency"
-
-    @property
-    def share(self) -> float:
-        return float(getattr(self, self.kind))
 
 
 def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:

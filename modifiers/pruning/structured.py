@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -13,7 +13,7 @@ from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier import Share, TargetedModifier
 from paredown.framework.time import Time
 from paredown.framework.training import Training
-from paredown.modifiers.pruning.channel_budget import Budget
+from paredown.modifiers.pruning.channel_budget import ChannelBudget
 
 __all__ = ["StructuredPruning"]
 
@@ -34,7 +34,7 @@ class StructuredPruning(TargetedModifier):
     scope: Literal["global", "local"] = "global"
     """What competes: ``global`` all together, ``local`` each layer (or list of layers) for itself. Magnitudes of
     channels compete relative to the mean of their group, since the scale of weights differs from layer to layer."""
-    budget: Budget | None = None
+    budget: ChannelBudget | None = None
     """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}`` or ``{latency: 0.5}``."""
     final_sparsity: Share | None = Field(None, validate_default=True)
     """Share of the channels, heads or layers that is removed from the end of the window on."""
@@ -84,13 +84,6 @@ class StructuredPruning(TargetedModifier):
             return curve_value(self.curve, progress, 1 - self.initial_sparsity, self.budget.share)
         assert self.final_sparsity is not None
         return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
-
-    def tell_refusals(self, training: Training, reasons: Mapping[str, str]) -> None:
-        """Record why layers are left alone, each reason once."""
-        known = {(event.get("layer"), event.get("reason")) for event in training.events}
-        for name, reason in reasons.items():
-            if (name, reason) not in known:
-                training.record(self, "left alone", layer=name, reason=reason)
 
     def missed(self, share: float) -> str:
         """What was reached and what was wanted."""

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict
 from torch import nn
 
 from paredown.framework.allocation import Option, allocate
+from paredown.framework.budget import Budget
 from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import add_link, remove_links
-from paredown.framework.modifier import Modifier, Options
+from paredown.framework.modifier import Modifier
 from paredown.framework.report.measure import measure_model
 from paredown.framework.sensitivity import Trial, scan
 from paredown.framework.training import Training
@@ -24,7 +25,7 @@ from paredown.modifiers.quantization.links import WeightQuantizer
 from paredown.modifiers.quantization.scheme import WeightScheme
 from paredown.modifiers.quantization.weight_layout import view_of
 
-__all__ = ["Budget", "choose_widths", "width_trials"]
+__all__ = ["WidthBudget", "choose_widths", "width_trials"]
 
 Treated = Mapping[str, tuple[nn.Module, LayerSchemes]]
 ShareOfCost = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
@@ -35,7 +36,7 @@ SCANNED = 256
 SCALE_BITS = 32
 
 
-class Budget(Options):
+class WidthBudget(Budget):
     """What the layers together may cost, as a share of what they cost in their own type; one of the two."""
 
     bytes: ShareOfCost | None = None
@@ -44,26 +45,16 @@ class Budget(Options):
     """Multiply-accumulates times the widths of weights and inputs (van Baalen et al., 2020, arXiv:2005.07093): what
     stands in for latency where no kernel of every width can be timed. Needs ``example_inputs``."""
 
-    @model_validator(mode="after")
-    def _one(self) -> Budget:
-        if (self.bytes is None) == (self.bit_operations is None):
-            raise ValueError("a budget is one of bytes, bit_operations")
-        return self
-
-    @property
-    def kind(self) -> Literal["bytes", "bit_operations"]:
-        return "bytes" if self.bytes is not None else "bit_operations"
-
 
 @dataclass(frozen=True)
 class _Costs:
     """What layers cost, in bytes or bit operations; ``macs`` by layer name, for the latter."""
 
-    kind: Literal["bytes", "bit_operations"]
+    kind: str
     macs: Mapping[str, int]
 
     @classmethod
-    def of(cls, training: Training, kind: Literal["bytes", "bit_operations"]) -> _Costs:
+    def of(cls, training: Training, kind: str) -> _Costs:
         if kind == "bytes":
             return cls(kind, {})
         if training.example_inputs is None:
@@ -84,7 +75,7 @@ class _Costs:
 
 
 def choose_widths(
-    training: Training, modifier: Modifier, layers: Treated, budget: Budget, samples: int | None
+    training: Training, modifier: Modifier, layers: Treated, budget: WidthBudget, samples: int | None
 ) -> dict[str, int]:
     """The widths of the layers whose scheme says ``auto``, by measured damage to the model's output.
 
@@ -95,7 +86,7 @@ def choose_widths(
     found: dict[str, list[Option]] = {}
     for each in scan(training, modifier, width_trials(training, free, budget.kind), min(samples or SCANNED, SCANNED)):
         found.setdefault(each.layer, []).append(Option(each.setting, each.cost, each.error))
-    costs, share = _Costs.of(training, budget.kind), getattr(budget, budget.kind)
+    costs, share = _Costs.of(training, budget.kind), budget.share
     whole = sum(costs.of_layer(name, module, schemes, None) for name, (module, schemes) in free.items())
     try:
         chosen = allocate(found, share * whole)
@@ -104,9 +95,7 @@ def choose_widths(
     return {name: option.setting for name, option in chosen.items()}
 
 
-def width_trials(
-    training: Training, layers: Treated, kind: Literal["bytes", "bit_operations"] = "bytes"
-) -> list[Trial]:
+def width_trials(training: Training, layers: Treated, kind: str = "bytes") -> list[Trial]:
     """Each layer at each width, its weights alone; costs in ``kind``."""
     costs = _Costs.of(training, kind)
     return [

@@ -17,7 +17,7 @@ from paredown.framework.sensitivity import Trial
 from paredown.framework.targets import named_modules
 from paredown.framework.training import Training
 from paredown.framework.weights import refuse_not_finite
-from paredown.modifiers.quantization.automatic_widths import Budget, choose_widths, width_trials
+from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
 from paredown.modifiers.quantization.folded_batch_norms import folded_batch_norms
 from paredown.modifiers.quantization.fusable_outputs import fusable_outputs
 from paredown.modifiers.quantization.layer_schemes import (
@@ -68,7 +68,7 @@ class QuantizationModifier(TargetedModifier):
     """What is different for some layers, by pattern (as in ``targets``): ``{head: {weights: {bits: 8}}}``. Where two
     mean a layer, the later one wins."""
 
-    budget: Budget | None = None
+    budget: WidthBudget | None = None
     """For weights of ``bits: auto``: what they may cost together, such as ``{bytes: 0.15}`` of their own size."""
 
     @model_validator(mode="after")

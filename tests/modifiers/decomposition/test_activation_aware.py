@@ -8,7 +8,7 @@ from decomposing import METHODS, manager_of
 from sample_models import conv_net
 from torch import nn
 
-from paredown import ScheduledManager, ScheduleError
+from paredown import ScheduleError
 
 
 def images(count=8, size=32, channels=8, seed=0):
@@ -143,4 +143,3 @@ def test_data_that_fails_changes_nothing():
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert isinstance(model.stem, nn.Conv2d)
-    assert isinstance(manager_of("svd_decomposition", 1), ScheduledManager)
