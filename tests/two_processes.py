@@ -15,9 +15,10 @@ Run = Callable[[str, int, int], Any]
 
 def alike_in_two_processes(
     run: Run, names: Iterable[str], folder: Path
-) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor | None]]:
     """Asserts that ``run(name, rank, world)``, a state dict, is the same bits in both processes of a gloo group; gives
-    each name, each key, the tensor there, and the one of a run in one process.
+    each name, each key, the tensor there, and the one of a run in one process (None where that has no such key, as
+    where decisions are measured times).
 
     ``run`` is a function of a module.
     """
@@ -26,9 +27,10 @@ def alike_in_two_processes(
     first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
     for name in names:
         alone = run(name, 0, 1)
+        assert first[name].keys() == second[name].keys(), name
         for key, value in first[name].items():
             assert torch.equal(value, second[name][key]), (name, key)
-            yield name, key, value, alone[key]
+            yield name, key, value, alone.get(key)
 
 
 def _process(rank: int, folder: str, run: Run, names: list[str]) -> None:
