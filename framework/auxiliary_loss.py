@@ -11,20 +11,19 @@ gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled g
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
+from paredown.framework.injection import Controls, Follower, inject
 from paredown.framework.managed import Link
 
-__all__ = ["AuxiliaryLosses", "Scaling", "Term"]
+__all__ = ["AuxiliaryLosses", "Pass", "Scaling", "Term"]
 
 OTHER_DOORS = (
     "compute the loss once a forward and pass it through `loss = manager.loss(loss)`, "
@@ -39,6 +38,12 @@ class Scaling:
     accumulate: int | None = None
     grad_scaler: Any = None
 
+    @property
+    def scale(self) -> float:
+        """What gradients are too large by; 1 without a scaler."""
+        active = self.grad_scaler is not None and self.grad_scaler.is_enabled()
+        return float(self.grad_scaler.get_scale()) if active else 1.0
+
     def live_scale(self, device: torch.device) -> Tensor:
         """The scaler's scale, a 0-d tensor that the scaler updates in place; 1 where there is none."""
         if self.grad_scaler is None or not self.grad_scaler.is_enabled():
@@ -49,12 +54,34 @@ class Scaling:
 
 
 @dataclass
-class Term:
-    """One auxiliary loss: ``compute(output, args, kwargs)`` gives a 0-d tensor; ``add`` leaves the own loss whole."""
+class Pass:
+    """One training forward of the model.
 
-    compute: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor]
+    Attributes:
+        output: what the model gave.
+        args, kwargs: what it was called with.
+        shared: what the terms of one forward share, such as a teacher's output.
+        followers: what terms want to learn from the loop's own loss too.
+    """
+
+    output: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shared: dict[str, Any] = field(default_factory=dict)
+    followers: list[Follower] = field(default_factory=list)
+
+
+@dataclass
+class Term:
+    """One auxiliary loss: ``compute(forward)`` gives a 0-d tensor; ``add`` leaves the own loss whole.
+
+    ``settings`` are 0-d tensors that ``compute`` reads and that may move over time.
+    """
+
+    compute: Callable[[Pass], Tensor]
     weight: float
     add: bool = False
+    settings: dict[str, Tensor] = field(default_factory=dict)
 
 
 class AuxiliaryLosses(Link):
@@ -65,11 +92,15 @@ class AuxiliaryLosses(Link):
         self.scaling = scaling
         self.weights = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.values = torch.zeros(len(terms), dtype=torch.float64, device=device)
-        self.keep, self.door, self.fp16 = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
+        self.fp16 = torch.zeros((), dtype=torch.float64, device=device)
         self.forwards = torch.zeros((), dtype=torch.int64, device=device)
-        self.ticket = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)
-        self.share = torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device)
-        self.scale = scaling.live_scale(device)
+        self.controls = Controls(
+            keep=torch.zeros((), dtype=torch.float64, device=device),
+            share=torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device),
+            scale=scaling.live_scale(device),
+            door=torch.zeros((), dtype=torch.float64, device=device),
+            ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
+        )
         self.pending: Tensor | None = None
         self.combined = 0
         self.total: Tensor | None = None
@@ -86,7 +117,7 @@ class AuxiliaryLosses(Link):
         if replacing > 1 + 1e-12:
             parts = ", ".join(f"{name} {term.weight:g}" for name, term in self.terms.items() if not term.add)
             raise ScheduleError(f"the weights of the auxiliary losses are {replacing:g} in sum, above 1: {parts}")
-        self.keep.data.fill_(1 - replacing)
+        self.controls.keep.data.fill_(1 - replacing)
         self.weights.data.copy_(torch.tensor([term.weight for term in self.terms.values()], dtype=torch.float64))
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -101,10 +132,10 @@ class AuxiliaryLosses(Link):
         """Door (b): the whole loss, explicitly; the injection steps aside for this backward."""
         if self.pending is None:
             return loss
-        self.door.data.fill_(1.0)
+        self.controls.door.data.fill_(1.0)
         pending, self.pending = self.pending, None
         self.combined += 1
-        total = loss * self.keep.to(loss.dtype) + pending.to(loss.dtype)
+        total = loss * self.controls.keep.to(loss.dtype) + pending.to(loss.dtype)
         self.total = total.detach()
         return total
 
@@ -121,7 +152,7 @@ class AuxiliaryLosses(Link):
             ParedownError: scaling that was not declared, a second backward, or a term that no backward reached.
         """
         forwards = int(self.forwards)
-        backwards = 0 if self.ticket.grad is None else int(self.ticket.grad)
+        backwards = 0 if self.controls.ticket.grad is None else int(self.controls.ticket.grad)
         combined = self.combined
         self._notice_silence(forwards)
         self.reset()
@@ -137,36 +168,29 @@ class AuxiliaryLosses(Link):
     def reset(self) -> None:
         """Begin the count of the next step."""
         self.forwards.zero_()
-        self.ticket.grad = None
+        self.controls.ticket.grad = None
         self.pending = None
         self.combined = 0
-        self.door.data.fill_(0.0)
+        self.controls.door.data.fill_(0.0)
 
     def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        parts = _fields(output)
-        leaves, structure = tree_flatten(output if parts is None else parts)
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        if not places:
+        forward = Pass(output, args, kwargs)
+        terms = torch.stack([term.compute(forward).double() for term in self.terms.values()])
+        weighted = (terms * self.weights.to(terms.device)).sum()
+        passed_on = inject(output, weighted, self.controls, forward.followers)
+        if passed_on is None:
             raise TargetError(
                 f"the model's output, a {type(output).__name__}, holds no tensor with a gradient: "
                 f"{', '.join(self.terms)} cannot reach the weights through it"
             )
-        terms = torch.stack([term.compute(output, args, kwargs).double() for term in self.terms.values()])
-        weighted = (terms * self.weights.to(terms.device)).sum()
         with torch.no_grad():
             self.values.copy_(terms)
             self.forwards.add_(1)
         self.pending = weighted
-        passed = _Injection.apply(  # type: ignore[no-untyped-call]
-            weighted, self.keep, self.share, self.scale, self.door, self.ticket, *[leaves[place] for place in places]
-        )
-        for place, leaf in zip(places, passed, strict=True):
-            leaves[place] = leaf
-        passed_on = tree_unflatten(leaves, structure)
-        return passed_on if parts is None else dataclasses.replace(output, **passed_on)
+        return passed_on
 
     def _unscaled_fp16(self) -> bool:
-        kind = self.keep.device.type
+        kind = self.controls.keep.device.type
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
         return half and self.scaling.grad_scaler is None
 
@@ -208,45 +232,3 @@ class AuxiliaryLosses(Link):
                 f"{names} was computed in {forwards} training forwards but reached a gradient in {backwards}: run "
                 f"forwards that are not trained on under torch.no_grad(), or {OTHER_DOORS}"
             )
-
-
-class _Injection(torch.autograd.Function):
-    """The identity on the outputs; backwards it scales their gradient and gives the weighted terms their own."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        weighted: Tensor,
-        keep: Tensor,
-        share: Tensor,
-        scale: Tensor,
-        door: Tensor,
-        ticket: Tensor,
-        *outputs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(keep, share, scale, door)
-        return tuple(output.clone() for output in outputs)  # a view would break in-place operations on the output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        keep, share, scale, door = ctx.saved_tensors
-        explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
-        passed = torch.where(explicit, torch.ones_like(keep), keep)
-        own = torch.where(explicit, torch.zeros_like(keep), share * scale)
-        scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
-        return own, None, None, None, None, torch.ones_like(keep), *scaled
-
-
-def _fields(output: Any) -> dict[str, Any] | None:
-    """The fields of a dataclass that is no mapping (pytree does not look into it); None for anything else."""
-    if not dataclasses.is_dataclass(output) or isinstance(output, (Mapping, type)):
-        return None
-    return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-
-
-def _read_late(door: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:
-    """The door as it is at backward. Compilers move what no incoming gradient is part of into the forward: one is."""
-    incoming = next(gradient for gradient in gradients if gradient is not None)
-    probe = incoming.detach().reshape(-1)[:1].sum()
-    return torch.where(probe == probe, door, door)

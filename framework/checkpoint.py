@@ -54,7 +54,7 @@ def save(
         CheckpointError: ``extra`` holds something else.
     """
     _check_plain(extra, "extra")
-    initial = manager.training.initial_teacher if teacher and manager.training is not None else None
+    initial = manager.training.teachers.initial if teacher and manager.training is not None else None
     _write(
         Path(path),
         {
@@ -85,7 +85,7 @@ def resume(path: str | Path, model: nn.Module, optimizer: Any, manager: Schedule
     if len(optimizers) != len(saved["optimizers"]):
         raise CheckpointError(f"{path} has {len(saved['optimizers'])} optimizers, {len(optimizers)} were given")
     if saved["teacher"] is not None and manager.training is not None:
-        manager.training.take_teacher(saved["teacher"])
+        manager.training.teachers.load(saved["teacher"])
     manager.load_state_dict(saved["manager"])
     try:
         _check_fit(own, saved["model"])

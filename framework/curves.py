@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-__all__ = ["CURVES", "Curve", "curve_value", "share_of"]
+__all__ = ["CURVES", "Curve", "Points", "curve_points", "curve_value", "share_of"]
 
 CurveName = Literal["linear", "cubic", "cosine", "exponential", "constant"]
 
@@ -28,7 +28,8 @@ CURVES: dict[str, Callable[[float], float]] = {
 }
 
 
-def _points(value: Any) -> Any:
+def curve_points(value: Any) -> Any:
+    """Points of a curve as tuples, checked; text is passed on. Raises ValueError."""
     if isinstance(value, str):
         return value
     if not isinstance(value, (list, tuple)) or len(value) < 1:
@@ -55,7 +56,7 @@ def _is_number(value: object) -> bool:
 Points = tuple[tuple[float, float], ...]
 Curve = Annotated[
     CurveName | Points,
-    BeforeValidator(_points, json_schema_input_type=CurveName | list[tuple[float, float]]),
+    BeforeValidator(curve_points, json_schema_input_type=CurveName | list[tuple[float, float]]),
     Field(description="How a value moves over the window: a name, or points [[progress, value], ...]."),
 ]
 

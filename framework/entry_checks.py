@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.loop_hooks import is_managed
 from paredown.framework.modifier import Modifier
 from paredown.framework.targets import unwrap
+from paredown.framework.teachers import teachers_in
 
 __all__ = [
     "check_model",
@@ -67,7 +69,9 @@ def check_teachers(model: nn.Module, teacher: Any, modifiers: Mapping[str, Modif
     if unknown:
         raise ParedownError(f"teacher: no modifier is called {unknown[0]!r}; there are {', '.join(modifiers)}")
     own = {id(parameter) for parameter in model.parameters()}
-    for given in by_name.values() if by_name else [teacher]:
+    for given in [one for each in (by_name.values() if by_name else [teacher]) for one in teachers_in(each)]:
+        if not isinstance(given, (nn.Module, str, Path)):
+            raise ParedownError(f"teacher: a module or a path is wanted, not a {type(given).__name__}")
         if isinstance(given, nn.Module) and any(id(parameter) in own for parameter in given.parameters()):
             raise ParedownError(
                 "the teacher shares parameters with the student, and would be put into eval mode and trained with it: "

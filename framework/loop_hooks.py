@@ -66,8 +66,10 @@ class LoopHooks:
             self.schedule.hold()
         elif _skipped_inside(optimizer):
             clock.skipped += 1
+            self.training.extras.forget_gradients()
         else:
             clock.steps += 1
+            self.training.extras.step(self.training.scaling.scale)
             self._first_step()
             self.schedule.after_step()
 
@@ -104,6 +106,7 @@ class LoopHooks:
             result = base.step(own, optimizer, *args, **kwargs)
             if _innermost(optimizer) is self.training.optimizers[0] and clock.steps + clock.skipped == before:
                 clock.skipped += 1
+                self.training.extras.forget_gradients()
                 if self.training.auxiliary is not None:
                     self.training.auxiliary.reset()
             return result

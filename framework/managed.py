@@ -78,12 +78,13 @@ def remove_links(module: nn.Module, links: Iterable[Link]) -> None:
 
 
 @contextmanager
-def without_links(model: nn.Module) -> Iterator[None]:
-    """All links of all modules taken off; the same links come back afterwards, in the same order."""
+def without_links(model: nn.Module, only: Iterable[Link] | None = None) -> Iterator[None]:
+    """All links of all modules taken off, or only some; the same come back afterwards, in the same order."""
+    gone = None if only is None else {id(link) for link in only}
     held = {module: links_of(module) for module in model.modules() if links_of(module)}
     try:
-        for module in held:
-            _set_links(module, ())
+        for module, links in held.items():
+            _set_links(module, () if gone is None else tuple(link for link in links if id(link) not in gone))
         yield
     finally:
         for module, links in held.items():

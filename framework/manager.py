@@ -36,7 +36,7 @@ from paredown.framework.training import Training
 __all__ = ["ScheduledManager"]
 
 Optimizers = TypeVar("Optimizers")
-Teacher = nn.Module | str | Path | Mapping[str, nn.Module | str]
+Teacher = nn.Module | str | Path | Sequence[Any] | Mapping[str, Any]
 
 
 class ScheduledManager:
@@ -124,7 +124,8 @@ class ScheduledManager:
             optimizer: the optimizer that trains it, or a list of them; the first one is the clock.
             steps_per_epoch: optimizer steps in an epoch, or the loader itself.
             data: batches for calibration.
-            teacher: a module, a path, or a mapping from modifier name to either; replaces the recipe's.
+            teacher: a module, a path, a list of these, or a mapping from modifier name to any of them; replaces the
+                recipe's.
             example_inputs: arguments of the model, a tuple of positional ones or a dict of named ones: to measure
                 with, and to trace the model's graph.
             forward: ``forward(model, batch)`` where ``model(batch[0])`` and ``model(**batch)`` do not fit.
@@ -326,7 +327,7 @@ class ScheduledManager:
     ) -> Training:
         training = Training(model, self.events)
         self._hand_over(training, data, teacher, example_inputs, forward)
-        training.keep_initial_model(self.recipe.modifiers.values())
+        training.teachers.keep_initial(self.recipe.modifiers.values())
         return training
 
     def _hand_over(

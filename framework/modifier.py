@@ -114,6 +114,11 @@ class Modifier(Options):
         """Whether it needs a frozen copy of the model as it was handed over."""
         return False
 
+    @property
+    def copies_model(self) -> bool:
+        """Whether it keeps a copy of the model as it was at some time of the run."""
+        return False
+
     def later_times(self) -> Mapping[str, Time]:
         """Further times among the fields, by field name (``freeze_observers``): checked against the run's length."""
         return {}

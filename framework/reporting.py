@@ -51,7 +51,7 @@ class Reporter:
                 teacher, if one was.
         """
         model = self.training.model
-        dense = self.training.initial_teacher if dense is None else dense
+        dense = self.training.teachers.initial if dense is None else dense
         after, inputs, trouble = self._counted()
         latencies = self._latencies(dense, inputs)
         return Report(

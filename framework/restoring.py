@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from paredown.framework.errors import CheckpointError
 from paredown.framework.recipe import Recipe
 from paredown.framework.schedule import Phase, Schedule
 from paredown.framework.state import restore, to_plain
+from paredown.framework.surgery import Surgery
 from paredown.framework.targets import named_parameters
+from paredown.framework.teachers import frozen_copy
 from paredown.framework.training import Training
 
 __all__ = ["FORMAT", "Rebuilt", "check", "fingerprint", "load_state_dict", "rebuild_model", "state_dict"]
@@ -32,7 +35,8 @@ def state_dict(recipe: Recipe, training: Training, schedule: Schedule) -> dict[s
         "recipe": recipe.to_yaml(),
         "clock": None if clock is None else to_plain(clock, names),
         "surgery": [dict(record) for record in training.surgery.records],
-        "initial_teacher": None if training.initial_teacher is None else fingerprint(training.initial_teacher),
+        "initial_teacher": None if training.teachers.initial is None else fingerprint(training.teachers.initial),
+        "extras": training.extras.state_dict(),
         "events": [dict(event) for event in training.events],
         "modifiers": {
             modifier.name: {
@@ -77,11 +81,11 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
     _check_teacher(training, state.get("initial_teacher"))
     schedule.release()
     training.surgery.take_back()
+    training.past = _past_models(recipe, training, state["surgery"])
     try:
-        training.surgery.replay(
-            state["surgery"], lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec)
-        )
+        training.surgery.replay(state["surgery"], _rebuilding(recipe))
         _restore_states(training, schedule, state["modifiers"])
+        training.extras.load_state_dict(state["extras"])
     except Exception as error:
         training.surgery.take_back()
         raise (
@@ -92,6 +96,27 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
         _reopen(training, schedule)
     training.events[:] = [dict(event) for event in state["events"]]
     schedule.attach()
+    training.past = None
+
+
+def _rebuilding(recipe: Recipe) -> Callable[[str, nn.Module, Mapping[str, Any]], nn.Module]:
+    return lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec)
+
+
+def _past_models(
+    recipe: Recipe, training: Training, records: Sequence[Mapping[str, Any]]
+) -> Callable[[int], nn.Module] | None:
+    """The model, that has its original structure now, after so many of the recorded changes; where one is needed."""
+    if not any(modifier.copies_model for modifier in recipe.modifiers.values()):
+        return None
+    original = frozen_copy(training.model)
+
+    def past(operations: int) -> nn.Module:
+        model = copy.deepcopy(original)
+        Surgery(model, [], {}).replay(records[:operations], _rebuilding(recipe))
+        return frozen_copy(model)
+
+    return past
 
 
 @dataclass(frozen=True)
@@ -128,7 +153,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _check_teacher(training: Training, saved: str | None) -> None:
-    teacher = training.initial_teacher
+    teacher = training.teachers.initial
     if saved is not None and teacher is not None and fingerprint(teacher) != saved:
         raise CheckpointError(
             "the initial teacher of the checkpoint was another model: call modify with the model as it was handed over "

@@ -21,6 +21,7 @@ __all__ = [
     "Matches",
     "match",
     "match_parameters",
+    "match_roots",
     "named_modules",
     "named_parameters",
     "pattern_of",
@@ -99,6 +100,23 @@ def match(
     if not found.modules:
         raise TargetError(_nothing(modules, targets, ignore, kinds))
     return found
+
+
+def match_roots(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    """The modules that a pattern itself means, in the model's order; of modules inside of each other the outermost.
+
+    Raises:
+        TargetError: there are none below the model itself; the nearest names are told.
+    """
+    modules = {name: module for name, module in named_modules(model).items() if name}
+    roots = list(dict.fromkeys(_roots(modules, pattern)))
+    if not roots:
+        _complain(modules, pattern, required=True)
+    return {
+        name: module
+        for name, module in modules.items()
+        if name in roots and not any(name.startswith(f"{root}.") for root in roots)
+    }
 
 
 def match_parameters(model: nn.Module, targets: Sequence[str], ignore: Sequence[str]) -> dict[str, nn.Parameter]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +13,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from paredown.framework.auxiliary_loss import AuxiliaryLosses, Scaling, Term
 from paredown.framework.calling import Forward, evaluating
 from paredown.framework.clock import Clock
-from paredown.framework.errors import CheckpointError, ScheduleError, TargetError
+from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.events import EventLog
+from paredown.framework.extras import Extras
 from paredown.framework.graph import Graph, export_graph
-from paredown.framework.managed import Link, add_link, remove_links
+from paredown.framework.managed import Link, add_link, remove_links, without_links
 from paredown.framework.modifier import Modifier, TargetedModifier
 from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
 from paredown.framework.targets import Matches, match, named_parameters, unwrap
-from paredown.framework.tensor_files import read_tensors
+from paredown.framework.teachers import Teachers, frozen_copy
 
 __all__ = ["Training", "samples_in"]
 
@@ -43,6 +42,9 @@ class Training:
         stepped: the optimizer whose step is being followed up.
         catching_up: whether final updates are made after the last step, whose gradients may be rejected ones.
         surgery: how structure is changed.
+        teachers: what the user gave as such, and the copy of the model as it was handed over.
+        extras: modules beside the model, saved and where wanted trained with it.
+        past: while a checkpoint is loaded, the model as it was after so many changes of structure.
         events: what happened when.
     """
 
@@ -60,10 +62,11 @@ class Training:
         self.stepped: Optimizer | None = None
         self.catching_up = False
         self.inherited = PerParameter()
-        self.initial_teacher: nn.Module | None = None
+        self.teachers = Teachers(self.model)
+        self.extras = Extras(self.optimizers)
+        self.past: Callable[[int], nn.Module] | None = None
         self._example_inputs: tuple[Any, ...] | Mapping[str, Any] | None = None
         self._forward: Forward | None = None
-        self._teacher: nn.Module | str | Mapping[str, nn.Module | str] | None = None
         self._links: list[tuple[str, nn.Module, Link]] = []
         self._terms: dict[str, Term] = {}
         self.auxiliary: AuxiliaryLosses | None = None
@@ -72,7 +75,7 @@ class Training:
     def take(self, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
         """Keep what the user gave along; what comes later replaces what came before, None changes nothing."""
         self.data = self.data if data is None else data
-        self._teacher = self._teacher if teacher is None else str(teacher) if isinstance(teacher, Path) else teacher
+        self.teachers.take(teacher)
         self._example_inputs = self._example_inputs if example_inputs is None else _as_arguments(example_inputs)
         self._forward = self._forward if forward is None else forward
 
@@ -150,6 +153,18 @@ class Training:
         for _, module, link in gone:
             remove_links(module, [link])
         self._links = [entry for entry in self._links if entry not in gone]
+
+    def copy_as_of(self, operations: int) -> nn.Module:
+        """A frozen copy of the model without the forwards that this run manages.
+
+        Args:
+            operations: changes of structure that it has: all so far, or, while a checkpoint is loaded, as many as there
+                were when the copy was taken.
+        """
+        if self.past is not None:
+            return self.past(operations)
+        with without_links(self.model, [link for _, _, link in self._links]):
+            return frozen_copy(self.model)
 
     def call(self, batch: Any) -> Any:
         """The model on a batch: ``model(batch[0])`` for a tuple or list, ``model(**batch)`` for a mapping."""
@@ -236,51 +251,28 @@ class Training:
         if modifier.name in self._terms:
             self._rebuild_losses({name: term for name, term in self._terms.items() if name != modifier.name})
 
-    def has_teacher(self, modifier: Modifier) -> bool:
-        """Whether a teacher for the modifier was given in Python."""
-        given = self._teacher
-        return modifier.name in given if isinstance(given, Mapping) else given is not None
+    def number(self, value: float) -> Tensor:
+        """A 0-d tensor on the model's device, for a number that moves: a compiled graph reads it when it runs."""
+        return torch.full((), value, dtype=torch.float32, device=self.device)
 
-    def teacher(self, modifier: Modifier, named: str) -> nn.Module:
-        """The teacher of a modifier: given in Python, or the initial model, or read from the path ``named``.
+    def set_loss(self, modifier: Modifier, weight: float, settings: Mapping[str, float]) -> None:
+        """Give the modifier's term another weight and other settings from the next forward on.
 
         Raises:
-            ScheduleError: there is none.
+            ScheduleError: the weights of all terms are above 1 in sum.
         """
-        given: Any = self._teacher
-        if isinstance(given, Mapping):
-            given = given.get(modifier.name)
-        if isinstance(given, nn.Module):
-            return given
-        source = given if given is not None else named
-        if source == "initial":
-            return self._initial_teacher(modifier)
-        return read_teacher(source, self.model, self.initial_teacher)
-
-    def keep_initial_model(self, modifiers: Iterable[Modifier]) -> None:
-        """Take a frozen copy of the model as it is now, if one of the modifiers needs it and got no teacher."""
-        if any(modifier.keeps_initial_model and not self.has_teacher(modifier) for modifier in modifiers):
-            self.initial_teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-
-    def take_teacher(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the initial teacher the tensors that a checkpoint kept. Raises CheckpointError where they do not fit."""
-        if self.initial_teacher is None:
-            return
-        try:
-            self.initial_teacher.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"the teacher that was kept does not fit the model: {error}") from error
+        term = self._terms.get(modifier.name)
+        if term is not None and self.auxiliary is not None:
+            term.weight = weight
+            for name, value in settings.items():
+                term.settings[name].data.fill_(value)
+            self.auxiliary.reweigh()
 
     def last_losses(self) -> dict[str, float]:
         """The newest auxiliary losses, also after their windows have ended."""
         if self.auxiliary is not None:
             self._last_losses = self.auxiliary.last_losses()
         return self._last_losses
-
-    def _initial_teacher(self, modifier: Modifier) -> nn.Module:
-        if self.initial_teacher is None:
-            raise ScheduleError(f"{modifier.name}: the initial teacher was not taken; give modify(..., teacher=module)")
-        return self.initial_teacher
 
     def _rebuild_losses(self, terms: dict[str, Term]) -> None:
         self.last_losses()
@@ -290,24 +282,6 @@ class Training:
         if link is not None:
             add_link(self.model, link)
         self._terms, self.auxiliary = terms, link
-
-
-def read_teacher(source: Any, model: nn.Module, initial: nn.Module | None) -> nn.Module:
-    """A frozen module like ``initial`` (or ``model``) with the tensors of a file.
-
-    Raises:
-        ScheduleError: the file does not exist, holds more than tensors, or does not fit the model.
-    """
-    tensors = read_tensors(source)
-    teacher = copy.deepcopy(model if initial is None else initial)
-    try:
-        teacher.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ScheduleError(
-            f"the teacher {source} does not fit the model: {error}\n"
-            "A teacher of another architecture is given in Python: modify(..., teacher=module)"
-        ) from None
-    return teacher.eval().requires_grad_(False)
 
 
 def samples_in(batch: Any) -> int:

@@ -2,102 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, Strict
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from pydantic import field_validator, model_validator
+from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Term
-from paredown.framework.errors import ScheduleError, TargetError
-from paredown.framework.modifier import Foreseen, Modifier, Share
+from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.modifier import Foreseen
+from paredown.framework.time import Time
 from paredown.framework.training import Training
-from paredown.modifiers.distillation.losses import kl_divergence_loss
-from paredown.modifiers.distillation.outputs import logits_of
+from paredown.framework.varying import Varying, ends_of, moves, value_at
+from paredown.modifiers.distillation.distillation import Compute
+from paredown.modifiers.distillation.logit_loss import Decoupled, LogitLoss, loss_of
+from paredown.modifiers.distillation.losses import standardized
+from paredown.modifiers.distillation.outputs import (
+    class_dimension_of,
+    labels_of,
+    logits_of,
+    predicts_next,
+    same_classes,
+)
+from paredown.modifiers.distillation.remembered import Remembering, remembered
+from paredown.modifiers.distillation.taught import Copied, Taught, saying
+
+__all__ = ["KnowledgeDistillation"]
 
 
-class KnowledgeDistillation(Modifier):
+class KnowledgeDistillation(Taught):
     """Distilling the knowledge in a neural network (Hinton, Vinyals & Dean, 2015, arXiv:1503.02531).
 
     The total loss is (1 - weight) x the loop's own loss + weight x T^2 KL(teacher || student) of the logits softened
     by the temperature T, averaged over the batch. It reaches the gradient without a line in the loop; scaling of the
     loss (a GradScaler, division for accumulation) has to be declared to ``modify``.
 
-    The teacher is in eval mode, gets no gradient, and is no part of the student: neither its parameters nor its state
-    dict know of it.
+    Logits are the output, its ``logits``, or the first tensor of a tuple. Of a forward that is given ``labels``, places
+    with the label -100 are left out, and the places of a causal language model are those of the next token. Large
+    logits are compared in pieces of rows, so that no second copy of them is made.
+
+    Further losses: decoupled (DKD, arXiv:2203.08679; the target class is the label where the forward is given
+    ``labels``, else the teacher's first choice), dist (DIST, arXiv:2205.10536), jensen_shannon, reverse_kl
+    (arXiv:2306.08543), mse of the logits (arXiv:2105.08919), top_k.
     """
 
     example: ClassVar = {}
-    needs_training: ClassVar = True
 
     type: Literal["knowledge_distillation"] = "knowledge_distillation"
-    teacher: str = "initial"
-    """``initial`` (a frozen copy of the model as it was handed over), or the path of a file with its tensors; one that
-    is given to ``modify`` replaces it."""
-    temperature: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 4.0
-    """Softens both distributions."""
-    weight: Share = 0.9
-    """Share of the distillation loss in the total."""
+    temperature: Varying = 4.0
+    """Softens both distributions: a number, or a curve over the window."""
+    loss: LogitLoss = "kl"
+    """``kl``, ``decoupled``, ``dist``, ``jensen_shannon``, ``reverse_kl``, ``mse``, ``top_k``; with numbers of its own
+    ``{decoupled: {alpha: 1, beta: 8}}``, ``{dist: {inter: 1, intra: 1}}``, ``{top_k: 10}``."""
+    standardize: bool = False
+    """Whether both logits are standardized row by row before (arXiv:2403.01427): their spread no longer counts."""
+    class_dimension: int | None = None
+    """Which dimension of the logits holds the classes. Default: the last, of four and more the second."""
+    truncate_vocabulary: bool = False
+    """Whether the larger of two vocabularies is cut to the first classes of it; else a difference is an error."""
+    cache: Literal["none", "memory", "disk"] | Remembering = "none"
+    """Whether the teacher's logits are kept for inputs that come again: in ``memory``, in a temporary file on ``disk``,
+    or ``{disk: 64}``, the 64 most probable classes of each row and the rest in one. A compiled forward always asks the
+    teacher."""
+    warmup: Time | None = None
+    """Over how long the weight rises linearly from 0; at most half of the window. Default: 5 epochs for the decoupled
+    loss, else 0."""
 
     @property
-    def keeps_initial_model(self) -> bool:
-        return self.teacher == "initial"
+    def warming(self) -> Time:
+        if self.warmup is not None:
+            return self.warmup
+        decoupled = self.loss == "decoupled" or isinstance(self.loss, Decoupled)
+        return Time.parse(5 if decoupled else 0)
 
-    def check(self, training: Training) -> None:
-        if not training.has_teacher(self) and self.teacher != "initial" and not Path(self.teacher).exists():
-            raise ScheduleError(
-                f"{self.name}: the teacher {self.teacher!r} does not exist; name a file of tensors, or give "
-                "modify(..., teacher=module)"
-            )
+    @field_validator("temperature")
+    @classmethod
+    def _softens(cls, temperature: Any) -> Any:
+        if any(end <= 0 for end in ends_of(temperature)):
+            raise ValueError("a temperature is above 0")
+        return temperature
+
+    @model_validator(mode="after")
+    def _remembers_what_stays(self) -> KnowledgeDistillation:
+        if self.cache != "none" and "ema" in self.teacher:
+            raise ValueError("a cache keeps what a teacher says, and teacher: ema changes in every step: cache: none")
+        return self
+
+    def settings(self, progress: float) -> dict[str, float]:
+        return {"temperature": value_at(self.temperature, progress)} if moves(self.temperature) else {}
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        return [
-            Foreseen("(output)", f"{self.weight:g} of the loss from the teacher, at temperature {self.temperature:g}")
+        shares = " to ".join(f"{end:g}" for end in ends_of(self.weight))
+        temperatures = " to ".join(f"{end:g}" for end in ends_of(self.temperature))
+        return [Foreseen("(output)", f"{shares} of the loss from the teacher, at temperature {temperatures}")]
+
+    def term(self, training: Training, state: Copied, settings: dict[str, Tensor]) -> Compute:
+        teachers = [
+            remembered(saying(teacher), self.cache, value_at(self.temperature, 1.0))
+            for teacher in self.teachers(training, state)
         ]
+        compare = self._comparison(predicts_next(training.model), settings)
 
-    def attach(self, training: Training, state: None) -> None:
-        if training.progress(self) < 1:
-            teacher = training.teacher(self, self.teacher).eval()
-            training.add_loss(self, Term(self._loss(teacher), self.weight))
+        def term(forward: Pass) -> Tensor:
+            return torch.stack([compare(forward, logits_of(says(forward))) for says in teachers]).mean()
 
-    def on_end(self, training: Training, state: None) -> None:
-        training.remove_loss(self)
+        return term
 
-    def detach(self, training: Training, state: None) -> None:
-        training.remove_loss(self)
+    def _comparison(self, ahead: bool, settings: dict[str, Tensor]) -> Callable[[Pass, Tensor], Tensor]:
+        loss = loss_of(self.loss)
+        temperature = settings.get("temperature", value_at(self.temperature, 1.0))
 
-    def _loss(self, teacher: nn.Module) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor]:
-        temperature = self.temperature
+        def compare(forward: Pass, taught: Tensor) -> Tensor:
+            student = logits_of(forward.output)
+            dimension = class_dimension_of(student) if self.class_dimension is None else self.class_dimension
+            ours, theirs = (each.movedim(dimension, -1) for each in (student, taught.to(student.device, student.dtype)))
+            ours, theirs = same_classes(ours, theirs, self.truncate_vocabulary)
+            if self.standardize:
+                ours, theirs = standardized(ours), standardized(theirs)
+            labels = labels_of(forward, ours, ahead)
+            first = theirs.argmax(-1)
+            targets = first if labels is None else torch.where(labels < 0, first, labels)
+            return loss(ours, theirs, temperature, None if labels is None else labels >= 0, targets)
 
-        def loss(output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-            if teacher.training:
-                teacher.eval()
-            with torch.no_grad():
-                taught = logits_of(teacher(*_for(teacher, args), **_for(teacher, kwargs)))
-            logits = logits_of(output)
-            taught = taught.to(logits.device, logits.dtype)
-            if logits.shape != taught.shape:
-                raise TargetError(
-                    f"the student's logits have the shape {tuple(logits.shape)}, the teacher's {tuple(taught.shape)}: "
-                    "they must agree"
-                )
-            return kl_divergence_loss(logits, taught, temperature)
-
-        return loss
-
-
-def _for(teacher: nn.Module, inputs: Any) -> Any:
-    """Inputs on the teacher's device and, where they are floating point, in its type."""
-    like = next(teacher.parameters(), None)
-    if like is None:
-        return inputs
-
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
-
-    return tree_map(moved, inputs)
+        return compare

@@ -198,8 +198,8 @@ def test_an_added_term_leaves_the_own_loss_whole():
     model = nn.Linear(3, 1).double()
     reference = copy.deepcopy(model)
     terms = {
-        "mixed": Term(lambda out, args, kwargs: out.square().mean(), 0.25),
-        "added": Term(lambda out, args, kwargs: out.abs().mean(), 2.0, add=True),
+        "mixed": Term(lambda forward: forward.output.square().mean(), 0.25),
+        "added": Term(lambda forward: forward.output.abs().mean(), 2.0, add=True),
     }
     add_link(model, AuxiliaryLosses(terms, Scaling(), torch.device("cpu")))
     x = torch.randn(5, 3, dtype=torch.float64)

@@ -83,7 +83,7 @@ def test_the_initial_teacher_is_the_model_as_it_was():
     student = mlp()
     optimizer, manager = sgd(student), manager_of()
     manager.modify(student, optimizer, 10)
-    teacher = manager.training.initial_teacher
+    teacher = manager.training.teachers.initial
     assert teacher is not student
     train(student, optimizer, batches())
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), mlp().parameters(), strict=True))

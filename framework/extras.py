@@ -1,0 +1,143 @@
+"""Modules beside the model that a run needs and that are no part of it: adapters, exits, peers, averaged copies.
+
+They are saved with the run. Those that are trained have optimizers like the user's, which step when the user's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from paredown.framework.errors import CheckpointError
+from paredown.framework.like_optimizer import LikeOptimizer, like_optimizers
+from paredown.framework.processes import in_one_process, mean_of_all
+
+__all__ = ["Extras", "seeded"]
+
+
+class Extras:
+    """The extras of one run.
+
+    Args:
+        optimizers: those of the user.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+        self._modules: dict[str, nn.Module] = {}
+        self._like: dict[str, list[LikeOptimizer]] = {}
+        self._saved: dict[str, Any] = {}
+
+    def add(self, owner: str, name: str, module: nn.Module, trained_like: nn.Module | None = None) -> nn.Module:
+        """Own a module from now on; it takes the tensors that a checkpoint has for it.
+
+        Args:
+            owner: the modifier's name.
+            name: of the module among the owner's.
+            module: on its device, with its initial values.
+            trained_like: the model, where the module is to be trained: parameters of the same names and shapes get the
+                settings of the param groups that those of the model are in, others the settings of the first group.
+
+        Raises:
+            ScheduleError: no optimizer like the user's can be made.
+            CheckpointError: the checkpoint's tensors have other shapes.
+        """
+        key = f"{owner}/{name}"
+        self._modules[key] = module
+        if trained_like is not None:
+            self._like[key] = like_optimizers(self.optimizers, module, trained_like)
+        self._restore(key)
+        return module
+
+    def of(self, owner: str) -> dict[str, nn.Module]:
+        """The modules of a modifier by name."""
+        return {key.partition("/")[2]: module for key, module in self._modules.items() if _is_of(key, owner)}
+
+    def remove(self, owner: str) -> None:
+        """Let a modifier's modules go."""
+        for known in (self._modules, self._like, self._saved):
+            for key in [key for key in known if _is_of(key, owner)]:
+                del known[key]
+
+    def step(self, scale: float) -> None:
+        """Follow a step of the user's optimizer; steps with gradients that are not finite are left out.
+
+        Args:
+            scale: of the gradient scaler: gradients are that much too large.
+        """
+        for key, optimizers in self._like.items():
+            gradients = _averaged_gradients(self._modules[key])
+            if gradients and _unscaled_(gradients, scale):
+                for optimizer in optimizers:
+                    optimizer.step()
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """After a step of the user's optimizer that was skipped."""
+        for key in self._like:
+            self._modules[key].zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        own = {
+            key: {
+                "module": {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()},
+                "optimizers": [one.optimizer.state_dict() for one in self._like.get(key, [])],
+            }
+            for key, module in self._modules.items()
+        }
+        return {**self._saved, **own}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """What modules that are added from now on, or were before, take their tensors from."""
+        self._saved = dict(saved)
+        for key in self._modules:
+            self._restore(key)
+
+    def _restore(self, key: str) -> None:
+        saved = self._saved.pop(key, None)
+        if saved is None:
+            return
+        try:
+            missing, _ = self._modules[key].load_state_dict(saved["module"], strict=False)
+            if missing:
+                raise ValueError(f"it has no {missing[0]}")
+            for one, state in zip(self._like.get(key, []), saved["optimizers"], strict=True):
+                one.optimizer.load_state_dict(state)
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's {key} does not fit: {error}") from error
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers from a seed, the same in every process; the user's generators are as before afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+def _is_of(key: str, owner: str) -> bool:
+    return key.startswith(f"{owner}/")
+
+
+def _averaged_gradients(module: nn.Module) -> list[Tensor]:
+    """The gradients, in each process the means of all."""
+    if in_one_process():
+        return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
+    for parameter, gradient in zip(trained, mean_of_all(own), strict=True):
+        parameter.grad = gradient
+    return [parameter.grad for parameter in trained if parameter.grad is not None]
+
+
+def _unscaled_(gradients: Sequence[Tensor], scale: float) -> bool:
+    """Divide by the scale; whether all are finite."""
+    if scale != 1:
+        torch._foreach_div_(list(gradients), scale)
+    return bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())

@@ -1,0 +1,210 @@
+"""Handing gradients on through a model's output: the identity forwards, more than one loss backwards.
+
+What the loop's own loss sends to the output is scaled, the auxiliary losses get their own gradient, and *followers*,
+the outputs of other networks on the same batch, get the gradient that the loop's loss would have there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from paredown.framework.errors import ParedownError
+
+__all__ = ["Controls", "Follower", "inject", "softmax_gradient"]
+
+#: how far from a distribution what is read off a gradient may lie: that of half precision
+TOLERANCE = 0.02
+
+
+@dataclass
+class Controls:
+    """0-d tensors that a compiled graph reads when it runs.
+
+    Attributes:
+        keep: share of the loop's own loss that stays.
+        share: of an auxiliary loss in one forward: 1 / accumulate.
+        scale: of the gradient scaler.
+        door: above 0 where the loop's loss already holds everything.
+        ticket: a leaf whose gradient counts the backward passes.
+    """
+
+    keep: Tensor
+    share: Tensor
+    scale: Tensor
+    door: Tensor
+    ticket: Tensor
+
+
+@dataclass
+class Follower:
+    """A tensor that gets, times ``share``, the gradient that the loop's own loss would have in the place of ``own``.
+
+    With ``dimension`` both are logits with the classes there, and the loss is a softmax cross-entropy; without it both
+    are losses themselves.
+    """
+
+    own: Tensor
+    tensor: Tensor
+    share: Tensor
+    dimension: int | None = None
+
+
+def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequence[Follower]) -> Any | None:
+    """A copy of the output whose gradient is handed on, and hands ``weighted`` and the followers their own.
+
+    Returns None where the output holds no tensor with a gradient.
+    """
+    parts = _fields(output)
+    leaves, structure = tree_flatten(output if parts is None else parts)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not places:
+        return None
+    passing = [leaves[place] for place in places]
+    led = tuple(_place_of(follower.own, passing) for follower in followers)
+    dimensions = tuple(follower.dimension for follower in followers)
+    passed = _Injection.apply(  # type: ignore[no-untyped-call]
+        led,
+        dimensions,
+        weighted,
+        *(controls.keep, controls.share, controls.scale, controls.door, controls.ticket),
+        *[follower.share for follower in followers],
+        *[follower.tensor for follower in followers],
+        *passing,
+    )
+    for place, leaf in zip(places, passed, strict=True):
+        leaves[place] = leaf
+    passed_on = tree_unflatten(leaves, structure)
+    return passed_on if parts is None else dataclasses.replace(output, **passed_on)
+
+
+def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of a softmax cross-entropy at other logits, from the one that it has at ``own``.
+
+    That gradient is w (softmax(own) - target) in each row, so it is w (softmax(other) - softmax(own)) more elsewhere.
+    The rows' weights w are ``scale`` / rows (a mean over the rows that have a gradient) where the targets then are
+    distributions; else those for which the targets are single classes, which holds for any reduction.
+
+    Args:
+        own, other, gradient: (rows, classes).
+        scale: 0-d; that of the loss.
+
+    Returns:
+        The gradient, and how far what is read as targets lies from distributions (0-d).
+    """
+    ours, theirs = own.softmax(-1), other.softmax(-1)
+    counted = gradient.abs().amax(-1, keepdim=True) > 0
+    mean = torch.where(counted, scale / counted.sum().clamp(min=1), 0.0).to(ours.dtype)
+    rising = gradient > 0
+    alone = (gradient * rising).sum(-1, keepdim=True) / (ours * rising).sum(-1, keepdim=True).clamp(min=1e-30)
+    off_mean, off_alone = (_distance(ours, gradient, row_weights) for row_weights in (mean, alone))
+    row_weights = torch.where(off_mean <= TOLERANCE, mean, alone)
+    return gradient + row_weights * (theirs - ours), torch.minimum(off_mean, off_alone)
+
+
+def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor) -> Tensor:
+    """How far the targets that a gradient tells of lie outside of 0..1."""
+    targets = probabilities - gradient / row_weights.clamp(min=1e-30)
+    outside = torch.maximum(-targets, targets - 1)
+    return torch.where(row_weights > 0, outside, 0.0).max()
+
+
+class _Injection(torch.autograd.Function):
+    """Takes the places of the outputs that lead, the followers' dimensions, the weighted terms, the controls, the
+    followers' shares, the followers, and the outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, led: tuple[int, ...], dimensions: tuple[int | None, ...], weighted: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        controls, rest = tensors[:5], tensors[5:]
+        count = len(led)
+        outputs = rest[2 * count :]
+        ctx.led, ctx.dimensions = led, dimensions
+        ctx.save_for_backward(*controls[:4], *rest[: 2 * count], *[outputs[place] for place in led])
+        return tuple(output.clone() for output in outputs)  # a view would break in-place operations on the output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        keep, share, scale, door, *followed = ctx.saved_tensors
+        explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
+        one = torch.ones_like(keep)
+        passed = torch.where(explicit, one, keep)
+        own = torch.where(explicit, torch.zeros_like(keep), share * scale)
+        scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
+        count = len(ctx.led)
+        shares, tensors, leading = (followed[place * count : (place + 1) * count] for place in range(3))
+        whole = torch.where(explicit, one / keep, one)
+        told = [
+            _followed(gradients[place], whole, share * scale, part, tensor, leader, dimension)
+            for place, dimension, part, tensor, leader in zip(
+                ctx.led, ctx.dimensions, shares, tensors, leading, strict=True
+            )
+        ]
+        return None, None, own, None, None, None, None, one, *[None] * count, *told, *scaled
+
+
+def _followed(
+    gradient: Tensor | None,
+    whole: Tensor,
+    scale: Tensor,
+    share: Tensor,
+    tensor: Tensor,
+    leader: Tensor,
+    dimension: int | None,
+) -> Tensor | None:
+    """The gradient of one follower; ``whole`` undoes what was taken off the loop's loss."""
+    if gradient is None:
+        return None
+    whole_gradient = gradient * whole
+    if dimension is None:
+        return (whole_gradient * share).to(tensor.dtype).expand_as(tensor)
+    own, other, sent = (_rows(each, dimension) for each in (leader, tensor, whole_gradient))
+    found, distance = softmax_gradient(own, other, sent, scale)
+    if not torch.compiler.is_compiling():
+        _refuse_other_losses(found, distance)
+    moved = found.reshape(tensor.movedim(dimension, -1).shape).movedim(-1, dimension)
+    return (moved * share).to(tensor.dtype)
+
+
+def _rows(tensor: Tensor, dimension: int) -> Tensor:
+    moved = tensor.movedim(dimension, -1)
+    wide = moved.float() if moved.dtype in (torch.float16, torch.bfloat16) else moved
+    return wide.reshape(-1, wide.shape[-1])
+
+
+def _refuse_other_losses(gradient: Tensor, distance: Tensor) -> None:
+    if bool(torch.isfinite(gradient).all()) and float(distance) > TOLERANCE:
+        raise ParedownError(
+            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits: "
+            "their gradient cannot be read off it. Let the model return its loss beside the logits (as Hugging Face "
+            "models do with labels), or take these modifiers out"
+        )
+
+
+def _place_of(own: Tensor, passing: Sequence[Tensor]) -> int:
+    found = next((place for place, leaf in enumerate(passing) if leaf is own), None)
+    if found is None:
+        raise ParedownError("a follower's leader is no part of the model's output that has a gradient")
+    return found
+
+
+def _fields(output: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass that is no mapping (pytree does not look into it); None for anything else."""
+    if not dataclasses.is_dataclass(output) or isinstance(output, (Mapping, type)):
+        return None
+    return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+
+
+def _read_late(door: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:
+    """The door as it is at backward. Compilers move what no incoming gradient is part of into the forward: one is."""
+    incoming = next(gradient for gradient in gradients if gradient is not None)
+    probe = incoming.detach().reshape(-1)[:1].sum()
+    return torch.where(probe == probe, door, door)

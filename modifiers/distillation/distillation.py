@@ -1,0 +1,92 @@
+"""The base of what distils: a term of the loss, whose weight may move over the window."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from pydantic import ValidationInfo, field_validator
+from torch import Tensor
+
+from paredown.framework.auxiliary_loss import Pass, Term
+from paredown.framework.modifier import Modifier
+from paredown.framework.time import Time
+from paredown.framework.training import Training
+from paredown.framework.varying import Varying, ends_of, moves, value_at
+
+__all__ = ["Compute", "Distillation"]
+
+Compute = Callable[[Pass], Tensor]
+
+
+class Distillation(Modifier):
+    """Base: while the window is open, a term is part of the loss.
+
+    A subclass gives the term; the manager brings it into the gradient. What it builds beside the model, links and
+    extras, goes when the window ends.
+    """
+
+    needs_training: ClassVar = True
+
+    mode: Literal["mix", "add"] = "mix"
+    """``mix``: the total is (1 - weight) x the loop's loss + weight x the term. ``add``: the loop's loss stays
+    whole."""
+    weight: Varying = 0.9
+    """Of the term: a number, or a curve over the window."""
+    warmup: Time | None = None
+    """Over how long the weight rises linearly from 0 at the start of the window; at most half of the window.
+    Default: no time."""
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_in_range(cls, weight: Any, info: ValidationInfo) -> Any:
+        most = 1.0 if info.data.get("mode") == "mix" else float("inf")
+        if any(not 0 <= end <= most for end in ends_of(weight)):
+            allowed = "0..1; mode: add takes larger ones" if most == 1 else "0 or more"
+            raise ValueError(f"a weight is {allowed}")
+        return weight
+
+    @abstractmethod
+    def term(self, training: Training, state: Any, settings: dict[str, Tensor]) -> Compute:
+        """Build the function that computes the term; it reads the moving settings from the tensors it is given."""
+
+    @property
+    def warming(self) -> Time:
+        """The warmup that is meant."""
+        return Time.parse(0) if self.warmup is None else self.warmup
+
+    def settings(self, progress: float) -> dict[str, float]:
+        """Further numbers that move over the window."""
+        return {}
+
+    def attach(self, training: Training, state: Any) -> None:
+        if training.progress(self) >= 1:
+            return
+        numbers = self.settings(training.progress(self))
+        settings = {name: training.number(value) for name, value in numbers.items()}
+        compute = self.term(training, state, settings)
+        training.add_loss(self, Term(compute, self._weight_now(training), self.mode == "add", settings))
+
+    def on_step(self, training: Training, state: Any) -> None:
+        if moves(self.weight) or self.warming.value or self.settings(0.0):
+            training.set_loss(self, self._weight_now(training), self.settings(training.progress(self)))
+
+    def on_end(self, training: Training, state: Any) -> None:
+        self.detach(training, state)
+
+    def detach(self, training: Training, state: Any) -> None:
+        training.remove_loss(self)
+        training.unmanage(self)
+        training.extras.remove(self.name)
+
+    def _weight_now(self, training: Training) -> float:
+        return value_at(self.weight, training.progress(self)) * self._warmed_up(training)
+
+    def _warmed_up(self, training: Training) -> float:
+        if training.clock is None or not self.warming.value:
+            return 1.0
+        window = training.clock.window(self)
+        half = float(window.end - window.start) / 2
+        steps = max(min(float(training.clock.in_steps(self.warming)), half), 1.0)
+        return min((training.clock.steps - float(window.start) + 1) / steps, 1.0)

@@ -1,0 +1,92 @@
+"""The base of what compares layers inside of a student with layers inside of its teacher."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.modifier import Foreseen
+from paredown.framework.targets import match_roots, named_modules
+from paredown.framework.training import Training
+from paredown.modifiers.distillation.captured import Capture
+from paredown.modifiers.distillation.distillation import Compute
+from paredown.modifiers.distillation.pairs import paired_layers
+from paredown.modifiers.distillation.taught import Copied, Says, Taught, saying
+
+__all__ = ["Layers", "Paired"]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A layer of the student and the one of a teacher that it learns from.
+
+    Attributes:
+        key: names the pair.
+        student, teacher: the layers.
+        teacher_model: the whole teacher.
+        ours, theirs: what they give in a forward.
+    """
+
+    key: str
+    student: nn.Module
+    teacher: nn.Module
+    teacher_model: nn.Module
+    ours: Capture
+    theirs: Capture
+
+
+class Paired(Taught):
+    """Base: the term is the mean of differences between paired layers."""
+
+    example: ClassVar[Mapping[str, Any]] = {"pairs": {"body": "body"}}
+
+    pairs: Annotated[dict[str, str], Field(min_length=1)]
+    """Which layer of the student learns from which of the teacher: names, globs, class names or ``re:`` patterns. Those
+    that mean several pair them in order; of a teacher with k times as many, every k-th counts."""
+
+    def check(self, training: Training) -> None:
+        super().check(training)
+        for pattern in self.pairs:
+            match_roots(training.model, pattern)
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        return [
+            Foreseen(name, f"taught by {theirs} of the teacher")
+            for ours, theirs in self.pairs.items()
+            for name in match_roots(training.model, ours)
+        ]
+
+    def term(self, training: Training, state: Copied, settings: dict[str, Tensor]) -> Compute:
+        sayings: list[tuple[Says, list[Layers]]] = []
+        for place, teacher in enumerate(self.teachers(training, state)):
+            sayings.append((saying(teacher), self._captured(training, teacher, place)))
+        pairs = [layers for _, group in sayings for layers in group]
+        difference = self.difference(training, pairs)
+
+        def term(forward: Pass) -> Tensor:
+            for says, _ in sayings:
+                says(forward)
+            return torch.stack([difference(forward, layers) for layers in pairs]).mean()
+
+        return term
+
+    @abstractmethod
+    def difference(self, training: Training, pairs: Sequence[Layers]) -> Any:
+        """Build the function of a forward and a pair that gives their difference, a 0-d tensor."""
+
+    def _captured(self, training: Training, teacher: nn.Module, place: int) -> list[Layers]:
+        ours, theirs = named_modules(training.model), named_modules(teacher)
+        captured: list[Layers] = []
+        for own, other in paired_layers(training.model, teacher, self.pairs):
+            links = Capture(f"{self.name}: the student's layer {own}"), Capture(f"{self.name}: the teacher's {other}")
+            for module, link in zip((ours[own], theirs[other]), links, strict=True):
+                training.manage(self, module, link)
+            captured.append(Layers(f"{place}-{len(captured)}", ours[own], theirs[other], teacher, *links))
+        return captured
