@@ -60,6 +60,7 @@ class Pass:
     Attributes:
         output: what the model gave.
         args, kwargs: what it was called with.
+        weight: of the term that is computed, 0-d.
         shared: what the terms of one forward share, such as a teacher's output.
         followers: what terms want to learn from the loop's own loss too.
     """
@@ -67,6 +68,7 @@ class Pass:
     output: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    weight: Tensor
     shared: dict[str, Any] = field(default_factory=dict)
     followers: list[Follower] = field(default_factory=list)
 
@@ -174,8 +176,12 @@ class AuxiliaryLosses(Link):
         self.controls.door.data.fill_(0.0)
 
     def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        forward = Pass(output, args, kwargs)
-        terms = torch.stack([term.compute(forward).double() for term in self.terms.values()])
+        forward = Pass(output, args, kwargs, self.weights[:0])
+        values = []
+        for weight, term in zip(self.weights, self.terms.values(), strict=True):
+            forward.weight = weight
+            values.append(term.compute(forward).double())
+        terms = torch.stack(values)
         weighted = (terms * self.weights.to(terms.device)).sum()
         passed_on = inject(output, weighted, self.controls, forward.followers)
         if passed_on is None:

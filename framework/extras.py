@@ -64,6 +64,16 @@ class Extras:
             for key in [key for key in known if _is_of(key, owner)]:
                 del known[key]
 
+    def follow(self, owner: str, model: nn.Module) -> None:
+        """Go where the model has gone since: to its device and type."""
+        like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
+        for key in [key for key in self._modules if like is not None and _is_of(key, owner)]:
+            own = next(self._modules[key].parameters(), None)
+            if own is not None and like is not None and (own.device, own.dtype) != (like.device, like.dtype):
+                self._modules[key].to(like.device, like.dtype)
+                for optimizer in self._like.get(key, []):
+                    optimizer.move_state()
+
     def step(self, scale: float) -> None:
         """Follow a step of the user's optimizer; steps with gradients that are not finite are left out.
 

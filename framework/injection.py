@@ -103,16 +103,20 @@ def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor
     mean = torch.where(counted, scale / counted.sum().clamp(min=1), 0.0).to(ours.dtype)
     rising = gradient > 0
     alone = (gradient * rising).sum(-1, keepdim=True) / (ours * rising).sum(-1, keepdim=True).clamp(min=1e-30)
-    off_mean, off_alone = (_distance(ours, gradient, row_weights) for row_weights in (mean, alone))
+    off_mean = _distance(ours, gradient, mean, single=False)
+    off_alone = _distance(ours, gradient, alone, single=True)
     row_weights = torch.where(off_mean <= TOLERANCE, mean, alone)
     return gradient + row_weights * (theirs - ours), torch.minimum(off_mean, off_alone)
 
 
-def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor) -> Tensor:
-    """How far the targets that a gradient tells of lie outside of 0..1."""
+def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor, single: bool) -> Tensor:
+    """How far the targets that a gradient tells of are from distributions, or from single classes."""
     targets = probabilities - gradient / row_weights.clamp(min=1e-30)
-    outside = torch.maximum(-targets, targets - 1)
-    return torch.where(row_weights > 0, outside, 0.0).max()
+    outside = torch.maximum(-targets, targets - 1).amax(-1)
+    missing = (targets.sum(-1) - 1).abs()
+    apart = 1 - targets.amax(-1) if single else torch.zeros_like(missing)
+    off = torch.maximum(torch.maximum(outside, missing), apart)
+    return torch.where(row_weights[..., 0] > 0, off, 0.0).max()
 
 
 class _Injection(torch.autograd.Function):
@@ -183,8 +187,8 @@ def _rows(tensor: Tensor, dimension: int) -> Tensor:
 def _refuse_other_losses(gradient: Tensor, distance: Tensor) -> None:
     if bool(torch.isfinite(gradient).all()) and float(distance) > TOLERANCE:
         raise ParedownError(
-            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits: "
-            "their gradient cannot be read off it. Let the model return its loss beside the logits (as Hugging Face "
+            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits, or "
+            "scaled in a way that was not declared: their gradient cannot be read off it. Let the model return its loss beside the logits (as Hugging Face "
             "models do with labels), or take these modifiers out"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paredown.framework.errors import ScheduleError
@@ -36,6 +36,14 @@ class LikeOptimizer:
             followed = self.model.param_groups[place]
             own.update({key: value for key, value in followed.items() if key != "params"})
         self.optimizer.step()
+
+
+    def move_state(self) -> None:
+        """Bring momenta to the devices and types that their parameters have now."""
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = value.to(parameter.device, parameter.dtype)
 
 
 def like_optimizers(optimizers: Sequence[Optimizer], module: nn.Module, model: nn.Module) -> list[LikeOptimizer]:

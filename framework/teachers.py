@@ -41,6 +41,10 @@ class Teachers:
             return teachers_in(self._given.get(modifier.name))
         return teachers_in(self._given)
 
+    def given_by_name(self, modifier: Modifier) -> Sequence[Any]:
+        """What the user gave for this modifier alone."""
+        return self.given(modifier) if isinstance(self._given, Mapping) else ()
+
     def of(self, modifier: Modifier, sources: Sequence[str]) -> list[nn.Module]:
         """A modifier's teachers, in eval mode: those given in Python, or those that its recipe names.
 

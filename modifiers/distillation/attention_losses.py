@@ -39,8 +39,8 @@ def activation_map(feature: Tensor, power: float = 2) -> Tensor:
 def attention_transfer_loss(student: Tensor, teacher: Tensor, power: float = 2) -> Tensor:
     """||Q(s) - Q(t)||^2 of the activation maps Q, the mean over the batch (AT, arXiv:1612.03928).
 
-    The squares are summed over positions; the official code takes their mean over positions, times beta / 2. Maps of
-    different sizes are brought to the smaller of both by adaptive average pooling before they get their unit length.
+    The squares are summed over positions; the official code takes their mean (times beta; beta / 2 in the paper). Maps
+    of different sizes are brought to the smaller of both by adaptive average pooling before they get their length of 1.
 
     Args:
         student, teacher: (batch, channels, *spatial), one to three spatial dimensions; channels and sizes may differ.

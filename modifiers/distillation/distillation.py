@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
@@ -65,7 +66,7 @@ class Distillation(Modifier):
             return
         numbers = self.settings(training.progress(self))
         settings = {name: training.number(value) for name, value in numbers.items()}
-        compute = self.term(training, state, settings)
+        compute = _following(training, self.name, self.term(training, state, settings))
         training.add_loss(self, Term(compute, self._weight_now(training), self.mode == "add", settings))
 
     def on_step(self, training: Training, state: Any) -> None:
@@ -90,3 +91,14 @@ class Distillation(Modifier):
         half = float(window.end - window.start) / 2
         steps = max(min(float(training.clock.in_steps(self.warming)), half), 1.0)
         return min((training.clock.steps - float(window.start) + 1) / steps, 1.0)
+
+
+def _following(training: Training, name: str, compute: Compute) -> Compute:
+    """Extras go where the model goes, before they are used."""
+
+    def followed(forward: Pass) -> Tensor:
+        if not torch.compiler.is_compiling():
+            training.extras.follow(name, training.model)
+        return compute(forward)
+
+    return followed

@@ -16,7 +16,7 @@ from paredown.framework.varying import Varying
 from paredown.modifiers.distillation.adapters import Adapters
 from paredown.modifiers.distillation.feature_losses import cosine_loss, relative_squared_loss, squared_loss
 from paredown.modifiers.distillation.features import channel_dimension, hidden_state, tokens_that_count
-from paredown.modifiers.distillation.paired import Layers, Paired
+from paredown.modifiers.distillation.paired import Difference, Layers, Paired
 
 __all__ = ["FeatureDistillation"]
 
@@ -49,7 +49,7 @@ class FeatureDistillation(Paired):
     channel_dimension: Annotated[int, Field(ge=1, le=4)] | None = None
     """Which dimension of the features holds the channels. Default: 1; of three 2, unless the layer is a convolution."""
 
-    def difference(self, training: Training, pairs: Sequence[Layers]) -> Callable[[Pass, Layers], Tensor]:
+    def difference(self, training: Training, pairs: Sequence[Layers]) -> Difference:
         adapters = Adapters(training, self.name)
         self._prepare(training, adapters, pairs)
         loss = LOSSES[self.loss]

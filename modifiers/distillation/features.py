@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.errors import TargetError
 
-__all__ = ["channel_dimension", "hidden_state", "tokens_that_count"]
+__all__ = ["channel_dimension", "embeddings", "hidden_state", "tokens_that_count"]
 
 OVER_ONE_AXIS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 
@@ -41,3 +42,17 @@ def tokens_that_count(forward: Pass, feature: Tensor) -> Tensor | None:
     if not isinstance(mask, Tensor) or feature.dim() < 3 or mask.shape != feature.shape[:2]:
         return None
     return mask.to(feature.device) != 0
+
+
+def embeddings(feature: Tensor, tokens: Tensor | None) -> Tensor:
+    """One vector a sample: the mean over those tokens of (batch, tokens, width) that count; others are flattened.
+
+    >>> embeddings(torch.tensor([[[1.0], [5.0]]]), torch.tensor([[True, False]]))
+    tensor([[1.]])
+    """
+    if feature.dim() != 3:
+        return feature.flatten(1)
+    if tokens is None:
+        return feature.mean(1)
+    counts = tokens.unsqueeze(-1).to(feature.dtype)
+    return (feature * counts).sum(1) / counts.sum(1).clamp(min=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.errors import TargetError
 
-__all__ = ["class_dimension_of", "labels_of", "logits_of", "predicts_next", "same_classes"]
+__all__ = ["class_dimension_of", "labels_of", "logits_of", "loss_in", "predicts_next", "same_classes"]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -79,3 +79,9 @@ def predicts_next(model: nn.Module) -> bool:
     """Whether it is a causal language model of Hugging Face, which shifts the labels itself."""
     names = [kind.__name__ for kind in type(model).__mro__]
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
+def loss_in(output: Any) -> Tensor | None:
+    """The loss that a model gives beside its logits, if it does."""
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return loss if isinstance(loss, Tensor) and loss.requires_grad else None

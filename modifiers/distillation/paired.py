@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Foreseen
 from paredown.framework.targets import match_roots, named_modules
 from paredown.framework.training import Training
@@ -20,7 +21,7 @@ from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.pairs import paired_layers
 from paredown.modifiers.distillation.taught import Copied, Says, Taught, saying
 
-__all__ = ["Layers", "Paired"]
+__all__ = ["Difference", "Layers", "Paired"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Layers:
     teacher_model: nn.Module
     ours: Capture
     theirs: Capture
+
+
+Difference = Callable[[Pass, Layers], Tensor]
 
 
 class Paired(Taught):
@@ -73,13 +77,22 @@ class Paired(Taught):
         def term(forward: Pass) -> Tensor:
             for says, _ in sayings:
                 says(forward)
-            return torch.stack([difference(forward, layers) for layers in pairs]).mean()
+            return torch.stack([self._told(difference, forward, layers) for layers in pairs]).mean()
 
         return term
 
     @abstractmethod
-    def difference(self, training: Training, pairs: Sequence[Layers]) -> Any:
+    def difference(self, training: Training, pairs: Sequence[Layers]) -> Difference:
         """Build the function of a forward and a pair that gives their difference, a 0-d tensor."""
+
+    def _told(self, difference: Difference, forward: Pass, layers: Layers) -> Tensor:
+        """The difference; where shapes do not go together, an error that names the layers."""
+        if torch.compiler.is_compiling():
+            return difference(forward, layers)
+        try:
+            return difference(forward, layers)
+        except ValueError as error:
+            raise TargetError(f"{layers.ours.name} and {layers.theirs.name} cannot be compared: {error}") from error
 
     def _captured(self, training: Training, teacher: nn.Module, place: int) -> list[Layers]:
         ours, theirs = named_modules(training.model), named_modules(teacher)
