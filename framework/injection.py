@@ -187,9 +187,9 @@ def _rows(tensor: Tensor, dimension: int) -> Tensor:
 def _refuse_other_losses(gradient: Tensor, distance: Tensor) -> None:
     if bool(torch.isfinite(gradient).all()) and float(distance) > TOLERANCE:
         raise ParedownError(
-            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits, or "
-            "scaled in a way that was not declared: their gradient cannot be read off it. Let the model return its loss beside the logits (as Hugging Face "
-            "models do with labels), or take these modifiers out"
+            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits, "
+            "or scaled in a way that was not declared: their gradient cannot be read off it. Let the model return its "
+            "loss beside the logits (as Hugging Face models do with labels), or take these modifiers out"
         )
 
 

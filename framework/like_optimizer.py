@@ -37,7 +37,6 @@ class LikeOptimizer:
             own.update({key: value for key, value in followed.items() if key != "params"})
         self.optimizer.step()
 
-
     def move_state(self) -> None:
         """Bring momenta to the devices and types that their parameters have now."""
         for parameter, state in self.optimizer.state.items():

@@ -115,6 +115,11 @@ class Modifier(Options):
         return False
 
     @property
+    def kept(self) -> bool:
+        """Whether what it made is part of the compressed model."""
+        return self.stays or not self.needs_training
+
+    @property
     def copies_model(self) -> bool:
         """Whether it keeps a copy of the model as it was at some time of the run."""
         return False

@@ -132,7 +132,7 @@ def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) ->
     check(recipe, state)
     training = Training(model)
     schedule = Schedule(recipe.modifiers, training)
-    schedule.modifiers = [each for each in schedule.modifiers if each.stays or not each.needs_training]
+    schedule.modifiers = [each for each in schedule.modifiers if each.kept]
     load_state_dict(recipe, training, schedule, state)
 
     def take_back() -> None:

@@ -34,8 +34,8 @@ class Peers:
 class MutualLearning(Distillation):
     """Deep mutual learning (Zhang et al., 2018, arXiv:1706.00384): peers are trained beside the model, on its batches.
 
-    The loss of each network is (1 - weight) x the loop's loss + weight x T^2 KL(other || own), the mean over the others.
-    Peers are copies of the model with their weights drawn anew, or modules given in Python for this modifier
+    The loss of each network is (1 - weight) x the loop's loss + weight x the mean over the others of T^2 KL(other ||
+    own). Peers are copies of the model with their weights drawn anew, or modules given in Python for this modifier
     (``modify(..., teacher={"mutual": [peer]})``); their optimizers are like the loop's, and step when it does. They are
     saved with the run, and gone at the end.
 
