@@ -100,7 +100,7 @@ def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor
     """
     ours, theirs = own.softmax(-1), other.softmax(-1)
     counted = gradient.abs().amax(-1, keepdim=True) > 0
-    mean = torch.where(counted, scale / counted.sum().clamp(min=1), 0.0).to(ours.dtype)
+    mean = torch.where(counted, scale.to(ours.dtype) / counted.sum().clamp(min=1), 0.0)
     rising = gradient > 0
     alone = (gradient * rising).sum(-1, keepdim=True) / (ours * rising).sum(-1, keepdim=True).clamp(min=1e-30)
     off_mean = _distance(ours, gradient, mean, single=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
@@ -69,6 +70,8 @@ class AttentionDistillation(Paired):
 
     def _of_attention(self, forward: Pass, layers: Layers) -> Tensor:
         ours, theirs = _both(layers, _probabilities)
+        if not torch.compiler.is_compiling():
+            _refuse_dropout(layers, ours)
         loss = attention_distribution_loss if self.loss == "kl" else attention_squared_loss
         return loss(ours, theirs, tokens_that_count(forward, ours.transpose(1, 2)))
 
@@ -80,6 +83,17 @@ class AttentionDistillation(Paired):
 def _both(layers: Layers, read: Callable[[Any, str], Tensor]) -> tuple[Tensor, Tensor]:
     ours, theirs = (read(capture.take(), capture.name) for capture in (layers.ours, layers.theirs))
     return ours, theirs.to(ours.device, ours.dtype)
+
+
+def _refuse_dropout(layers: Layers, probabilities: Tensor) -> None:
+    """What dropout has gone over are no distributions any more, and the KL divergence to them is that of the holes."""
+    sums = probabilities.detach().float().sum(-1)
+    if bool(((sums - 1).abs() > 0.05).logical_and(sums != 0).any()):
+        raise TargetError(
+            f"{layers.ours.name} gives attention probabilities that do not sum to 1, as after dropout: turn the "
+            "attention's dropout off (attention_probs_dropout_prob=0 or attention_dropout=0 in the configuration), or "
+            "compare relations of its projections (of: relation)"
+        )
 
 
 def _probabilities(given: Any, name: str) -> Tensor:
