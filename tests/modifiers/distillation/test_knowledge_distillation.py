@@ -56,21 +56,32 @@ def test_losses_with_numbers_of_their_own(said, loss):
 def test_standardized_logits():
     models = perceptrons()
     manager = manager_of(KD, standardize=True, temperature=T, weight=W)
-    kl = lambda s, t, T: kl_divergence_loss(standardized(s), standardized(t), T)
+
+    def kl(s, t, T):
+        return kl_divergence_loss(standardized(s), standardized(t), T)
+
     assert_gradient_is(manager, models, whole(kl, models[1]))
 
 
 def test_an_added_term_leaves_the_loops_loss_whole():
     models = perceptrons()
-    explicit = lambda s, x, y: F.cross_entropy(s(x), y) + 2.5 * kl_divergence_loss(s(x), models[1](x).detach(), T)
+
+    def explicit(s, x, y):
+        return F.cross_entropy(s(x), y) + 2.5 * kl_divergence_loss(s(x), models[1](x).detach(), T)
+
     assert_gradient_is(manager_of(KD, mode="add", temperature=T, weight=2.5), models, explicit)
 
 
 def test_the_terms_of_several_teachers_are_averaged():
     student, one, data = perceptrons()
     two = mlp(seed=9).double()
-    mean = lambda s, x: sum(kl_divergence_loss(s(x), t(x).detach(), T) for t in (one, two)) / 2
-    explicit = lambda s, x, y: (1 - W) * F.cross_entropy(s(x), y) + W * mean(s, x)
+
+    def mean(s, x):
+        return sum(kl_divergence_loss(s(x), t(x).detach(), T) for t in (one, two)) / 2
+
+    def explicit(s, x, y):
+        return (1 - W) * F.cross_entropy(s(x), y) + W * mean(s, x)
+
     assert_gradient_is(manager_of(KD, temperature=T, weight=W), (student, [one, two], data), explicit)
 
 
@@ -120,10 +131,13 @@ def test_classes_are_the_second_dimension_of_images():
     x = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 5, (2, 4, 4), generator=generator)
     student, teacher = Dense(1).double(), Dense(0).double()
-    rows = lambda z: z.movedim(1, -1)
-    explicit = lambda s, x, y: (
-        (1 - W) * F.cross_entropy(s(x), y) + W * kl_divergence_loss(rows(s(x)), rows(teacher(x)).detach(), T)
-    )
+
+    def rows(z):
+        return z.movedim(1, -1)
+
+    def explicit(s, x, y):
+        return (1 - W) * F.cross_entropy(s(x), y) + W * kl_divergence_loss(rows(s(x)), rows(teacher(x)).detach(), T)
+
     assert_gradient_is(manager_of(KD, temperature=T, weight=W), (student, teacher, [(x, y)] * 3), explicit)
 
 

@@ -21,7 +21,10 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_relations_of_the_outputs_by_every_door(name):
     models = perceptrons()
-    explicit = lambda s, x, y: (1 - W) * F.cross_entropy(s(x), y) + W * LOSSES[name](s(x), models[1](x).detach())
+
+    def explicit(s, x, y):
+        return (1 - W) * F.cross_entropy(s(x), y) + W * LOSSES[name](s(x), models[1](x).detach())
+
     assert_gradient_is(manager_of(RELATIONS, loss=name, weight=W), models, explicit)
 
 
