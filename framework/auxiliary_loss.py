@@ -12,7 +12,7 @@ gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled g
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,7 @@ class AuxiliaryLosses(Link):
         self.terms = dict(terms)
         self.scaling = scaling
         self.weights = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.each_weight = self.weights.unbind()
         self.values = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.fp16 = torch.zeros((), dtype=torch.float64, device=device)
         self.forwards = torch.zeros((), dtype=torch.int64, device=device)
@@ -103,6 +104,7 @@ class AuxiliaryLosses(Link):
             door=torch.zeros((), dtype=torch.float64, device=device),
             ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
         )
+        self.told: list[Tensor] = []
         self.pending: Tensor | None = None
         self.combined = 0
         self.total: Tensor | None = None
@@ -119,7 +121,7 @@ class AuxiliaryLosses(Link):
         if replacing > 1 + 1e-12:
             parts = ", ".join(f"{name} {term.weight:g}" for name, term in self.terms.items() if not term.add)
             raise ScheduleError(f"the weights of the auxiliary losses are {replacing:g} in sum, above 1: {parts}")
-        self.controls.keep.data.fill_(1 - replacing)
+        self.controls.set_keep(1 - replacing)
         self.weights.data.copy_(torch.tensor([term.weight for term in self.terms.values()], dtype=torch.float64))
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -134,7 +136,7 @@ class AuxiliaryLosses(Link):
         """Door (b): the whole loss, explicitly; the injection steps aside for this backward."""
         if self.pending is None:
             return loss
-        self.controls.door.data.fill_(1.0)
+        self.controls.open(explicit=True)
         pending, self.pending = self.pending, None
         self.combined += 1
         total = loss * self.controls.keep.to(loss.dtype) + pending.to(loss.dtype)
@@ -143,6 +145,9 @@ class AuxiliaryLosses(Link):
 
     def last_losses(self) -> dict[str, float]:
         """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c)."""
+        if self.told:
+            self.values.copy_(torch.stack([value.double() for value in self.told]))
+            self.told = []
         told = dict(zip(self.terms, self.values.tolist(), strict=True))
         told["injected"] = float((self.values * self.weights).sum())
         return told if self.total is None else {**told, "total": float(self.total)}
@@ -173,16 +178,15 @@ class AuxiliaryLosses(Link):
         self.controls.ticket.grad = None
         self.pending = None
         self.combined = 0
-        self.controls.door.data.fill_(0.0)
+        self.controls.open(explicit=False)
 
     def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        forward = Pass(output, args, kwargs, self.weights[:0])
+        forward = Pass(output, args, kwargs, self.weights)
         values = []
-        for weight, term in zip(self.weights, self.terms.values(), strict=True):
+        for weight, term in zip(self.each_weight, self.terms.values(), strict=True):
             forward.weight = weight
-            values.append(term.compute(forward).double())
-        terms = torch.stack(values)
-        weighted = (terms * self.weights.to(terms.device)).sum()
+            values.append(term.compute(forward))
+        weighted = self._weighted(values)
         passed_on = inject(output, weighted, self.controls, forward.followers)
         if passed_on is None:
             raise TargetError(
@@ -190,10 +194,20 @@ class AuxiliaryLosses(Link):
                 f"{', '.join(self.terms)} cannot reach the weights through it"
             )
         with torch.no_grad():
-            self.values.copy_(terms)
             self.forwards.add_(1)
         self.pending = weighted
         return passed_on
+
+    def _weighted(self, values: Sequence[Tensor]) -> Tensor:
+        """The sum of weight x term; the values are noted. What is not compiled needs no tensors for the weights."""
+        if torch.compiler.is_compiling():
+            terms = torch.stack([value.double() for value in values])
+            with torch.no_grad():
+                self.values.copy_(terms)
+            return (terms * self.weights.to(terms.device)).sum()
+        self.told = [value.detach() for value in values]
+        parts = [value * term.weight for value, term in zip(values, self.terms.values(), strict=True)]
+        return parts[0] if len(parts) == 1 else torch.stack([part.double() for part in parts]).sum()
 
     def _unscaled_fp16(self) -> bool:
         kind = self.controls.keep.device.type

@@ -67,8 +67,9 @@ class Extras:
 
     def follow(self, owner: str, model: nn.Module) -> None:
         """Go where the model has gone since: to its device and type."""
-        like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
-        for key in [key for key in self._modules if like is not None and _is_of(key, owner)]:
+        keys = [key for key in self._modules if _is_of(key, owner)]
+        like = next((each for each in model.parameters() if each.is_floating_point()), None) if keys else None
+        for key in keys:
             own = next(self._modules[key].parameters(), None)
             if own is not None and like is not None and (own.device, own.dtype) != (like.device, like.dtype):
                 self._modules[key].to(like.device, like.dtype)

@@ -33,6 +33,7 @@ class Controls:
         scale: of the gradient scaler.
         door: above 0 where the loop's loss already holds everything.
         ticket: a leaf whose gradient counts the backward passes.
+        kept, explicit: what ``keep`` and ``door`` say, for backward passes that are not compiled.
     """
 
     keep: Tensor
@@ -40,6 +41,19 @@ class Controls:
     scale: Tensor
     door: Tensor
     ticket: Tensor
+    kept: float = 1.0
+    explicit: bool = False
+
+    def set_keep(self, share: float) -> None:
+        """Change the share of the loop's own loss that stays."""
+        self.kept = share
+        self.keep.data.fill_(share)
+
+    def open(self, explicit: bool) -> None:
+        """Say whether the loop's loss holds everything."""
+        if explicit != self.explicit:
+            self.explicit = explicit
+            self.door.data.fill_(float(explicit))
 
 
 @dataclass
@@ -61,8 +75,22 @@ def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequenc
 
     Returns None where the output holds no tensor with a gradient.
     """
+    if isinstance(output, Tensor):
+        passed = _through([output], weighted, controls, followers)
+        return None if passed is None else passed[0]
     parts = _fields(output)
     leaves, structure = tree_flatten(output if parts is None else parts)
+    passed = _through(leaves, weighted, controls, followers)
+    if passed is None:
+        return None
+    passed_on = tree_unflatten(passed, structure)
+    return passed_on if parts is None else dataclasses.replace(output, **passed_on)
+
+
+def _through(
+    leaves: list[Any], weighted: Tensor, controls: Controls, followers: Sequence[Follower]
+) -> list[Any] | None:
+    """The leaves of an output, those with a gradient passed through the injection; None where there are none."""
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not places:
         return None
@@ -72,6 +100,7 @@ def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequenc
     passed = _Injection.apply(  # type: ignore[no-untyped-call]
         led,
         dimensions,
+        None if torch.compiler.is_compiling() else controls,
         weighted,
         *(controls.keep, controls.share, controls.scale, controls.door, controls.ticket),
         *[follower.share for follower in followers],
@@ -80,8 +109,7 @@ def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequenc
     )
     for place, leaf in zip(places, passed, strict=True):
         leaves[place] = leaf
-    passed_on = tree_unflatten(leaves, structure)
-    return passed_on if parts is None else dataclasses.replace(output, **passed_on)
+    return leaves
 
 
 def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,44 +148,63 @@ def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor, sing
 
 
 class _Injection(torch.autograd.Function):
-    """Takes the places of the outputs that lead, the followers' dimensions, the weighted terms, the controls, the
-    followers' shares, the followers, and the outputs."""
+    """Takes the places of the outputs that lead, the followers' dimensions, the controls where it is not compiled, the
+    weighted terms, the controls' tensors, the followers' shares, the followers, and the outputs."""
 
     @staticmethod
     def forward(
-        ctx: Any, led: tuple[int, ...], dimensions: tuple[int | None, ...], weighted: Tensor, *tensors: Tensor
+        ctx: Any,
+        led: tuple[int, ...],
+        dimensions: tuple[int | None, ...],
+        live: Controls | None,
+        weighted: Tensor,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         controls, rest = tensors[:5], tensors[5:]
         count = len(led)
         outputs = rest[2 * count :]
-        ctx.led, ctx.dimensions = led, dimensions
+        ctx.led, ctx.dimensions, ctx.live = led, dimensions, live
         ctx.save_for_backward(*controls[:4], *rest[: 2 * count], *[outputs[place] for place in led])
         return tuple(output.clone() for output in outputs)  # a view would break in-place operations on the output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         keep, share, scale, door, *followed = ctx.saved_tensors
-        explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
-        one = torch.ones_like(keep)
-        passed = torch.where(explicit, one, keep)
-        own = torch.where(explicit, torch.zeros_like(keep), share * scale)
+        sent = share * scale
+        passed, own, whole = _shares(ctx.live, keep, sent, door, gradients)
         scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
         count = len(ctx.led)
         shares, tensors, leading = (followed[place * count : (place + 1) * count] for place in range(3))
-        whole = torch.where(explicit, one / keep, one)
         told = [
-            _followed(gradients[place], whole, share * scale, part, tensor, leader, dimension)
+            _followed(gradients[place], whole, sent, part, tensor, leader, dimension)
             for place, dimension, part, tensor, leader in zip(
                 ctx.led, ctx.dimensions, shares, tensors, leading, strict=True
             )
         ]
-        return None, None, own, None, None, None, None, one, *[None] * count, *told, *scaled
+        return None, None, None, own, None, None, None, None, torch.ones_like(keep), *[None] * count, *told, *scaled
+
+
+def _shares(
+    live: Controls | None, keep: Tensor, sent: Tensor, door: Tensor, gradients: tuple[Tensor | None, ...]
+) -> tuple[float | Tensor, Tensor, float | Tensor]:
+    """What stays of the loop's gradient, what the terms get, and what makes the loop's gradient whole again."""
+    if live is not None:
+        kept = 1.0 if live.explicit else live.kept
+        own = torch.zeros_like(sent) if live.explicit else sent
+        return kept, own, (1 / live.kept if live.explicit and live.kept else 1.0)
+    explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
+    one = torch.ones_like(keep)
+    return (
+        torch.where(explicit, one, keep),
+        torch.where(explicit, torch.zeros_like(keep), sent.to(keep.dtype)),
+        torch.where(explicit, one / keep, one),
+    )
 
 
 def _followed(
     gradient: Tensor | None,
-    whole: Tensor,
+    whole: float | Tensor,
     scale: Tensor,
     share: Tensor,
     tensor: Tensor,

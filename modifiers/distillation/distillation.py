@@ -19,6 +19,7 @@ from paredown.framework.varying import Varying, ends_of, moves, value_at
 __all__ = ["Compute", "Distillation"]
 
 Compute = Callable[[Pass], Tensor]
+AT_ONCE = Time.parse(0)
 
 
 class Distillation(Modifier):
@@ -55,7 +56,7 @@ class Distillation(Modifier):
     @property
     def warming(self) -> Time:
         """The warmup that is meant."""
-        return Time.parse(0) if self.warmup is None else self.warmup
+        return AT_ONCE if self.warmup is None else self.warmup
 
     def settings(self, progress: float) -> dict[str, float]:
         """Further numbers that move over the window."""

@@ -29,6 +29,8 @@ from paredown.modifiers.distillation.taught import Copied, Taught, saying
 
 __all__ = ["KnowledgeDistillation"]
 
+FIVE_EPOCHS = Time.parse(5)
+
 
 class KnowledgeDistillation(Taught):
     """Distilling the knowledge in a neural network (Hinton, Vinyals & Dean, 2015, arXiv:1503.02531).
@@ -73,7 +75,7 @@ class KnowledgeDistillation(Taught):
         if self.warmup is not None:
             return self.warmup
         decoupled = self.loss == "decoupled" or isinstance(self.loss, Decoupled)
-        return Time.parse(5 if decoupled else 0)
+        return FIVE_EPOCHS if decoupled else super().warming
 
     @field_validator("temperature")
     @classmethod
@@ -115,13 +117,13 @@ class KnowledgeDistillation(Taught):
         def compare(forward: Pass, taught: Tensor) -> Tensor:
             student = logits_of(forward.output)
             dimension = class_dimension_of(student) if self.class_dimension is None else self.class_dimension
-            ours, theirs = (each.movedim(dimension, -1) for each in (student, taught.to(student.device, student.dtype)))
+            ours, theirs = student, taught.to(student.device, student.dtype)
+            if dimension not in (-1, student.dim() - 1):
+                ours, theirs = ours.movedim(dimension, -1), theirs.movedim(dimension, -1)
             ours, theirs = same_classes(ours, theirs, self.truncate_vocabulary)
             if self.standardize:
                 ours, theirs = standardized(ours), standardized(theirs)
             labels = labels_of(forward, ours, ahead)
-            first = theirs.argmax(-1)
-            targets = first if labels is None else torch.where(labels < 0, first, labels)
-            return loss(ours, theirs, temperature, None if labels is None else labels >= 0, targets)
+            return loss(ours, theirs, temperature, labels)
 
         return compare

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor
 
@@ -27,8 +28,8 @@ from paredown.modifiers.distillation.logit_rows import (
 __all__ = ["LogitLoss", "Loss", "loss_of"]
 
 Temperature = float | Tensor
-#: (student's logits, teacher's logits, temperature, weights of rows, targets) to a 0-d tensor
-Loss = Callable[[Tensor, Tensor, Temperature, Tensor | None, Tensor], Tensor]
+#: (student's logits, teacher's logits, temperature, labels or None) to a 0-d tensor; a label below 0 leaves its row out
+Loss = Callable[[Tensor, Tensor, Temperature, Tensor | None], Tensor]
 Factor = Annotated[Number, Field(ge=0)]
 
 #: logits of more elements than this are taken in pieces of half as many
@@ -117,27 +118,29 @@ def _by_rows(
     student: Tensor,
     teacher: Tensor,
     temperature: Temperature,
-    weights: Tensor | None,
-    targets: Tensor,
+    labels: Tensor | None,
 ) -> Tensor:
     """The mean over rows, in pieces where the logits are large."""
     of_rows = partial(rows, temperature=temperature)
-    more = (targets.reshape(-1),) if targeted else ()
+    more = (_targets(teacher, labels).reshape(-1),) if targeted else ()
+    weights = None if labels is None else labels >= 0
     if student.numel() <= AT_ONCE or student.shape != teacher.shape:
         return mean_over_rows(lambda ours, theirs: of_rows(ours, theirs, *more), student, teacher, weights)
     classes = student.shape[-1]
     flat = None if weights is None else wide(weights.reshape(-1))
-    shares = None if flat is None else flat / flat.sum().clamp(min=1e-30)
+    shares = None if flat is None else flat / flat.sum().clamp(min=1)
     ours, theirs = student.reshape(-1, classes), teacher.reshape(-1, classes)
     return in_row_chunks(of_rows, ours, theirs, shares, max(AT_ONCE // classes // 2, 1), *more)
 
 
+def _targets(teacher: Tensor, labels: Tensor | None) -> Tensor:
+    """The labels; where there is none, the teacher's first choice."""
+    first = teacher.argmax(-1)
+    return first if labels is None else torch.where(labels < 0, first, labels)
+
+
 def _correlation(
-    factors: CorrelationFactors,
-    student: Tensor,
-    teacher: Tensor,
-    temperature: Temperature,
-    weights: Tensor | None,
-    targets: Tensor,
+    factors: CorrelationFactors, student: Tensor, teacher: Tensor, temperature: Temperature, labels: Tensor | None
 ) -> Tensor:
+    weights = None if labels is None else labels >= 0
     return correlation_loss(student, teacher, temperature, weights, factors.inter, factors.intra)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -126,7 +126,9 @@ def _for(teacher: nn.Module, inputs: Any) -> Any:
 
     def moved(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
-            return leaf
+            return tree_map(moved, leaf) if isinstance(leaf, (Mapping, list, tuple)) else leaf
         return leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
 
-    return tree_map(moved, inputs)
+    if isinstance(inputs, Mapping):
+        return {name: moved(value) for name, value in inputs.items()}
+    return [moved(value) for value in inputs]

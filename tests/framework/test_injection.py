@@ -71,7 +71,7 @@ def controls(keep=1.0, door=0.0):
     zero_d = {"dtype": torch.float64}
     ticket = torch.zeros((), requires_grad=True, **zero_d)
     one = torch.ones((), **zero_d)
-    return Controls(torch.tensor(keep, **zero_d), one, one, torch.tensor(door, **zero_d), ticket)
+    return Controls(torch.tensor(keep, **zero_d), one, one, torch.tensor(door, **zero_d), ticket, keep, door > 0)
 
 
 @pytest.mark.parametrize("dimension", [-1, 1])
