@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from paredown.framework.curves import CURVES, Curve
@@ -22,6 +23,7 @@ from paredown.framework.modifier import Modifier, Options, TargetedModifier
 from paredown.framework.recipe.writing import to_yaml
 from paredown.framework.registry import registry
 from paredown.framework.time import Time
+from paredown.framework.varying import Ramp
 
 PAGE = Path(__file__).parent / "modifiers.md"
 INTRODUCTION = """\
@@ -33,6 +35,7 @@ Every modifier has `start` (default: 0) and `end` (default: the end of the run),
 [the guide](guide.md) says what they mean. Every value may be an interpolation, `${variables.name}`.
 """
 CURVE = f"one of {', '.join(f'`{name}`' for name in CURVES)}, or points `[[progress, value], ...]`"
+VARYING = "number, points `[[progress, value], ...]`, or `{initial: 0, final: 0.9, curve: linear}`"
 SHOWN_ELSEWHERE = ("type", "start", "end", "targets", "ignore")
 KINDS = {"_ConvNd": "every convolution", "Module": "every module"}
 PLAIN = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", type(None): "`null`", Time: "time"}
@@ -51,7 +54,8 @@ def page() -> str:
 def section(name: str, modifier: type[Modifier]) -> str:
     """The page of one modifier: docstring, facts, fields, the least recipe."""
     fields = {field: info for field, info in modifier.model_fields.items() if field not in SHOWN_ELSEWHERE}
-    inner = [(field, option) for field, info in fields.items() for option in _options_in(info.annotation)]
+    options = ((field, option) for field, info in fields.items() for option in _options_in(info.annotation))
+    inner = [(field, option) for field, option in options if option is not Ramp]
     parts = [f"## {name}\n", prose(inspect.getdoc(modifier) or ""), "", *facts(modifier), "", *table(fields)]
     for field, option in inner:
         heading = prose((inspect.getdoc(option) or "").split("\n\n")[0])
@@ -105,6 +109,10 @@ def values(info: FieldInfo) -> str:
     """What a field takes, in words; curves by name, because their type does not say it well."""
     if get_args(info.annotation) == get_args(get_args(Curve)[0]):
         return CURVE
+    if Ramp in get_args(info.annotation):
+        return VARYING
+    if any(isinstance(piece, BeforeValidator) for piece in info.metadata) and get_origin(info.annotation) is tuple:
+        return f"{_type(get_args(info.annotation)[0])}, or a list of it"
     bounds = [text for piece in info.metadata for text in _bounds(piece)]
     return ", ".join([_type(info.annotation), *bounds])
 
@@ -154,6 +162,8 @@ def _options_in(annotation: Any) -> Iterator[type[Options]]:
 def _yaml(value: Any) -> str:
     if isinstance(value, Time):
         return str(value.plain())
+    if isinstance(value, tuple) and len(value) == 1:
+        return _yaml(value[0])
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

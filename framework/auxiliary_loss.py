@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
-from paredown.framework.injection import Controls, Follower, inject
+from paredown.framework.injection import Controls, Follower, counted, inject
 from paredown.framework.managed import Link
 
 __all__ = ["AuxiliaryLosses", "Pass", "Scaling", "Term"]
@@ -139,7 +139,7 @@ class AuxiliaryLosses(Link):
         self.controls.open(explicit=True)
         pending, self.pending = self.pending, None
         self.combined += 1
-        total = loss * self.controls.keep.to(loss.dtype) + pending.to(loss.dtype)
+        total = loss * self.controls.keep.to(loss.dtype) + counted(pending, self.controls.ticket).to(loss.dtype)
         self.total = total.detach()
         return total
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from paredown.framework.errors import ParedownError
 
-__all__ = ["Controls", "Follower", "inject", "softmax_gradient"]
+__all__ = ["Controls", "Follower", "counted", "inject", "softmax_gradient"]
 
 #: how far from a distribution what is read off a gradient may lie: that of half precision
 TOLERANCE = 0.02
@@ -172,7 +172,7 @@ class _Injection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         keep, share, scale, door, *followed = ctx.saved_tensors
         sent = share * scale
-        passed, own, whole = _shares(ctx.live, keep, sent, door, gradients)
+        passed, own, whole, counted = _shares(ctx.live, keep, sent, door, gradients)
         scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
         count = len(ctx.led)
         shares, tensors, leading = (followed[place * count : (place + 1) * count] for place in range(3))
@@ -182,24 +182,44 @@ class _Injection(torch.autograd.Function):
                 ctx.led, ctx.dimensions, shares, tensors, leading, strict=True
             )
         ]
-        return None, None, None, own, None, None, None, None, torch.ones_like(keep), *[None] * count, *told, *scaled
+        return None, None, None, own, None, None, None, None, counted, *[None] * count, *told, *scaled
 
 
 def _shares(
     live: Controls | None, keep: Tensor, sent: Tensor, door: Tensor, gradients: tuple[Tensor | None, ...]
-) -> tuple[float | Tensor, Tensor, float | Tensor]:
-    """What stays of the loop's gradient, what the terms get, and what makes the loop's gradient whole again."""
+) -> tuple[float | Tensor, Tensor, float | Tensor, Tensor]:
+    """What stays of the loop's gradient, what the terms get, what makes the loop's gradient whole again, and what the
+    ticket gets: where the loop's loss holds everything, `counted` counts its backward passes."""
     if live is not None:
-        kept = 1.0 if live.explicit else live.kept
-        own = torch.zeros_like(sent) if live.explicit else sent
-        return kept, own, (1 / live.kept if live.explicit and live.kept else 1.0)
+        if live.explicit:
+            return 1.0, torch.zeros_like(sent), (1 / live.kept if live.kept else 1.0), torch.zeros_like(keep)
+        return live.kept, sent, 1.0, torch.ones_like(keep)
     explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
     one = torch.ones_like(keep)
     return (
         torch.where(explicit, one, keep),
         torch.where(explicit, torch.zeros_like(keep), sent.to(keep.dtype)),
         torch.where(explicit, one / keep, one),
+        torch.where(explicit, torch.zeros_like(keep), one),
     )
+
+
+def counted(weighted: Tensor, ticket: Tensor) -> Tensor:
+    """The same value; the backward passes that go through it are counted by the ticket."""
+    passed: Tensor = _Counted.apply(weighted, ticket)  # type: ignore[no-untyped-call]
+    return passed
+
+
+class _Counted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weighted: Tensor, ticket: Tensor) -> Tensor:
+        ctx.save_for_backward(ticket)
+        return weighted.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (ticket,) = ctx.saved_tensors
+        return gradient, torch.ones_like(ticket)
 
 
 def _followed(

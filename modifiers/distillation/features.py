@@ -46,7 +46,7 @@ def tokens_that_count(forward: Pass, feature: Tensor) -> Tensor | None:
 def embeddings(feature: Tensor, tokens: Tensor | None) -> Tensor:
     """One vector a sample: the mean over those tokens of (batch, tokens, width) that count; others are flattened.
 
-    >>> embeddings(torch.tensor([[[1.0], [5.0]]]), torch.tensor([[True, False]]))
+    >>> embeddings(Tensor([[[1.0], [5.0]]]), Tensor([[1, 0]]))
     tensor([[1.]])
     """
     if feature.dim() != 3:

@@ -152,6 +152,33 @@ def test_one_call_of_the_door_for_each_forward():
         optimizer.step()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_loop_without_a_loss_of_its_own(compiled):
+    """Distilling without labels: the whole loss is the terms."""
+    torch._dynamo.reset()
+    student, teacher, _, data, optimizer, manager = setup(torch.float32)
+    forward = torch.compile(student, backend="aot_eager", fullgraph=True) if compiled else student
+    x = data[0][0]
+    forward(x)
+    manager.loss(torch.zeros(())).backward()
+    soft = [F.log_softmax(z / TEMPERATURE, -1) for z in (student.eval()(x), teacher(x).detach())]
+    kl = F.kl_div(*soft, log_target=True, reduction="batchmean") * TEMPERATURE**2
+    want = torch.autograd.grad(WEIGHT * kl, list(student.parameters()))
+    assert (gradients(student) - torch.cat([w.flatten() for w in want])).abs().max() < 1e-6
+    optimizer.step()
+    forward(data[1][0])
+
+
+def test_a_second_backward_through_the_whole_loss_is_told():
+    student, _, _, data, optimizer, manager = setup(torch.float32)
+    x, y = data[0]
+    total = manager.loss(F.cross_entropy(student(x), y))
+    total.backward(retain_graph=True)
+    total.backward()
+    with pytest.raises(ParedownError, match="2 backward passes"):
+        optimizer.step()
+
+
 def test_validation_and_no_grad_forwards_are_left_alone():
     student, teacher, _, data, optimizer, manager = setup(torch.float32)
     x, y = data[0]

@@ -84,7 +84,9 @@ def test_it_trains(name):
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert manager.done
-    check(name, manager.finalize())
+    report = manager.finalize()
+    if "accuracy" not in recipe.resolved()["tags"]:
+        check(name, report)
     assert torch.isfinite(model.eval()(data[0][0])).all()
 
 
