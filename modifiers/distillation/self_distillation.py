@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.calling import call, evaluating
 from paredown.framework.errors import TargetError
-from paredown.framework.injection import Follower
+from paredown.framework.followers import Follower
 from paredown.framework.modifier import Foreseen, Share
 from paredown.framework.targets import match_roots, named_modules
 from paredown.framework.training import Training

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from paredown import ParedownError
-from paredown.framework.injection import Controls, Follower, inject, softmax_gradient
+from paredown.framework.followers import Follower, softmax_gradient
+from paredown.framework.injection import Controls, inject
 
 ROWS, CLASSES = 12, 5
 
