@@ -114,10 +114,10 @@ def sentences_of(sdist: Path, batched: Callable[[Sequence[str], int], list[Batch
     taken = {text for _, text in shuffled[:CHOSEN_ON]}
     others = {text: positive for positive, text in shuffled[CHOSEN_ON:] if text not in taken}
     left = iter(others.items())
-    training, held_out, fitted, tested = (
-        [next(left) for _ in range(count)] for count in (size.steps * BATCH, size.held_out, size.fitted, size.tested)
+    held_out, fitted, tested, training = (
+        [next(left) for _ in range(count)] for count in (size.held_out, size.fitted, size.tested, size.steps * BATCH)
     )
-    for part in (training, held_out, fitted, tested):
+    for part in (held_out, fitted, tested, training):
         part.sort(key=lambda pair: len(pair[0]))  # batches of like length: less padding
     probed = fitted + tested
     steps = batched([text for text, _ in training], BATCH)

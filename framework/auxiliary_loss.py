@@ -105,6 +105,7 @@ class AuxiliaryLosses(Link):
             door=torch.zeros((), dtype=torch.float64, device=device),
             ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
         )
+        self.before = 0
         self.told: list[Tensor] = []
         self.pending: Tensor | None = None
         self.combined = 0
@@ -145,7 +146,12 @@ class AuxiliaryLosses(Link):
         return total
 
     def last_losses(self) -> dict[str, float]:
-        """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c)."""
+        """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c).
+
+        Nothing before the first forward.
+        """
+        if not int(self.forwards):
+            return {}
         if self.told:
             self.values.copy_(torch.stack([value.double() for value in self.told]))
             self.told = []
@@ -159,7 +165,7 @@ class AuxiliaryLosses(Link):
         Raises:
             ParedownError: scaling that was not declared, a second backward, or a term that no backward reached.
         """
-        forwards = int(self.forwards)
+        forwards = int(self.forwards) - self.before
         backwards = 0 if self.controls.ticket.grad is None else int(self.controls.ticket.grad)
         combined = self.combined
         self._notice_silence(forwards)
@@ -175,7 +181,7 @@ class AuxiliaryLosses(Link):
 
     def reset(self) -> None:
         """Begin the count of the next step."""
-        self.forwards.zero_()
+        self.before = int(self.forwards)
         self.controls.ticket.grad = None
         self.pending = None
         self.combined = 0

@@ -147,6 +147,10 @@ class Training:
         add_link(module, link)
         self._links.append((modifier.name, module, link))
 
+    def managed(self, modifier: Modifier) -> list[Link]:
+        """The links of the modifier."""
+        return [link for name, _, link in self._links if name == modifier.name]
+
     def unmanage(self, modifier: Modifier, only: Callable[[Link], bool] | None = None) -> None:
         """Take the modifier's links off: all of them, the permanent ones too, or those that ``only`` picks."""
         gone = [entry for entry in self._links if entry[0] == modifier.name and (only is None or only(entry[2]))]
@@ -271,7 +275,7 @@ class Training:
     def last_losses(self) -> dict[str, float]:
         """The newest auxiliary losses, also after their windows have ended."""
         if self.auxiliary is not None:
-            self._last_losses = self.auxiliary.last_losses()
+            self._last_losses = {**self._last_losses, **self.auxiliary.last_losses()}
         return self._last_losses
 
     def _rebuild_losses(self, terms: dict[str, Term]) -> None:

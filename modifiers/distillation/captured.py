@@ -16,8 +16,10 @@ __all__ = ["Capture"]
 class Capture(Link):
     """A link that keeps what a layer gave in the newest forward, until it is taken."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, model: nn.Module | None = None, layer: str = "") -> None:
+        """``name`` is for messages; ``model`` is a teacher, ``layer`` its layer's name."""
         self.name = name
+        self.model, self.layer = model, layer
         self.given: Any = None
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.errors import TargetError
+from paredown.framework.fast_paths import restore_fast_path, use_slow_path
 from paredown.framework.modifier import Foreseen
 from paredown.framework.targets import match_roots, named_modules
 from paredown.framework.training import Training
@@ -85,6 +86,20 @@ class Paired(Taught):
     def difference(self, training: Training, pairs: Sequence[Layers]) -> Difference:
         """Build the function of a forward and a pair that gives their difference, a 0-d tensor."""
 
+    def detach(self, training: Training, state: Copied) -> None:
+        self._restore_fast_paths(training)
+        super().detach(training, state)
+
+    def withdraw(self, training: Training, state: Copied) -> None:
+        self._restore_fast_paths(training)
+        super().withdraw(training, state)
+
+    def _restore_fast_paths(self, training: Training) -> None:
+        """A teacher's fused layers call no children; those that were listened to may be fused again."""
+        for link in training.managed(self):
+            if isinstance(link, Capture) and link.model is not None:
+                restore_fast_path(link.model, [link.layer])
+
     def _told(self, difference: Difference, forward: Pass, layers: Layers) -> Tensor:
         """The difference; where shapes do not go together, an error that names the layers."""
         if torch.compiler.is_compiling():
@@ -98,7 +113,11 @@ class Paired(Taught):
         ours, theirs = named_modules(training.model), named_modules(teacher)
         captured: list[Layers] = []
         for own, other in paired_layers(training.model, teacher, self.pairs):
-            links = Capture(f"{self.name}: the student's layer {own}"), Capture(f"{self.name}: the teacher's {other}")
+            links = (
+                Capture(f"{self.name}: the student's layer {own}"),
+                Capture(f"{self.name}: the teacher's {other}", teacher, other),
+            )
+            use_slow_path(teacher, [other])
             for module, link in zip((ours[own], theirs[other]), links, strict=True):
                 training.manage(self, module, link)
             captured.append(Layers(f"{place}-{len(captured)}", ours[own], theirs[other], teacher, *links))

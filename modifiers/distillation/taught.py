@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Share
 from paredown.framework.training import Training
 from paredown.modifiers.distillation.distillation import Distillation
@@ -112,10 +113,23 @@ def saying(teacher: nn.Module) -> Says:
             if teacher.training:
                 teacher.eval()
             with torch.no_grad():
-                forward.shared[key] = teacher(*_for(teacher, forward.args), **_for(teacher, forward.kwargs))
+                forward.shared[key] = _asked(teacher, forward)
         return forward.shared[key]
 
     return says
+
+
+def _asked(teacher: nn.Module, forward: Pass) -> Any:
+    args, kwargs = _for(teacher, forward.args), _for(teacher, forward.kwargs)
+    if torch.compiler.is_compiling():
+        return teacher(*args, **kwargs)
+    try:
+        return teacher(*args, **kwargs)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise TargetError(
+            f"the teacher, a {type(teacher).__name__}, could not be called with what the model is called with: "
+            f"{error}; wrap it in a module that takes the same"
+        ) from error
 
 
 def _for(teacher: nn.Module, inputs: Any) -> Any:

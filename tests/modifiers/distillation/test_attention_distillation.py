@@ -142,3 +142,28 @@ def test_real_attention_of_hugging_face():
     student.encoder.layer[0].attention.self.dropout.p = 0.5
     with pytest.raises(TargetError, match="do not sum to 1, as after dropout.*attention_probs_dropout_prob=0"):
         student(input_ids=IDS, attention_mask=MASK)
+
+
+def test_fused_layers_of_a_teacher_are_opened_for_the_while():
+    def encoder(seed):
+        torch.manual_seed(seed)
+        layer = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True)
+        return nn.Sequential(
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(48, 4)
+        )
+
+    student, teacher = encoder(1), encoder(0).eval()
+    x = torch.randn(8, 3, 16)
+    with torch.no_grad():
+        want = teacher(x)
+    attributes = [layer.activation_relu_or_gelu for layer in teacher[0].layers]
+    manager = manager_of(ATTENTION, of="relation", heads=4, pairs={"0.layers.*.linear1": "0.layers.*.linear1"})
+    optimizer = sgd(student)
+    manager.modify(student, optimizer, 10, teacher=teacher)
+    F.cross_entropy(student(x), torch.arange(8) % 4).backward()
+    optimizer.step()
+    assert manager.last_losses["distill"] > 0
+    manager.release()
+    assert [layer.activation_relu_or_gelu for layer in teacher[0].layers] == attributes
+    with torch.no_grad():
+        assert torch.allclose(teacher(x), want, atol=1e-6)

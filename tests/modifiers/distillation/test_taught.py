@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import paredown
-from paredown import ParedownError, ScheduleError
+from paredown import ParedownError, ScheduleError, TargetError
 from paredown.modifiers.distillation.moving_average import average_, averaging_decay
 
 KD = "knowledge_distillation"
@@ -207,3 +207,35 @@ def test_an_average_is_changed_whole_or_not_at_all():
     assert not average_(averaged, other, 0.5)
     assert all(torch.equal(p, b) for p, b in zip(averaged.parameters(), before, strict=True))
     assert [averaging_decay(0.5, step) for step in range(3)] == [0.0, 0.5, 0.5]
+
+
+def test_a_teacher_that_is_called_otherwise_is_named():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x, more):
+            return self.net(x)
+
+    student = mlp(seed=1)
+    manager_of(KD).modify(student, sgd(student), 10, teacher=Other())
+    with pytest.raises(TargetError, match="the teacher, a Other, could not be called.*wrap it in a module"):
+        student(batches()[0][0])
+
+
+def test_the_losses_are_told_after_the_windows_have_ended():
+    student = mlp(seed=1)
+    recipe = {
+        "recipe": 1,
+        "run": {"epochs": 2},
+        "modifiers": {"a": {"type": KD, "weight": 0.5}, "b": {"type": KD, "weight": 0.3}},
+    }
+    manager, optimizer = paredown.ScheduledManager(paredown.Recipe.load(recipe)), sgd(student)
+    manager.modify(student, optimizer, 10, teacher=mlp())
+    assert manager.last_losses == {}
+    train(student, optimizer, batches(), 2)
+    manager.finalize()
+    told = manager.last_losses
+    assert told["a"] == told["b"] > 0
+    assert told["injected"] == pytest.approx(0.8 * told["a"])
