@@ -254,3 +254,22 @@ def test_what_makes_no_sense_is_refused_by_the_recipe(fields, told):
 def test_a_decay_without_an_average_is_told_as_unused():
     plan = manager_of(KD, decay=0.9).plan(mlp())
     assert "decay" in str(plan)
+
+
+MOVING = {"temperature": {"initial": 8, "final": 2}, "weight": [[0, 0.2], [1, 0.9]]}
+
+
+@pytest.mark.parametrize("fields", [{"loss": loss} for loss in LOSSES] + [{"standardize": True}, MOVING])
+def test_compiled_in_one_graph_it_ends_the_same(fields):
+    ends = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        student = mlp(seed=5)
+        manager, optimizer = manager_of(KD, warmup=0, **fields), sgd(student)
+        manager.modify(student, optimizer, 10, teacher=mlp())
+        forward = torch.compile(student, backend="aot_eager", fullgraph=True) if compiled else student
+        train(forward, optimizer, batches(4))
+        ends.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
