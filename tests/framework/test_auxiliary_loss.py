@@ -152,6 +152,29 @@ def test_one_call_of_the_door_for_each_forward():
         optimizer.step()
 
 
+def test_a_training_step_in_a_closure():
+    """As Lightning runs it: forward and backward inside of the optimizer's step, in a method of the module."""
+    student, teacher, reference, data, optimizer, _ = setup()
+
+    class Module(nn.Module):
+        def training_step(self, batch):
+            x, y = batch
+            return F.cross_entropy(student(x), y)
+
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = Module().training_step(data[0])
+        loss.backward()
+        seen.append(gradients(student))
+        return loss
+
+    optimizer.step(closure)
+    explicit(reference, teacher, *data[0]).backward()
+    assert (seen[0] - gradients(reference)).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_loop_without_a_loss_of_its_own(compiled):
     """Distilling without labels: the whole loss is the terms."""
