@@ -50,7 +50,7 @@ Difference = Callable[[Pass, Layers], Tensor]
 class Paired(Taught):
     """Base: the term is the mean of differences between paired layers."""
 
-    example: ClassVar[Mapping[str, Any]] = {"pairs": {"body": "body"}}
+    example: ClassVar[Mapping[str, Any]] = {"pairs": {"Conv2d": "Conv2d"}}
 
     pairs: Annotated[dict[str, str], Field(min_length=1)]
     """Which layer of the student learns from which of the teacher: names, globs, class names or ``re:`` patterns. Those

@@ -17,7 +17,7 @@ __all__ = ["RunningExits"]
 
 
 class RunningExits:
-    """The exits of one modifier, each built when it is first needed.
+    """The exits of one modifier, each built when it is first needed, and anew where its layer has changed its shape.
 
     Args:
         training: the run.
@@ -48,11 +48,16 @@ class RunningExits:
             TargetError: there is none yet, and a compiled forward cannot build it; or no exit gives such logits.
         """
         known = self.made.get(layer)
-        if known is not None:
-            return known
         if torch.compiler.is_compiling():
-            raise TargetError(f"{self.owner}: exits cannot be built in a compiled forward: give modify example_inputs")
-        self.sizes[layer] = _sizes(layer, feature, logits, goal)
+            if known is None:
+                raise TargetError(
+                    f"{self.owner}: exits cannot be built in a compiled forward: give modify example_inputs"
+                )
+            return known
+        sizes = _sizes(layer, feature, logits, goal)
+        if known is not None and self.sizes[layer] == sizes:
+            return known
+        self.sizes[layer] = sizes
         return self._build(layer)
 
     def all(self) -> Mapping[str, Exit]:

@@ -52,7 +52,7 @@ class SelfDistillation(Distillation):
     is an error at the first backward. `last_losses` has the term without what is read off.
     """
 
-    example: ClassVar[Mapping[str, Any]] = {"exits": ["stem"]}
+    example: ClassVar[Mapping[str, Any]] = {"exits": ["Conv2d"]}
     state_type: ClassVar = Exits
 
     type: Literal["self_distillation"] = "self_distillation"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from distilling import gradient, manager_of, sgd
 from resuming import assert_resumes
-from sample_models import batches, conv_net, mlp, token_net, train
+from sample_models import batches, conv_net, mlp, recipe_of, token_net, train
 from torch import nn
 from torch.nn import functional as F
 
@@ -233,3 +233,19 @@ def test_a_compiled_forward_needs_the_sizes_before():
     x, y = batches(1, image=True)[0]
     with pytest.raises(Exception, match="give modify example_inputs"):
         torch.compile(model, backend="aot_eager", fullgraph=True)(x)
+
+
+@pytest.mark.parametrize("kind", ["self_distillation", "feature_distillation"])
+def test_layers_that_lose_channels_meanwhile(kind):
+    fields = {"exits": ["stem"]} if kind == SELF else {"pairs": {"stem": "stem"}}
+    modifiers = {
+        "cut": {"type": "channel_pruning", "final_sparsity": 0.5, "start": 1, "round_to": 1},
+        "distill": {"type": kind, **fields},
+    }
+    model, data = conv_net(1), batches(10, image=True)
+    manager, optimizer = paredown.ScheduledManager(paredown.Recipe.load(recipe_of(3, **modifiers))), sgd(model)
+    manager.modify(model, optimizer, 10, example_inputs=(data[0][0],))
+    train(model, optimizer, data, 3)
+    assert model.stem.out_channels < 8
+    report = manager.finalize()
+    assert report.compressed.parameters < report.dense.parameters
