@@ -29,6 +29,8 @@ def squared_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None
     tensor(1.)
     """
     student, teacher, weights = _counted(student, teacher, weights, student.shape)
+    if weights is None:
+        return F.mse_loss(student, teacher)
     return _sum_per_weight((student - teacher).square(), weights)
 
 
@@ -43,7 +45,9 @@ def relative_squared_loss(student: Tensor, teacher: Tensor, weights: Tensor | No
     tensor(0.2500)
     """
     student, teacher, weights = _counted(student, teacher, weights, student.shape)
-    weights = torch.ones_like(teacher) if weights is None else weights
+    if weights is None:
+        size: Tensor = torch.linalg.vector_norm(teacher.detach()).square()
+        return F.mse_loss(student, teacher, reduction="sum") / size.where(size != 0, 1)
     size = (teacher.square() * weights).sum().detach()
     return ((student - teacher).square() * weights).sum() / size.where(size != 0, 1)
 
