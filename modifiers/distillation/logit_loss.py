@@ -32,7 +32,7 @@ Temperature = float | Tensor
 Loss = Callable[[Tensor, Tensor, Temperature, Tensor | None], Tensor]
 Factor = Annotated[Number, Field(ge=0)]
 
-#: logits of more elements than this are taken in pieces of half as many
+#: logits of more elements than this are taken in pieces of an eighth as many
 AT_ONCE = 2**22
 Name = Literal["kl", "decoupled", "dist", "jensen_shannon", "reverse_kl", "mse", "top_k"]
 ROWS: Mapping[str, Callable[..., Tensor]] = {
@@ -130,7 +130,7 @@ def _by_rows(
     flat = None if weights is None else wide(weights.reshape(-1))
     shares = None if flat is None else flat / flat.sum().clamp(min=1)
     ours, theirs = student.reshape(-1, classes), teacher.reshape(-1, classes)
-    return in_row_chunks(of_rows, ours, theirs, shares, max(AT_ONCE // classes // 2, 1), *more)
+    return in_row_chunks(of_rows, ours, theirs, shares, max(AT_ONCE // classes // 8, 1), *more)
 
 
 def _targets(teacher: Tensor, labels: Tensor | None) -> Tensor:
