@@ -61,7 +61,7 @@ def row(kept: float, aware: bool, sdist: Path, quick: bool) -> Row:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    texts = [text for _, text in rated_sentences("movieReview", sdist)]
+    texts = [text for _, text in rated_sentences("movieReviewSnippets", sdist)]
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
     first, second = (QUICK_CALIBRATION, QUICK_TEST) if quick else (CALIBRATION, TEST)
     dense, batched = minilm()

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import tarfile
 import tempfile
 import time
 import warnings
@@ -96,19 +95,9 @@ class Sentences:
     positive: Tensor
 
 
-def tweets_of(sdist: Path) -> list[str]:
-    """The tweets, whose file has another kind of name than those that `rated_sentences` reads."""
-    with tarfile.open(sdist) as outer:
-        inner = next(member for member in outer if member.name.endswith("hutto_ICWSM_2014.tar.gz"))
-        with tarfile.open(fileobj=outer.extractfile(inner)) as data:
-            lines: Any = data.extractfile("hutto_ICWSM_2014/tweets_GroundTruth.txt")
-            rows = [line.split("\t") for line in lines.read().decode("utf-8", "replace").splitlines()]
-    return [row[2].strip() for row in rows if len(row) == 3]
-
-
 def sentences_of(sdist: Path, batched: Callable[[Sequence[str], int], list[Batch]], size: Size) -> Sentences:
     """Sets of sentences, none in two of them; the steps of the training are in random order."""
-    rated = [(rating > 0, text) for rating, text in rated_sentences("movieReview", sdist) if abs(rating) >= 0.5]
+    rated = [(rating > 0, text) for rating, text in rated_sentences("movieReviewSnippets", sdist) if abs(rating) >= 0.5]
     generator = torch.Generator().manual_seed(0)
     shuffled = [rated[index] for index in torch.randperm(len(rated), generator=generator).tolist()]
     taken = {text for _, text in shuffled[:CHOSEN_ON]}
@@ -121,7 +110,7 @@ def sentences_of(sdist: Path, batched: Callable[[Sequence[str], int], list[Batch
         part.sort(key=lambda pair: len(pair[0]))  # batches of like length: less padding
     probed = fitted + tested
     steps = batched([text for text, _ in training], BATCH)
-    tweets = sorted(set(tweets_of(sdist)))
+    tweets = sorted({text for _, text in rated_sentences("tweets", sdist)})
     chosen = torch.randperm(len(tweets), generator=generator).tolist()[: size.held_out]
     return Sentences(
         [

@@ -51,11 +51,11 @@ Row = dict[str, Any]
 
 
 def rated_sentences(name: str, sdist: Path | None = None) -> list[tuple[float, str]]:
-    """Mean rating and text of each sentence in one of vaderSentiment's files (`nytEditorial`, `movieReview`, ...)."""
+    """Mean rating and text of each sentence in a file of vaderSentiment (`nytEditorialSnippets`, `tweets`, ...)."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist or downloaded(folder)) as outer:
         inner = next(member for member in outer if member.name.endswith("hutto_ICWSM_2014.tar.gz"))
         with tarfile.open(fileobj=outer.extractfile(inner)) as data:
-            lines: Any = data.extractfile(f"hutto_ICWSM_2014/{name}Snippets_GroundTruth.txt")
+            lines: Any = data.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
             rows = [line.split("\t") for line in lines.read().decode("utf-8", "replace").splitlines()]
     return [(float(rating), text.strip()) for _, rating, text in (row for row in rows if len(row) == 3)]
 
@@ -96,7 +96,7 @@ def save_smollm2(folder: Path, sdist: Path | None) -> None:
     model = AutoModelForCausalLM.from_config(packed.config)
     model.load_state_dict(packed.state_dict())
     model.save_pretrained(folder)
-    text = " ".join(sentence for _, sentence in rated_sentences("nytEditorial", sdist))
+    text = " ".join(sentence for _, sentence in rated_sentences("nytEditorialSnippets", sdist))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     tokenizer.save_pretrained(folder)
     tokens = tokenizer(text, return_tensors="pt").input_ids[0]

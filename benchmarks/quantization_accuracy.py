@@ -186,7 +186,7 @@ def train_sentences(dense: nn.Module, batches: Sequence[Batch], bits: int) -> nn
 
 
 def sentences_of_a_seed(seed: int, size: Size, sdist: Path | None, add: Callable[[str, Scores], None]) -> None:
-    rated = [(rating > 0, text) for rating, text in rated_sentences("movieReview", sdist) if abs(rating) >= 0.5]
+    rated = [(rating > 0, text) for rating, text in rated_sentences("movieReviewSnippets", sdist) if abs(rating) >= 0.5]
     order = torch.randperm(len(rated), generator=torch.Generator().manual_seed(seed)).tolist()
     count, unlabelled = 2 * size.sentences, 20 * size.qat_steps
     dense, batched = minilm()

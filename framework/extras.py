@@ -5,9 +5,9 @@ They are saved with the run. Those that are trained have optimizers like the use
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from paredown.framework.like_optimizer import LikeOptimizer, like_optimizers
 from paredown.framework.processes import in_one_process, mean_of_all
 
 __all__ = ["Extras", "seeded"]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Extras:
@@ -55,6 +57,23 @@ class Extras:
         self._restore(key)
         return module
 
+    def grow(self, owner: str, name: str, build: Callable[[], M], model: nn.Module, seed: int = 0) -> M:
+        """Build a module, trained from now on, where the model is and in its type.
+
+        Args:
+            owner, name: as for `add`.
+            build: makes it, on the CPU.
+            model: the one that it is trained with.
+            seed: of its initial values, the same in every process.
+        """
+        with seeded(seed, torch.device("cpu")), torch.device("cpu"):
+            made = build()
+        like = _like_floating(model)
+        if like is not None:
+            made.to(like.device, like.dtype)
+        self.add(owner, name, made, trained_like=model)
+        return made
+
     def of(self, owner: str) -> dict[str, nn.Module]:
         """The modules of a modifier by name."""
         return {key.partition("/")[2]: module for key, module in self._modules.items() if _is_of(key, owner)}
@@ -68,7 +87,7 @@ class Extras:
     def follow(self, owner: str, model: nn.Module) -> None:
         """Go where the model has gone since: to its device and type."""
         keys = [key for key in self._modules if _is_of(key, owner)]
-        like = next((each for each in model.parameters() if each.is_floating_point()), None) if keys else None
+        like = _like_floating(model) if keys else None
         for key in keys:
             own = next(self._modules[key].parameters(), None)
             if own is not None and like is not None and (own.device, own.dtype) != (like.device, like.dtype):
@@ -136,6 +155,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _copied(state: Mapping[str, Any]) -> Any:
     return tree_map(lambda part: part.detach().cpu().clone() if isinstance(part, Tensor) else part, dict(state))
+
+
+def _like_floating(model: nn.Module) -> nn.Parameter | None:
+    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
 
 
 def _is_of(key: str, owner: str) -> bool:

@@ -121,7 +121,7 @@ class _Injection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         keep, share, scale, door, *followed = ctx.saved_tensors
         sent = share * scale
-        passed, own, whole, counted = _shares(ctx.live, keep, sent, door, gradients)
+        passed, own, whole, ticked = _shares(ctx.live, keep, sent, door, gradients)
         scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
         count = len(ctx.led)
         shares, tensors, leading = (followed[place * count : (place + 1) * count] for place in range(3))
@@ -131,7 +131,7 @@ class _Injection(torch.autograd.Function):
                 ctx.led, ctx.dimensions, shares, tensors, leading, strict=True
             )
         ]
-        return None, None, None, own, None, None, None, None, counted, *[None] * count, *told, *scaled
+        return None, None, None, own, None, None, None, None, ticked, *[None] * count, *told, *scaled
 
 
 def _shares(

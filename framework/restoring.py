@@ -114,7 +114,7 @@ def _past_models(
     def past(operations: int) -> nn.Module:
         model = copy.deepcopy(original)
         Surgery(model, [], {}).replay(records[:operations], _rebuilding(recipe))
-        return frozen_copy(model)
+        return model.eval().requires_grad_(False)
 
     return past
 

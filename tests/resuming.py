@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from sample_models import Batch, train
 from torch import nn
 
 import paredown
 from paredown import ScheduledManager
 
 Parts = tuple[nn.Module, torch.optim.Optimizer, ScheduledManager]
+
+
+def going(data: Sequence[Batch]) -> Callable[[nn.Module, torch.optim.Optimizer, int, int], None]:
+    """Somebody's loop, from a first step to before a last one, over the same batches again and again."""
+
+    def go(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        train(model, optimizer, [data[step % len(data)] for step in range(first, last)])
+
+    return go
 
 
 def assert_resumes(

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
-from paredown.framework.extras import seeded
 from paredown.framework.training import Training
 
 __all__ = ["Adapters", "ChannelMap", "pooled_alike"]
@@ -67,11 +66,7 @@ class Adapters:
         return known(student), teacher
 
     def _build(self, key: str, own: int, other: int) -> ChannelMap:
-        model = self.training.model
-        like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
-        with seeded(0, torch.device("cpu")):
-            made = ChannelMap(own, other, device="cpu").to(like.device, like.dtype)
-        self.training.extras.add(self.owner, key, made, trained_like=model)
+        made = self.training.extras.grow(self.owner, key, lambda: ChannelMap(own, other), self.training.model)
         self.maps[key] = made
         return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -66,23 +66,18 @@ class AttentionDistillation(Paired):
         return kinds[self.of]
 
     def _of_activations(self, forward: Pass, layers: Layers) -> Tensor:
-        return attention_transfer_loss(*_both(layers, hidden_state), self.power)
+        return attention_transfer_loss(*layers.both(hidden_state), self.power)
 
     def _of_attention(self, forward: Pass, layers: Layers) -> Tensor:
-        ours, theirs = _both(layers, _probabilities)
+        ours, theirs = layers.both(_probabilities)
         if not torch.compiler.is_compiling():
             _refuse_dropout(layers, ours)
         loss = attention_distribution_loss if self.loss == "kl" else attention_squared_loss
         return loss(ours, theirs, tokens_that_count(forward, ours.transpose(1, 2)))
 
     def _of_relations(self, forward: Pass, layers: Layers) -> Tensor:
-        ours, theirs = _both(layers, hidden_state)
+        ours, theirs = layers.both(hidden_state)
         return relation_loss(ours, theirs, self.heads, tokens_that_count(forward, ours))
-
-
-def _both(layers: Layers, read: Callable[[Any, str], Tensor]) -> tuple[Tensor, Tensor]:
-    ours, theirs = (read(capture.take(), capture.name) for capture in (layers.ours, layers.theirs))
-    return ours, theirs.to(ours.device, ours.dtype)
 
 
 def _refuse_dropout(layers: Layers, probabilities: Tensor) -> None:

@@ -19,7 +19,7 @@ from paredown.framework.varying import Varying, ends_of, moves, value_at
 __all__ = ["Compute", "Distillation"]
 
 Compute = Callable[[Pass], Tensor]
-AT_ONCE = Time.parse(0)
+NO_TIME = Time.parse(0)
 
 
 class Distillation(Modifier):
@@ -56,7 +56,7 @@ class Distillation(Modifier):
     @property
     def warming(self) -> Time:
         """The warmup that is meant."""
-        return AT_ONCE if self.warmup is None else self.warmup
+        return NO_TIME if self.warmup is None else self.warmup
 
     def settings(self, progress: float) -> dict[str, float]:
         """Further numbers that move over the window."""

@@ -17,6 +17,7 @@ from paredown.modifiers.distillation.adapters import Adapters
 from paredown.modifiers.distillation.feature_losses import cosine_loss, relative_squared_loss, squared_loss
 from paredown.modifiers.distillation.features import channel_dimension, hidden_state, tokens_that_count
 from paredown.modifiers.distillation.paired import Difference, Layers, Paired
+from paredown.modifiers.distillation.taught import for_teacher
 
 __all__ = ["FeatureDistillation"]
 
@@ -55,7 +56,7 @@ class FeatureDistillation(Paired):
         loss = LOSSES[self.loss]
 
         def difference(forward: Pass, layers: Layers) -> Tensor:
-            ours, theirs = self._features(layers)
+            ours, theirs = layers.both(hidden_state)
             tokens = tokens_that_count(forward, ours) if self._channels(ours, layers) == 2 else None
             student, teacher = adapters.fitted(layers.key, *self._with_channels_second(layers, ours, theirs))
             counts = tokens is not None and tokens.shape == student.shape[:1] + student.shape[2:]
@@ -65,7 +66,7 @@ class FeatureDistillation(Paired):
 
     def _prepare(self, training: Training, adapters: Adapters, pairs: Sequence[Layers]) -> None:
         """Build adapters before the first forward: from the example's shapes, or as the layers' widths tell."""
-        example = training.example() if training.has_example else None
+        example = training.example()
         if example is None:
             for layers in pairs:
                 adapters.guess(layers.key, layers.student, layers.teacher_model, layers.teacher)
@@ -74,13 +75,9 @@ class FeatureDistillation(Paired):
             call(training.model, *example)
         for teacher in {id(layers.teacher_model): layers.teacher_model for layers in pairs}.values():
             with evaluating(teacher):
-                call(teacher, *example)
+                call(teacher, for_teacher(teacher, example[0]), example[1])
         for layers in pairs:
-            adapters.fitted(layers.key, *self._with_channels_second(layers, *self._features(layers)))
-
-    def _features(self, layers: Layers) -> tuple[Tensor, Tensor]:
-        ours, theirs = (hidden_state(capture.take(), capture.name) for capture in (layers.ours, layers.theirs))
-        return ours, theirs.to(ours.device, ours.dtype)
+            adapters.fitted(layers.key, *self._with_channels_second(layers, *layers.both(hidden_state)))
 
     def _channels(self, feature: Tensor, layers: Layers) -> int:
         return channel_dimension(feature, layers.student) if self.channel_dimension is None else self.channel_dimension

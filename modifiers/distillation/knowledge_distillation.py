@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.modifier import Foreseen
 from paredown.framework.time import Time
 from paredown.framework.training import Training
-from paredown.framework.varying import Varying, ends_of, moves, value_at
+from paredown.framework.varying import ends_of, value_at
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.logit_loss import Decoupled, LogitLoss, loss_of
 from paredown.modifiers.distillation.losses import standardized
@@ -25,6 +25,7 @@ from paredown.modifiers.distillation.outputs import (
     same_classes,
 )
 from paredown.modifiers.distillation.remembered import Remembering, remembered
+from paredown.modifiers.distillation.softening import Temperature, moving, temperature_in
 from paredown.modifiers.distillation.taught import Copied, Taught, saying
 
 __all__ = ["KnowledgeDistillation"]
@@ -51,7 +52,7 @@ class KnowledgeDistillation(Taught):
     example: ClassVar = {}
 
     type: Literal["knowledge_distillation"] = "knowledge_distillation"
-    temperature: Varying = 4.0
+    temperature: Temperature = 4.0
     """Softens both distributions: a number, or a curve over the window."""
     loss: LogitLoss = "kl"
     """``kl``, ``decoupled``, ``dist``, ``jensen_shannon``, ``reverse_kl``, ``mse``, ``top_k``; with numbers of its own
@@ -77,13 +78,6 @@ class KnowledgeDistillation(Taught):
         decoupled = self.loss == "decoupled" or isinstance(self.loss, Decoupled)
         return FIVE_EPOCHS if decoupled else super().warming
 
-    @field_validator("temperature")
-    @classmethod
-    def _softens(cls, temperature: Any) -> Any:
-        if any(end <= 0 for end in ends_of(temperature)):
-            raise ValueError("a temperature is above 0")
-        return temperature
-
     @model_validator(mode="after")
     def _remembers_what_stays(self) -> KnowledgeDistillation:
         if self.cache != "none" and "ema" in self.teacher:
@@ -91,7 +85,7 @@ class KnowledgeDistillation(Taught):
         return self
 
     def settings(self, progress: float) -> dict[str, float]:
-        return {"temperature": value_at(self.temperature, progress)} if moves(self.temperature) else {}
+        return moving(self.temperature, progress)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         shares = " to ".join(f"{end:g}" for end in ends_of(self.weight))
@@ -112,7 +106,7 @@ class KnowledgeDistillation(Taught):
 
     def _comparison(self, ahead: bool, settings: dict[str, Tensor]) -> Callable[[Pass, Tensor], Tensor]:
         loss = loss_of(self.loss)
-        temperature = settings.get("temperature", value_at(self.temperature, 1.0))
+        temperature = temperature_in(settings, self.temperature)
 
         def compare(forward: Pass, taught: Tensor) -> Tensor:
             student = logits_of(forward.output)
@@ -123,7 +117,6 @@ class KnowledgeDistillation(Taught):
             ours, theirs = same_classes(ours, theirs, self.truncate_vocabulary)
             if self.standardize:
                 ours, theirs = standardized(ours), standardized(theirs)
-            labels = labels_of(forward, ours, ahead)
-            return loss(ours, theirs, temperature, labels)
+            return loss(ours, theirs, temperature, labels_of(forward, ours, ahead))
 
         return compare

@@ -24,6 +24,7 @@ from paredown.modifiers.distillation.logit_rows import (
     top_k_rows,
     wide,
 )
+from paredown.modifiers.distillation.outputs import labelled
 
 __all__ = ["LogitLoss", "Loss", "loss_of"]
 
@@ -33,7 +34,7 @@ Loss = Callable[[Tensor, Tensor, Temperature, Tensor | None], Tensor]
 Factor = Annotated[Number, Field(ge=0)]
 
 #: logits of more elements than this are taken in pieces of an eighth as many
-AT_ONCE = 2**22
+LARGEST = 2**22
 Name = Literal["kl", "decoupled", "dist", "jensen_shannon", "reverse_kl", "mse", "top_k"]
 ROWS: Mapping[str, Callable[..., Tensor]] = {
     "kl": kl_divergence_rows,
@@ -123,14 +124,14 @@ def _by_rows(
     """The mean over rows, in pieces where the logits are large."""
     of_rows = partial(rows, temperature=temperature)
     more = (_targets(teacher, labels).reshape(-1),) if targeted else ()
-    weights = None if labels is None else labels >= 0
-    if student.numel() <= AT_ONCE or student.shape != teacher.shape:
+    weights = labelled(labels)
+    if student.numel() <= LARGEST or student.shape != teacher.shape:
         return mean_over_rows(lambda ours, theirs: of_rows(ours, theirs, *more), student, teacher, weights)
     classes = student.shape[-1]
     flat = None if weights is None else wide(weights.reshape(-1))
     shares = None if flat is None else flat / flat.sum().clamp(min=1)
     ours, theirs = student.reshape(-1, classes), teacher.reshape(-1, classes)
-    return in_row_chunks(of_rows, ours, theirs, shares, max(AT_ONCE // classes // 8, 1), *more)
+    return in_row_chunks(of_rows, ours, theirs, shares, max(LARGEST // classes // 8, 1), *more)
 
 
 def _targets(teacher: Tensor, labels: Tensor | None) -> Tensor:
@@ -142,5 +143,4 @@ def _targets(teacher: Tensor, labels: Tensor | None) -> Tensor:
 def _correlation(
     factors: CorrelationFactors, student: Tensor, teacher: Tensor, temperature: Temperature, labels: Tensor | None
 ) -> Tensor:
-    weights = None if labels is None else labels >= 0
-    return correlation_loss(student, teacher, temperature, weights, factors.inter, factors.intra)
+    return correlation_loss(student, teacher, temperature, labelled(labels), factors.inter, factors.intra)

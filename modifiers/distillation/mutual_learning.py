@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from paredown.framework.auxiliary_loss import Pass
@@ -16,10 +16,18 @@ from paredown.framework.extras import seeded
 from paredown.framework.followers import Follower
 from paredown.framework.modifier import Foreseen
 from paredown.framework.training import Training
-from paredown.framework.varying import Varying, ends_of, moves, value_at
+from paredown.framework.varying import Varying
 from paredown.modifiers.distillation.distillation import Compute, Distillation
 from paredown.modifiers.distillation.losses import kl_divergence_loss
-from paredown.modifiers.distillation.outputs import class_dimension_of, labels_of, logits_of, loss_in, predicts_next
+from paredown.modifiers.distillation.outputs import (
+    class_dimension_of,
+    labelled,
+    labels_of,
+    logits_of,
+    loss_in,
+    predicts_next,
+)
+from paredown.modifiers.distillation.softening import Temperature, moving, temperature_in
 
 __all__ = ["MutualLearning", "Peers"]
 
@@ -52,24 +60,17 @@ class MutualLearning(Distillation):
     """Networks beside the model; as many as are given in Python, if some are."""
     weight: Varying = 0.5
     """Of what the others say: a number, or a curve over the window. 0.5 weighs both alike, as the paper does."""
-    temperature: Varying = 1.0
+    temperature: Temperature = 1.0
     """Softens all distributions: a number, or a curve over the window."""
     seed: int = 0
     """Of the peers' weights."""
-
-    @field_validator("temperature")
-    @classmethod
-    def _softens(cls, temperature: float) -> float:
-        if any(end <= 0 for end in ends_of(temperature)):
-            raise ValueError("a temperature is above 0")
-        return temperature
 
     @property
     def copies_model(self) -> bool:
         return True
 
     def settings(self, progress: float) -> dict[str, float]:
-        return {"temperature": value_at(self.temperature, progress)} if moves(self.temperature) else {}
+        return moving(self.temperature, progress)
 
     def check(self, training: Training) -> None:
         for given in training.teachers.given_by_name(self):
@@ -84,7 +85,7 @@ class MutualLearning(Distillation):
 
     def term(self, training: Training, state: Peers, settings: dict[str, Tensor]) -> Compute:
         peers = self._peers(training, state)
-        temperature = settings.get("temperature", value_at(self.temperature, 1.0))
+        temperature = temperature_in(settings, self.temperature)
         ahead = predicts_next(training.model)
 
         def term(forward: Pass) -> Tensor:
@@ -94,7 +95,7 @@ class MutualLearning(Distillation):
                 said = peer(*forward.args, **forward.kwargs)
                 others.append(logits_of(said))
                 forward.followers.append(_following(forward, said))
-            weights = _counted(forward, own, ahead)
+            weights = labelled(labels_of(forward, own, ahead))
             losses = [_of_others(place, [own, *others], temperature, weights) for place in range(len(peers) + 1)]
             return losses[0] + sum(loss - loss.detach() for loss in losses[1:])
 
@@ -140,8 +141,3 @@ def _of_others(place: int, logits: Sequence[Tensor], temperature: float | Tensor
     dimension = class_dimension_of(logits[0])
     own, *others = (each.movedim(dimension, -1) for each in (logits[place], *logits[:place], *logits[place + 1 :]))
     return torch.stack([kl_divergence_loss(own, other.detach(), temperature, weights) for other in others]).mean()
-
-
-def _counted(forward: Pass, logits: Tensor, ahead: bool) -> Tensor | None:
-    labels = labels_of(forward, logits, ahead)
-    return None if labels is None else labels >= 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.framework.auxiliary_loss import Pass
 from paredown.framework.errors import TargetError
 
-__all__ = ["class_dimension_of", "labels_of", "logits_of", "loss_in", "predicts_next", "same_classes"]
+__all__ = ["class_dimension_of", "labelled", "labels_of", "logits_of", "loss_in", "predicts_next", "same_classes"]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -73,6 +73,11 @@ def labels_of(forward: Pass, logits: Tensor, ahead: bool) -> Tensor | None:
         return None
     labels = labels.to(logits.device)
     return torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], -100)], -1) if ahead else labels
+
+
+def labelled(labels: Tensor | None) -> Tensor | None:
+    """Which rows have a label; None, all of them, where no labels were given."""
+    return None if labels is None else labels >= 0
 
 
 def predicts_next(model: nn.Module) -> bool:

@@ -43,6 +43,11 @@ class Layers:
     ours: Capture
     theirs: Capture
 
+    def both(self, read: Callable[[Any, str], Tensor]) -> tuple[Tensor, Tensor]:
+        """What ``read`` finds in what they gave, the teacher's on the student's device and in its type."""
+        ours, theirs = (read(capture.take(), capture.name) for capture in (self.ours, self.theirs))
+        return ours, theirs.to(ours.device, ours.dtype)
+
 
 Difference = Callable[[Pass, Layers], Tensor]
 

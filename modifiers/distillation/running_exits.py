@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from paredown.framework.errors import TargetError
-from paredown.framework.extras import seeded
 from paredown.framework.training import Training
 from paredown.modifiers.distillation.early_exits import Exit
 
@@ -65,11 +64,8 @@ class RunningExits:
         return self.made
 
     def _build(self, layer: str) -> Exit:
-        model = self.training.model
-        like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-        with seeded(list(self.sizes).index(layer), torch.device("cpu")):
-            made = Exit(*self.sizes[layer]).to(like.device, like.dtype)
-        self.training.extras.add(self.owner, layer, made, trained_like=model)
+        sizes, place = self.sizes[layer], list(self.sizes).index(layer)
+        made = self.training.extras.grow(self.owner, layer, lambda: Exit(*sizes), self.training.model, seed=place)
         self.made[layer] = made
         return made
 

@@ -25,7 +25,7 @@ from paredown.modifiers.distillation.early_exits import EarlyExits, Exit
 from paredown.modifiers.distillation.feature_losses import relative_squared_loss
 from paredown.modifiers.distillation.features import channel_dimension, embeddings, hidden_state, tokens_that_count
 from paredown.modifiers.distillation.losses import kl_divergence_loss
-from paredown.modifiers.distillation.outputs import labels_of, logits_of, predicts_next
+from paredown.modifiers.distillation.outputs import labelled, labels_of, logits_of, predicts_next
 from paredown.modifiers.distillation.running_exits import RunningExits
 
 __all__ = ["Exits", "SelfDistillation"]
@@ -137,8 +137,7 @@ class SelfDistillation(Distillation):
         embedding = exit_.embedding(feature, tokens_that_count(forward, feature))
         logits: Tensor = exit_.classifier(embedding)
         labels = labels_of(forward, own, ahead)
-        rows = None if labels is None else labels >= 0
-        part = self.imitation * kl_divergence_loss(logits, own.detach(), self.temperature, rows)
+        part = self.imitation * kl_divergence_loss(logits, own.detach(), self.temperature, labelled(labels))
         if labels is None:
             forward.followers.append(Follower(own, logits, forward.weight * (1 - self.imitation) / count, -1))
         else:
@@ -154,7 +153,7 @@ class SelfDistillation(Distillation):
         self, training: Training, exits: RunningExits, captures: Mapping[str, Capture], deepest: Capture | None
     ) -> None:
         """Build the exits before the first forward, where the example inputs tell their sizes."""
-        example = training.example() if training.has_example else None
+        example = training.example()
         if example is None or exits.sizes:
             return
         modules = named_modules(training.model)

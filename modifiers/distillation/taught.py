@@ -18,7 +18,7 @@ from paredown.framework.training import Training
 from paredown.modifiers.distillation.distillation import Distillation
 from paredown.modifiers.distillation.moving_average import average_, averaging_decay
 
-__all__ = ["Copied", "Says", "Taught", "saying"]
+__all__ = ["Copied", "Says", "Taught", "for_teacher", "saying"]
 
 Says = Callable[[Pass], Any]
 #: teachers that are copies of the model, taken when the window opens
@@ -120,7 +120,7 @@ def saying(teacher: nn.Module) -> Says:
 
 
 def _asked(teacher: nn.Module, forward: Pass) -> Any:
-    args, kwargs = _for(teacher, forward.args), _for(teacher, forward.kwargs)
+    args, kwargs = for_teacher(teacher, forward.args), for_teacher(teacher, forward.kwargs)
     if torch.compiler.is_compiling():
         return teacher(*args, **kwargs)
     try:
@@ -132,7 +132,7 @@ def _asked(teacher: nn.Module, forward: Pass) -> Any:
         ) from error
 
 
-def _for(teacher: nn.Module, inputs: Any) -> Any:
+def for_teacher(teacher: nn.Module, inputs: Any) -> Any:
     """Inputs on the teacher's device and, where they are floating point, in its type."""
     like = next(teacher.parameters(), None)
     if like is None:
@@ -145,4 +145,4 @@ def _for(teacher: nn.Module, inputs: Any) -> Any:
 
     if isinstance(inputs, Mapping):
         return {name: moved(value) for name, value in inputs.items()}
-    return [moved(value) for value in inputs]
+    return [moved(value) for value in inputs] if isinstance(inputs, (list, tuple)) else moved(inputs)

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from decomposing import METHODS, manager_of
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, pruning, train
 from torch import nn
 
@@ -15,12 +15,7 @@ from paredown import ScheduleError
 DATA = batches(image=True)
 
 
-def go(model, optimizer, first, last):
-    for step in range(first, last):
-        x, y = DATA[step % len(DATA)]
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
+go = going(DATA)
 
 
 def begun(manager, data=None):

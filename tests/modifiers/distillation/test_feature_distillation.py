@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from distilling import assert_gradient_is, captured, convolutionals, gradient, manager_of, perceptrons, sgd
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, train
 from torch import nn
 from torch.nn import functional as F
@@ -154,10 +154,7 @@ def test_resume_in_the_middle_of_the_window(kind, example, tmp_path):
         manager.modify(student, optimizer, 4, teacher=copy.deepcopy(teacher), **more)
         return student, optimizer, manager
 
-    def go(model, optimizer, first, last):
-        data = batches(4, image=True)
-        for step in range(first, last):
-            train(model, optimizer, [data[step % 4]])
+    go = going(batches(4, image=True))
 
     assert_resumes(begun, go, 20, (0, 4, 5, 10, 15, 16, 19), tmp_path)
 
@@ -176,6 +173,16 @@ def test_a_compiled_forward_with_an_adapter(example):
         adapter = manager.training.extras.of("distill")["0-0"]
         grads.append(torch.cat([gradient(student), adapter.weight.grad.flatten()]))
     assert (grads[0] - grads[1]).abs().max() < 1e-6
+
+
+def test_a_teacher_of_another_type_is_tried_on_the_example_too():
+    x, y = batches(1, image=True)[0]
+    student, teacher = conv_net(1), conv_net(0, channels=12).double()
+    manager = manager_of(FEATURES, pairs={"body": "body"})
+    manager.modify(student, sgd(student), 10, teacher=teacher, example_inputs=(x,))
+    assert manager.training.extras.of("distill")["0-0"].weight.dtype == torch.float32
+    F.cross_entropy(student(x), y).backward()
+    assert torch.isfinite(gradient(student)).all()
 
 
 def names(*layers):

@@ -144,7 +144,7 @@ def test_classes_are_the_second_dimension_of_images():
 def test_large_logits_are_taken_in_pieces(monkeypatch):
     from paredown.modifiers.distillation import logit_loss
 
-    monkeypatch.setattr(logit_loss, "AT_ONCE", 16)
+    monkeypatch.setattr(logit_loss, "LARGEST", 16)
     for loss in ("kl", "decoupled"):
         models = perceptrons()
         manager = manager_of(KD, loss=loss, temperature=T, weight=W, warmup=0)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from distilling import gradient, manager_of, sgd
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, train
 from torch import nn
 from torch.nn import functional as F
@@ -192,10 +192,7 @@ def test_resume_in_the_middle_of_the_window(kind, tmp_path):
         manager.modify(student, optimizer, 4)
         return student, optimizer, manager
 
-    def go(model, optimizer, first, last):
-        data = batches(4, image=True)
-        for step in range(first, last):
-            train(model, optimizer, [data[step % 4]])
+    go = going(batches(4, image=True))
 
     torch.manual_seed(0)
     state = torch.get_rng_state()

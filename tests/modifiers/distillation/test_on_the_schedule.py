@@ -1,8 +1,8 @@
 """Every kind of distillation with every other family in one recipe: it ends the same wherever it is interrupted."""
 
 import torch
-from resuming import assert_resumes
-from sample_models import batches, conv_net, recipe_of, train
+from resuming import assert_resumes, going
+from sample_models import batches, conv_net, recipe_of
 
 from paredown import Recipe, ScheduledManager
 
@@ -33,10 +33,7 @@ def begun():
     return model, optimizer, manager
 
 
-def go(model, optimizer, first, last):
-    data = batches(4, image=True)
-    for step in range(first, last):
-        train(model, optimizer, [data[step % 4]])
+go = going(batches(4, image=True))
 
 
 def test_all_together_resume(tmp_path):

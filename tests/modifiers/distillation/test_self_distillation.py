@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from distilling import gradient, manager_of, sgd
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, recipe_of, token_net, train
 from torch import nn
 from torch.nn import functional as F
@@ -186,10 +186,7 @@ def test_resume_in_the_middle_of_the_window(keep, example, tmp_path):
         manager.modify(model, optimizer, 4, **more)
         return model, optimizer, manager
 
-    def go(model, optimizer, first, last):
-        data = batches(4, image=True)
-        for step in range(first, last):
-            train(model, optimizer, [data[step % 4]])
+    go = going(batches(4, image=True))
 
     assert_resumes(begun, go, 20, (0, 4, 5, 10, 15, 16, 19), tmp_path)
 

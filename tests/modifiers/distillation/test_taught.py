@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from distilling import manager_of, sgd
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, train
 from torch import nn
 from torch.nn import functional as F
@@ -193,10 +193,7 @@ def test_resume_in_the_middle_of_the_window(teacher, surgery, tmp_path):
         manager.modify(model, optimizer, 4)
         return model, optimizer, manager
 
-    def go(model, optimizer, first, last):
-        data = batches(4)
-        for step in range(first, last):
-            train(model, optimizer, [data[step % 4]])
+    go = going(batches(4))
 
     assert_resumes(begun, go, 20, (0, 3, 4, 7, 10, 15, 16, 19), tmp_path)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, mlp, recipe_of
 from torch import nn
 from two_processes import alike_in_two_processes
@@ -51,12 +51,7 @@ def begun(fields, model=None, optimizer=torch.optim.AdamW):
     return model, optimizer, manager
 
 
-def go(model, optimizer, first, last):
-    for step in range(first, last):
-        x, y = DATA[step % 6]
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
+go = going(DATA)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from resuming import assert_resumes
+from resuming import assert_resumes, going
 from sample_models import batches, conv_net, recipe_of
-from torch import nn
 
 from paredown import Recipe, ScheduledManager
 
@@ -38,12 +37,7 @@ def begun(modifiers):
     return model, optimizer, manager
 
 
-def go(model, optimizer, first, last):
-    for step in range(first, last):
-        x, y = DATA[step % 4]
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
+go = going(DATA)
 
 
 @pytest.mark.parametrize("name", TOGETHER)
