@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paredown.framework.entry_checks import check_model, optimizers_in
 from paredown.framework.errors import CheckpointError
 from paredown.framework.manager import ScheduledManager
+from paredown.framework.random_state import random_state, set_random_state
 from paredown.framework.recipe import Recipe
 from paredown.framework.restoring import rebuild_model
 from paredown.framework.sparse_tensors import pack_zeros, unpack_zeros
@@ -54,15 +53,13 @@ def save(
         CheckpointError: ``extra`` holds something else.
     """
     _check_plain(extra, "extra")
-    initial = manager.training.teachers.initial if teacher and manager.training is not None else None
     _write(
         Path(path),
         {
             "model": pack_zeros(unwrap(model).state_dict()),
             "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
-            "manager": manager.state_dict(),
-            "teacher": None if initial is None else initial.state_dict(),
-            "random": _random_state(),
+            "manager": manager.state_dict(teacher=teacher),
+            "random": random_state(),
             "extra": extra,
         },
     )
@@ -84,8 +81,6 @@ def resume(path: str | Path, model: nn.Module, optimizer: Any, manager: Schedule
     own, optimizers = unwrap(model), optimizers_in(optimizer)
     if len(optimizers) != len(saved["optimizers"]):
         raise CheckpointError(f"{path} has {len(saved['optimizers'])} optimizers, {len(optimizers)} were given")
-    if saved["teacher"] is not None and manager.training is not None:
-        manager.training.teachers.load(saved["teacher"])
     manager.load_state_dict(saved["manager"])
     try:
         _check_fit(own, saved["model"])
@@ -95,7 +90,7 @@ def resume(path: str | Path, model: nn.Module, optimizer: Any, manager: Schedule
         manager.take_back()
         raise CheckpointError(f"{path} does not fit: {error}") from error
     own.load_state_dict(saved["model"])
-    _set_random_state(saved["random"])
+    set_random_state(saved["random"])
     return dict(saved["extra"])
 
 
@@ -170,24 +165,3 @@ def _shape(value: Any) -> str:
     if value is None:
         return "absent"
     return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no tensor"
-
-
-def _random_state() -> dict[str, Any]:
-    version, numbers, position = random.getstate()
-    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), position],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), place, has_gauss, gauss],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(saved: Mapping[str, Any]) -> None:
-    version, numbers, position = saved["python"]
-    random.setstate((version, tuple(numbers), position))
-    kind, keys, *rest = saved["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])

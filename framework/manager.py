@@ -20,6 +20,7 @@ from paredown.framework.entry_checks import (
     check_one_shot,
     check_scaler,
     check_teachers,
+    optimizers_in,
     optimizers_of,
 )
 from paredown.framework.errors import ParedownError, ScheduleError
@@ -70,6 +71,7 @@ class ScheduledManager:
         self._loaded: Mapping[str, Any] | None = None
         self._strict = True
         self._finalized = False
+        self._prepared = False
 
     @classmethod
     def from_yaml(
@@ -88,19 +90,31 @@ class ScheduledManager:
         teacher: Teacher | None = None,
         example_inputs: Any = None,
         forward: Forward | None = None,
+        optimizer: Any = None,
     ) -> nn.Module:
         """Make the structural changes that are due at 0, before the model is wrapped or an optimizer is built.
 
-        Optional; `modify` on the same model goes on from there. Returns the model.
+        After `load_state_dict` it gives the model the structure of that run instead, so that the run's weights fit
+        in; they are loaded then, the optimizer is built, and `modify` goes on. Optional; returns the model. An
+        ``optimizer`` that exists already follows the changes.
+
+        Raises:
+            ParedownError: anything that does not fit, before the model is changed.
         """
         self._refuse_second_run()
         check_model(model)
         training = self._new_training(model, data, teacher, example_inputs, forward)
+        training.optimizers[:] = [] if optimizer is None else optimizers_in(optimizer)
         training.clock = Clock(1, self.recipe.run_epochs)
         schedule = self._checked_schedule(training)
         self.training, self.schedule = training, schedule
-        due = [name for name, modifier in self.recipe.modifiers.items() if modifier.structural]
-        schedule.begin([name for name in due if not self.recipe.modifiers[name].start.value])
+        self._reporter = Reporter(training, self.recipe)
+        self._prepared = True
+        if self._loaded is not None:
+            self._rebuild(training, schedule, self._loaded)
+        else:
+            due = [name for name, modifier in self.recipe.modifiers.items() if modifier.structural]
+            schedule.begin([name for name in due if not self.recipe.modifiers[name].start.value])
         return model
 
     def modify(
@@ -139,7 +153,7 @@ class ScheduledManager:
         Raises:
             ParedownError: anything that does not fit, before the model is changed.
         """
-        prepared = self._prepared_for(model)
+        prepared = self._prepared_training(model)
         if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
             raise ScheduleError(f"accumulate={accumulate!r}: the number of forwards in an optimizer step, 1 or more")
         check_model(model)
@@ -153,9 +167,11 @@ class ScheduledManager:
         schedule = self._checked_schedule(training)
         if prepared and self.schedule is not None:
             schedule.phases = self.schedule.phases
+        if prepared and self._loaded is not None:
+            schedule.release()
         self._reporter = self._reporter or Reporter(training, self.recipe)
-        self.training, self.schedule, self._strict = training, schedule, strict
-        self._start(training, schedule)
+        self.training, self.schedule, self._strict, self._prepared = training, schedule, strict, False
+        self._start(training, schedule, prepared is not None)
         return optimizer
 
     def apply(
@@ -282,6 +298,7 @@ class ScheduledManager:
             self.schedule.release()
         self._take_off()
         self.training = self.schedule = self._reporter = None
+        self._prepared = False
 
     def take_back(self) -> None:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
@@ -300,14 +317,18 @@ class ScheduledManager:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, for `torch.save`: recipe, clock, structure, and every modifier's state."""
+    def state_dict(self, teacher: bool = False) -> dict[str, Any]:
+        """Tensors and plain values, for `torch.save`: recipe, clock, structure, and every modifier's state.
+
+        Args:
+            teacher: keep the initial teacher's tensors too, so that going on does not need the model it was made from.
+        """
         training, schedule = self._running()
         schedule.check_parameters()
-        return restoring.state_dict(self.recipe, training, schedule)
+        return restoring.state_dict(self.recipe, training, schedule, teacher)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`: before `modify`, or after it and before the first step.
+        """Go on from a `state_dict`: before `prepare` or `modify`, or after it and before the first step.
 
         Rebuilds the structure that was recorded, so that the model's and the optimizer's own state then fit.
 
@@ -318,7 +339,11 @@ class ScheduledManager:
         if self.training is None or self.schedule is None:
             self._loaded = state
             return
-        restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
+        if self._prepared:
+            self._loaded = state
+            self._rebuild(self.training, self.schedule, state)
+        else:
+            restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -343,23 +368,32 @@ class ScheduledManager:
             modifier.check(training)
         return schedule
 
-    def _start(self, training: Training, schedule: Schedule) -> None:
+    def _start(self, training: Training, schedule: Schedule, prepared: bool) -> None:
         self._hooks = LoopHooks(training, schedule)
         try:
             self._hooks.attach()
-            if self._loaded is not None:
-                restoring.load_state_dict(self.recipe, training, schedule, self._loaded)
-                self._loaded = None
-            else:
+            if self._loaded is None:
                 schedule.begin()
+            elif prepared:
+                restoring.go_on(training, schedule, self._loaded)
+            else:
+                restoring.load_state_dict(self.recipe, training, schedule, self._loaded)
+            self._loaded = None
         except BaseException:
             training.surgery.take_back()
             self.release()
             raise
 
-    def _prepared_for(self, model: nn.Module) -> Training | None:
+    def _rebuild(self, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+        """Of a prepared model: the structure and the forwards of a run whose weights are loaded before `modify`."""
+        schedule.release()
+        training.surgery.take_back()
+        restoring.rebuild_structure(self.recipe, training, schedule, state)
+        schedule.attach(kept=True)
+
+    def _prepared_training(self, model: nn.Module) -> Training | None:
         self._forget_finished_run()
-        if self.training is None or self._hooks is not None:
+        if self.training is None or not self._prepared:
             self._refuse_second_run()
             return None
         if self.training.model is not unwrap(model):

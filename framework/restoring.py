@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,24 @@ from paredown.framework.targets import named_parameters
 from paredown.framework.teachers import frozen_copy
 from paredown.framework.training import Training
 
-__all__ = ["FORMAT", "Rebuilt", "check", "fingerprint", "load_state_dict", "rebuild_model", "state_dict"]
+__all__ = [
+    "FORMAT",
+    "Rebuilt",
+    "check",
+    "fingerprint",
+    "go_on",
+    "load_state_dict",
+    "rebuild_model",
+    "rebuild_structure",
+    "state_dict",
+]
 
 FORMAT = 1
 
 
-def state_dict(recipe: Recipe, training: Training, schedule: Schedule) -> dict[str, Any]:
+def state_dict(recipe: Recipe, training: Training, schedule: Schedule, teacher: bool = False) -> dict[str, Any]:
     """The run: the recipe's text, the clock, what surgery did, and each modifier's phase and state."""
+    initial = training.teachers.initial
     names = training.parameter_names()
     clock = training.clock
     return {
@@ -35,7 +47,8 @@ def state_dict(recipe: Recipe, training: Training, schedule: Schedule) -> dict[s
         "recipe": recipe.to_yaml(),
         "clock": None if clock is None else to_plain(clock, names),
         "surgery": [dict(record) for record in training.surgery.records],
-        "initial_teacher": None if training.teachers.initial is None else fingerprint(training.teachers.initial),
+        "initial_teacher": None if initial is None else fingerprint(initial),
+        "teacher": None if initial is None or not teacher else initial.state_dict(),
         "extras": training.extras.state_dict(),
         "events": [dict(event) for event in training.events],
         "modifiers": {
@@ -78,25 +91,53 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
     """
     if training.step:
         raise CheckpointError(f"the run has taken {training.step} steps: load before the first one")
-    _check_teacher(training, state.get("initial_teacher"))
     schedule.release()
     training.surgery.take_back()
+    rebuild_structure(recipe, training, schedule, state)
+    go_on(training, schedule, state)
+
+
+def rebuild_structure(recipe: Recipe, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+    """Give the model, as it was handed over, the structure and the states of a run; nothing is attached yet.
+
+    Raises:
+        CheckpointError: another teacher, or state that does not fit; the structure is then as it was before.
+    """
+    if state.get("teacher") is not None:
+        training.teachers.load(state["teacher"])
+    _check_teacher(training, state.get("initial_teacher"))
     training.past = _past_models(recipe, training, state["surgery"])
-    try:
+    with _taken_back_on_failure(training):
         training.surgery.replay(state["surgery"], _rebuilding(recipe))
         _restore_states(training, schedule, state["modifiers"])
+
+
+def go_on(training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+    """Put back the clock, the states and what is attached to a model that has a run's structure already.
+
+    Raises:
+        CheckpointError: state that does not fit.
+    """
+    with _taken_back_on_failure(training):
+        _restore_states(training, schedule, state["modifiers"])
         training.extras.load_state_dict(state["extras"])
-    except Exception as error:
-        training.surgery.take_back()
-        raise (
-            error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}")
-        ) from error
     if training.clock is not None and state["clock"] is not None:
         _restore_clock(training, state["clock"])
         _reopen(training, schedule)
     training.events[:] = [dict(event) for event in state["events"]]
     schedule.attach()
     training.past = None
+
+
+@contextmanager
+def _taken_back_on_failure(training: Training) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        training.surgery.take_back()
+        raise (
+            error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}")
+        ) from error
 
 
 def _rebuilding(recipe: Recipe) -> Callable[[str, nn.Module, Mapping[str, Any]], nn.Module]:

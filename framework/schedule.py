@@ -114,10 +114,11 @@ class Schedule:
             self.training.record(modifier, "finalize")
         self.detach()
 
-    def attach(self) -> None:
-        """Build what is not state, of every modifier whose window opened."""
+    def attach(self, kept: bool = False) -> None:
+        """Build what is not state, of every modifier whose window opened, or of those that stay in the model."""
         for modifier in self._opened():
-            modifier.attach(self.training, self.training.states[modifier.name])
+            if modifier.kept or not kept:
+                modifier.attach(self.training, self.training.states[modifier.name])
 
     def detach(self) -> None:
         """Take off what ``attach`` built."""

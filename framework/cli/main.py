@@ -6,14 +6,18 @@ Exit codes: 0 it holds, 1 it does not (an invalid recipe, a difference, a proof 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 
 import typer
 
-from paredown.framework.cli import plan, recipes, report, run, schema, sensitivity, validate
+from paredown.framework.cli import plan, recipes, report, run, schema, sensitivity, sweep, validate
 from paredown.framework.cli.console import print_problem
 from paredown.framework.errors import ParedownError
 
-__all__ = ["app", "main"]
+__all__ = ["ENTRY_POINT_GROUP", "app", "main"]
+
+#: modules outside the framework that bring a command: each has a ``register(app)``
+ENTRY_POINT_GROUP = "paredown.commands"
 
 app = typer.Typer(
     name="paredown",
@@ -28,9 +32,22 @@ validate.register(app)
 plan.register(app)
 run.register(app)
 report.register(app)
+sweep.register(app)
 sensitivity.register(app)
 recipes.register(app)
 schema.register(app)
+
+
+def _register_plug_ins() -> None:
+    """Add the commands of other packages, and of paredown's own integrations."""
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load().register(app)
+        except Exception as error:  # a stranger's module may fail in any way
+            print_problem(f"the command {point.name!r} ({point.value}) is left out: {type(error).__name__}: {error}")
+
+
+_register_plug_ins()
 
 
 def main() -> int:

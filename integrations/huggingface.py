@@ -1,0 +1,153 @@
+"""A recipe in the Hugging Face Trainer: `Trainer(..., callbacks=[ParedownCallback("recipe.yaml")])`."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.framework.errors import CheckpointError, ParedownError
+from paredown.framework.manager import ScheduledManager
+from paredown.framework.report import Report
+from paredown.framework.tensor_files import load_plain
+from paredown.integrations.run_length import check_length
+
+try:
+    from transformers import TrainerCallback
+except ImportError:
+    raise ParedownError("transformers is not installed: pip install 'paredown[huggingface]'") from None
+
+__all__ = ["STATE_FILE", "ParedownCallback", "RecipeArguments"]
+
+#: what is written into each of the Trainer's checkpoints
+STATE_FILE = "paredown.pt"
+
+
+class ParedownCallback(TrainerCallback):
+    """Runs a recipe inside of ``Trainer.train``, and keeps its state beside the Trainer's checkpoints.
+
+    An epoch is as many optimizer steps as the Trainer makes in one. ``load_best_model_at_end`` never picks a checkpoint
+    from before the recipe's targets were reached.
+
+    Args:
+        recipe: whatever `Recipe.load` reads.
+        resume_from_checkpoint: the folder that ``train(resume_from_checkpoint=...)`` gets; needed where the
+            checkpoint's model has another structure (decomposition, channel pruning) or quantizers, and where the
+            folder lies elsewhere than in ``output_dir``. By default what the training arguments say.
+        save_teacher: keep the initial teacher's tensors in the checkpoints; else resuming needs a model that is built
+            with the same weights.
+        strict: whether the end of the training raises where a target was missed, or warns.
+        overrides, variables: as of `Recipe.load`.
+        data, teacher, example_inputs, forward: as of `ScheduledManager.modify`.
+
+    Attributes:
+        manager: the `ScheduledManager`.
+        report: what came out, after the training.
+
+    Raises:
+        ScheduleError: (from ``train``) the recipe is longer than the training.
+        CheckpointError: (from ``train``) the checkpoint has no state of a recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        *,
+        resume_from_checkpoint: str | Path | None = None,
+        save_teacher: bool = False,
+        strict: bool = True,
+        overrides: Sequence[str] = (),
+        variables: Mapping[str, Any] | None = None,
+        data: Iterable[Any] | None = None,
+        teacher: Any = None,
+        example_inputs: Any = None,
+        forward: Any = None,
+    ) -> None:
+        self.manager = ScheduledManager.from_yaml(recipe, overrides, variables)
+        self.report: Report | None = None
+        self.resume_from_checkpoint, self.save_teacher, self.strict = resume_from_checkpoint, save_teacher, strict
+        self._given = {"data": data, "teacher": teacher, "example_inputs": example_inputs, "forward": forward}
+        self._loaded_from: Path | None = None
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The model as it was handed over: keep it as a teacher, make the changes of structure that are due."""
+        wanted = self.resume_from_checkpoint or getattr(args, "resume_from_checkpoint", None)
+        if isinstance(wanted, (str, Path)) and str(wanted).lower() not in ("true", "false"):
+            self._load(Path(wanted))
+        self.manager.prepare(kwargs["model"], **self._given, optimizer=kwargs.get("optimizer"))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hook the recipe into the optimizer."""
+        accumulate = args.gradient_accumulation_steps
+        steps = self._steps_per_epoch(kwargs.get("train_dataloader"), accumulate, state.max_steps)
+        check_length(self.manager.recipe, steps, state.max_steps)
+        if state.global_step:
+            self._load(self._loaded_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        model, optimizer = _wrapped(kwargs["model"]), kwargs["optimizer"]
+        scaler = getattr(optimizer, "scaler", None)
+        self.manager.modify(model, optimizer, steps, accumulate=accumulate, grad_scaler=scaler, strict=self.strict)
+        self._forget_early_best(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the state beside the Trainer's own."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self.manager.state_dict(self.save_teacher), folder / STATE_FILE)
+        self._forget_early_best(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A best model from before the targets were reached is none: a dense model is always better."""
+        self._forget_early_best(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Audit, and make it permanent."""
+        self.report = self.manager.finalize()
+
+    def _forget_early_best(self, state: Any) -> None:
+        if not self.manager.done:
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+
+    def _load(self, folder: Path) -> None:
+        file = folder / STATE_FILE
+        if folder == self._loaded_from:
+            return
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file} does not exist: the checkpoint was written without this callback, or lies elsewhere "
+                "(ParedownCallback(..., resume_from_checkpoint=folder))"
+            )
+        self.manager.load_state_dict(load_plain(file))
+        self._loaded_from = folder
+
+    def _steps_per_epoch(self, loader: Any, accumulate: int, total: int) -> int:
+        try:
+            return max(math.ceil(len(loader) / accumulate), 1)
+        except TypeError:  # a stream: the recipe's epochs share the steps
+            return math.ceil(total / (self.manager.recipe.run_epochs or 1))
+
+
+@dataclass
+class RecipeArguments:
+    """For ``HfArgumentParser``: ``--recipe`` and ``--recipe_overrides`` in scripts such as ``run_glue.py``."""
+
+    recipe: str | None = field(default=None, metadata={"help": "A recipe: a file, a card, or a name."})
+    recipe_overrides: list[str] = field(default_factory=list, metadata={"help": "Such as run.epochs=3."})
+
+    def callbacks(self, **given: Any) -> list[ParedownCallback]:
+        """What ``Trainer(callbacks=...)`` gets: nothing without ``--recipe``. ``given`` goes to the callback."""
+        return [ParedownCallback(self.recipe, overrides=self.recipe_overrides, **given)] if self.recipe else []
+
+
+def _wrapped(model: nn.Module) -> nn.Module:
+    """The DistributedDataParallel around the model, that the Trainer shows to no callback."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return model
+    wrappers = (one for one in gc.get_objects() if isinstance(one, nn.parallel.DistributedDataParallel))
+    return next((one for one in wrappers if one.module is model), model)

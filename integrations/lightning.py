@@ -1,0 +1,176 @@
+"""A recipe in Lightning's Trainer: `Trainer(callbacks=[ParedownCallback("recipe.yaml")])`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from paredown.framework.errors import ParedownError, ScheduleError
+from paredown.framework.manager import ScheduledManager
+from paredown.framework.report import Report
+from paredown.framework.restoring import Rebuilt, rebuild_model
+from paredown.integrations.run_length import check_length
+
+__all__ = ["ParedownCallback"]
+
+LIBRARIES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _callback_classes() -> tuple[type, ...]:
+    """The Callback of Lightning, or of pytorch-lightning, whichever the user has imported; else what is installed."""
+    imported = [name for name in LIBRARIES if name in sys.modules]
+    for name in imported or LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+        imported = imported or [name]
+    if not imported:
+        raise ParedownError("Lightning is not installed: pip install 'paredown[lightning]'")
+    return tuple(sys.modules[name].Callback for name in imported)
+
+
+class ParedownCallback(*_callback_classes()):  # type: ignore[misc]
+    """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
+
+    An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
+    rounded up. With manual optimization the clock is the first optimizer that trains the model.
+
+    Args:
+        recipe: whatever `Recipe.load` reads.
+        module: which part of the LightningModule is compressed, by its name in it; by default all of it. Distillation
+            needs the part whose ``forward`` the training step calls.
+        accumulate: for manual optimization: over how many forwards the training step accumulates gradients.
+        save_teacher: keep the initial teacher's tensors in the checkpoints; else resuming needs a module that is
+            built with the same weights.
+        strict: whether the end of the training raises where a target was missed, or warns.
+        overrides, variables: as of `Recipe.load`.
+        data, teacher, example_inputs, forward: as of `ScheduledManager.modify`.
+
+    Attributes:
+        manager: the `ScheduledManager`.
+        report: what came out, after the training.
+
+    Raises:
+        ScheduleError: (from ``fit``) the recipe is longer than the training.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        *,
+        module: str = "",
+        accumulate: int | None = None,
+        save_teacher: bool = False,
+        strict: bool = True,
+        overrides: Sequence[str] = (),
+        variables: Mapping[str, Any] | None = None,
+        data: Iterable[Any] | None = None,
+        teacher: Any = None,
+        example_inputs: Any = None,
+        forward: Any = None,
+    ) -> None:
+        self.manager = ScheduledManager.from_yaml(recipe, overrides, variables)
+        self.report: Report | None = None
+        self.module, self.accumulate, self.save_teacher, self.strict = module, accumulate, save_teacher, strict
+        self._given = {"data": data, "teacher": teacher, "example_inputs": example_inputs, "forward": forward}
+        self._rebuilt: Rebuilt | None = None
+        self._restored = False
+
+    def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+        """Before the optimizer is built and weights are loaded: the structure that is due at 0."""
+        model = pl_module.get_submodule(self.module)
+        if stage == "fit":
+            self.manager.prepare(model, **self._given)
+        own_hook: Any = pl_module.on_load_checkpoint
+
+        def on_load_checkpoint(checkpoint: Any) -> None:  # comes before the weights are loaded; a callback's own after
+            state = checkpoint.get("callbacks", {}).get(self.state_key)
+            if state:
+                self._rebuild(model, state, stage)
+            own_hook(checkpoint)
+
+        pl_module.__dict__["on_load_checkpoint"] = on_load_checkpoint
+
+    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Hook the recipe into the optimizers."""
+        pl_module.__dict__.pop("on_load_checkpoint", None)
+        total = trainer.estimated_stepping_batches
+        steps = self._steps_per_epoch(trainer, total)
+        check_length(self.manager.recipe, steps, total)
+        model = pl_module.get_submodule(self.module)
+        self.manager.modify(
+            _wrapped(trainer, pl_module, model),
+            _training(trainer.optimizers, model),
+            steps,
+            accumulate=trainer.accumulate_grad_batches if pl_module.automatic_optimization else self.accumulate,
+            grad_scaler=getattr(trainer.precision_plugin, "scaler", None),
+            strict=self.strict,
+        )
+
+    def on_fit_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Audit, and make it permanent."""
+        if trainer.interrupted:
+            self.manager.release()
+        elif self.manager.training is not None:
+            self.report = self.manager.finalize()
+
+    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
+        """Take everything off."""
+        self.manager.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into Lightning's checkpoint."""
+        return {} if self.manager.training is None else self.manager.state_dict(self.save_teacher)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For strategies that load weights after the optimizer is built."""
+        if state and self.manager.training is not None and not self._restored:
+            self.manager.load_state_dict(state)
+
+    def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """The weights of a compressed model are loaded: freeze it as it is."""
+        pl_module.__dict__.pop("on_load_checkpoint", None)
+        if self._rebuilt is not None:
+            self._rebuilt.finish()
+            self._rebuilt = None
+
+    on_validation_start = on_predict_start = on_test_start
+
+    def _rebuild(self, model: nn.Module, state: Mapping[str, Any], stage: str) -> None:
+        """Give the model the structure of a checkpoint, so that its weights fit in."""
+        if stage == "fit":
+            self._restored = True
+            self.manager.load_state_dict(state)
+        elif self.manager.training is None:
+            self._rebuilt = rebuild_model(self.manager.recipe, model, state)
+
+    def _steps_per_epoch(self, trainer: Any, total: float) -> int:
+        batches, epochs = trainer.num_training_batches, self.manager.recipe.run_epochs
+        if math.isfinite(batches):
+            steps: int = math.ceil(batches / trainer.accumulate_grad_batches)
+            return steps
+        if math.isfinite(total) and total > 0 and epochs:
+            return math.ceil(total / epochs)
+        raise ScheduleError(
+            "the training data has no length, so an epoch has no number of steps: Trainer(limit_train_batches=...) or "
+            "Trainer(max_steps=...) gives it one"
+        )
+
+
+def _training(optimizers: Sequence[Any], model: nn.Module) -> list[Any]:
+    """Those that train the model; all of them where none does, for the error that says so."""
+    own = {id(parameter) for parameter in model.parameters()}
+    found = [one for one in optimizers if any(id(p) in own for group in one.param_groups for p in group["params"])]
+    return found or list(optimizers)
+
+
+def _wrapped(trainer: Any, whole: nn.Module, model: nn.Module) -> nn.Module:
+    """What the strategy wrapped around the model, where that is all of the LightningModule."""
+    outer = trainer.strategy.model
+    return outer if model is whole and isinstance(outer, nn.Module) else model

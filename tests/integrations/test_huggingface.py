@@ -1,0 +1,209 @@
+"""The Trainer callback beside a plain loop with the two lines."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from sample_models import ConvNet, pruning, recipe_of, size, zeros
+from torch import nn
+from trainers import EPOCHS, FOUR_FAMILIES, data, furthest, optimizer_of, plain
+
+from paredown.framework.errors import CheckpointError, ScheduleError
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+from paredown.integrations.huggingface import ParedownCallback, RecipeArguments  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+
+
+class Classifier(ConvNet):
+    """Returns the loss, as models of transformers do."""
+
+    def forward(self, x, labels):
+        logits = super().forward(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+LENGTH = 12
+
+
+def classifier(seed=0):
+    torch.manual_seed(seed)
+    return Classifier()
+
+
+class InOrder(transformers.Trainer):
+    def create_optimizer(self, *args):
+        self.optimizer = self.optimizer or optimizer_of(self.model)
+        return self.optimizer
+
+    def create_scheduler(self, *args, **kwargs):
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def samples():
+    return [{"x": x[place], "labels": y[place]} for x, y in data(LENGTH) for place in range(len(y))]
+
+
+def trainer(folder, callback, model=None, epochs=EPOCHS, accumulate=1, built=False, **more):
+    model = classifier() if model is None else model
+    args = transformers.TrainingArguments(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=accumulate,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        max_grad_norm=0,
+        **{"save_strategy": "no", **more},
+    )
+    callbacks = [] if callback is None else [callback]
+    optimizers = (optimizer_of(model) if built else None, None)
+    return InOrder(
+        model, args, train_dataset=samples(), eval_dataset=samples(), callbacks=callbacks, optimizers=optimizers
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_weights_are_those_of_a_plain_loop(accumulate, tmp_path):
+    callback = ParedownCallback(FOUR_FAMILIES)
+    run = trainer(tmp_path, callback, accumulate=accumulate)
+    run.train()
+    assert furthest(run.model, plain(accumulate, LENGTH)) <= 1e-6
+    assert callback.manager.training.step == run.state.global_step == EPOCHS * LENGTH // accumulate
+    assert callback.report.compressed.nonzeros < callback.report.dense.nonzeros
+
+
+class Halt(transformers.TrainerCallback):
+    """Stops after so many steps, with a checkpoint."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize(("accumulate", "stop"), [(1, 16), (1, 30), (1, 40), (4, 4), (4, 5), (4, 10)])
+def test_a_run_that_is_resumed_in_a_window_ends_the_same(accumulate, stop, built, tmp_path):
+    run = trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, strict=False), accumulate=accumulate)
+    run.add_callback(Halt(stop))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that targets are missed
+        run.train()
+    folder = tmp_path / f"checkpoint-{stop}"
+    callback = ParedownCallback(FOUR_FAMILIES, resume_from_checkpoint=folder)
+    again = trainer(tmp_path, callback, accumulate=accumulate, built=built)
+    again.train(resume_from_checkpoint=str(folder))
+    assert furthest(again.model, plain(accumulate, LENGTH)) <= 1e-6
+    assert callback.manager.training.step == again.state.global_step == EPOCHS * LENGTH // accumulate
+
+
+def test_a_checkpoint_in_the_output_folder_needs_no_telling(tmp_path):
+    recipe = recipe_of(EPOCHS, prune=pruning(0.9))
+    whole = trainer(tmp_path / "whole", ParedownCallback(recipe))
+    whole.train()
+    run = trainer(tmp_path / "half", ParedownCallback(recipe, strict=False))
+    run.add_callback(Halt(20))
+    with pytest.warns(UserWarning, match="its window ends"):
+        run.train()
+    again = trainer(tmp_path / "half", ParedownCallback(recipe))
+    again.train(resume_from_checkpoint=True)
+    assert furthest(again.model, whole.model) == 0
+
+
+def test_the_teacher_is_kept_with_the_checkpoint(tmp_path):
+    recipe = {**FOUR_FAMILIES}
+    run = trainer(tmp_path, ParedownCallback(recipe, strict=False, save_teacher=True))
+    run.add_callback(Halt(30))
+    with pytest.warns(UserWarning, match="its window ends"):
+        run.train()
+    folder = tmp_path / "checkpoint-30"
+    again = trainer(tmp_path, ParedownCallback(recipe, resume_from_checkpoint=folder), classifier(seed=5))
+    again.train(resume_from_checkpoint=str(folder))
+    assert furthest(again.model, plain(1, LENGTH)) <= 1e-6
+    other = trainer(tmp_path, ParedownCallback(recipe), classifier(seed=5))
+    shutil.copytree(folder, tmp_path / "without" / "checkpoint-30")
+    state = torch.load(folder / "paredown.pt")
+    torch.save({**state, "teacher": None}, tmp_path / "without" / "checkpoint-30" / "paredown.pt")
+    with pytest.raises(CheckpointError, match="the initial teacher of the checkpoint was another model"):
+        other = ParedownCallback(recipe, resume_from_checkpoint=tmp_path / "without" / "checkpoint-30")
+        trainer(tmp_path, other, classifier(seed=5))
+
+
+def test_the_best_model_is_never_one_from_before_the_targets_were_reached(tmp_path):
+    """The dense model of the first epochs is the best by any measure."""
+    more = {
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_zeros",
+        "greater_is_better": False,  # the fewer zeros, the better: the trap
+    }
+    callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9, end=3)))
+    run = trainer(tmp_path, callback, **more)
+    run.compute_metrics = lambda prediction: {"zeros": float(zeros(run.model))}
+    run.train()
+    assert run.state.best_global_step in (3 * LENGTH, 4 * LENGTH)
+    assert zeros(run.model) == pytest.approx(0.9 * size(run.model), abs=0.5)
+
+
+def test_an_early_best_model_of_a_resumed_run_is_forgotten(tmp_path):
+    recipe = recipe_of(EPOCHS, prune=pruning(0.9))
+    run = trainer(tmp_path, ParedownCallback(recipe, strict=False))
+    run.add_callback(Halt(20))
+    with pytest.warns(UserWarning, match="its window ends"):
+        run.train()
+    file = tmp_path / "checkpoint-20" / "trainer_state.json"
+    state = transformers.TrainerState.load_from_json(str(file))
+    state.best_metric, state.best_model_checkpoint, state.best_global_step = 0.0, str(file.parent), 20
+    state.save_to_json(str(file))
+    again = trainer(tmp_path, ParedownCallback(recipe))
+    again.train(resume_from_checkpoint=str(file.parent))
+    assert again.state.best_model_checkpoint is None
+
+
+def test_a_recipe_longer_than_the_training_is_refused(tmp_path):
+    run = trainer(tmp_path, ParedownCallback(recipe_of(5, prune=pruning(0.9))), epochs=3)
+    with pytest.raises(ScheduleError, match=r"takes 5 epochs \(60 optimizer steps\).*stops after 3 \(36 steps\)"):
+        run.train()
+    assert zeros(run.model) == 0
+
+
+def test_a_checkpoint_without_a_recipe_is_refused(tmp_path):
+    dense = trainer(tmp_path, None)
+    dense.add_callback(Halt(20))
+    dense.train()
+    run = trainer(tmp_path, ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9))))
+    with pytest.raises(CheckpointError, match="written without this callback"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_a_script_takes_a_recipe_as_an_argument(tmp_path):
+    parser = transformers.HfArgumentParser([RecipeArguments])
+    (arguments,) = parser.parse_args_into_dataclasses(["--recipe", "prune90", "--recipe_overrides", "run.epochs=30"])
+    (callback,) = arguments.callbacks(strict=False)
+    assert callback.manager.recipe.run_epochs == 30
+    assert not callback.strict
+    assert RecipeArguments().callbacks() == []
+
+
+def test_a_stream_shares_its_steps_among_the_epochs(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from samples() * EPOCHS
+
+    run = trainer(tmp_path, ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9))), max_steps=EPOCHS * LENGTH)
+    run.train_dataset = Stream()
+    run._get_train_sampler = None
+    run.train()
+    assert zeros(run.model) == pytest.approx(0.9 * size(run.model), abs=0.5)

@@ -1,0 +1,161 @@
+"""The Lightning callback beside a plain loop with the two lines."""
+
+import pytest
+import torch
+from sample_models import conv_net, mlp, pruning, recipe_of, zeros
+from torch import nn
+from trainers import EPOCHS, FOUR_FAMILIES, LENGTH, data, furthest, optimizer_of, plain
+
+from paredown.framework.errors import ScheduleError
+
+pl = pytest.importorskip("lightning.pytorch")
+from paredown.integrations.lightning import ParedownCallback  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers:UserWarning",
+    "ignore:.*isinstance.treespec, LeafSpec.*",
+    "ignore:.*is smaller than the logging interval:UserWarning",
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
+    "ignore:.*environment variable .*:UserWarning",
+)
+
+
+class Lit(pl.LightningModule):
+    def __init__(self, net=None):
+        super().__init__()
+        self.net = conv_net() if net is None else net
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return optimizer_of(self)
+
+
+class Manual(Lit):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, index):
+        optimizer = self.optimizers()
+        loss = super().training_step(batch, index)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+def loader():
+    return torch.utils.data.DataLoader(data(), batch_size=None)
+
+
+def trainer(folder, *callbacks, epochs=EPOCHS, **more):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    more = {"enable_checkpointing": False, **more}
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), **quiet, **more
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_weights_are_those_of_a_plain_loop(accumulate, tmp_path):
+    lit, callback = Lit(), ParedownCallback(FOUR_FAMILIES, module="net")
+    run = trainer(tmp_path, callback, accumulate_grad_batches=accumulate)
+    run.fit(lit, loader())
+    assert furthest(lit.net, plain(accumulate)) == 0
+    assert callback.manager.training.step == run.global_step == EPOCHS * -(-LENGTH // accumulate)
+    assert callback.report.compressed.nonzeros < callback.report.dense.nonzeros
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_that_is_resumed_in_a_window_ends_the_same(accumulate, stop, tmp_path):
+    steps = stop * -(-LENGTH // accumulate)
+    more = {"accumulate_grad_batches": accumulate}
+
+    class Halt(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.global_step == steps:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+                raise KeyboardInterrupt
+
+    callback = ParedownCallback(FOUR_FAMILIES, module="net")
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, callback, Halt(), **more).fit(Lit(), loader())
+    lit, callback = Lit(), ParedownCallback(FOUR_FAMILIES, module="net")
+    trainer(tmp_path, callback, **more).fit(lit, loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert furthest(lit.net, plain(accumulate)) == 0
+    assert callback.manager.training.step == EPOCHS * -(-LENGTH // accumulate)
+
+
+def test_a_teacher_kept_in_the_checkpoint_needs_no_old_model(tmp_path):
+    callback = ParedownCallback(FOUR_FAMILIES, module="net", save_teacher=True)
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    trainer(tmp_path, callback, Save()).fit(Lit(), loader())
+    lit = Lit(conv_net(seed=9))
+    callback = ParedownCallback(FOUR_FAMILIES, module="net", save_teacher=True)
+    trainer(tmp_path, callback).fit(lit, loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert furthest(lit.net, plain()) == 0
+
+
+def test_manual_optimization(tmp_path):
+    lit, callback = Manual(), ParedownCallback(FOUR_FAMILIES, module="net")
+    trainer(tmp_path, callback).fit(lit, loader())
+    assert furthest(lit.net, plain()) == 0
+
+
+def test_channels_go_before_the_optimizer_is_built(tmp_path):
+    cut = {"type": "channel_pruning", "targets": ["stem"], "final_sparsity": 0.5, "round_to": 1}
+    callback = ParedownCallback(recipe_of(EPOCHS, cut=cut), module="net", example_inputs=(data()[0][0],))
+    lit = Lit()
+    trainer(tmp_path, callback).fit(lit, loader())
+    assert lit.net.stem.out_channels == 4
+    assert callback.report.dense.parameters > callback.report.compressed.parameters
+
+
+def test_a_compressed_checkpoint_is_tested_in_a_new_process(tmp_path):
+    class Tested(Lit):
+        def test_step(self, batch, index):
+            self.log("loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]), batch_size=len(batch[1]))
+
+    lit, callback = Tested(), ParedownCallback(FOUR_FAMILIES, module="net")
+    run = trainer(tmp_path, callback)
+    run.fit(lit, loader())
+    run.save_checkpoint(tmp_path / "done.ckpt")
+    here = run.test(lit, loader(), verbose=False)[0]["loss"]
+    anew = trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, module="net"))
+    there = anew.test(Tested(), loader(), ckpt_path=tmp_path / "done.ckpt", verbose=False)[0]["loss"]
+    assert there == pytest.approx(here, abs=1e-6)
+
+
+def test_a_recipe_longer_than_the_training_is_refused(tmp_path):
+    lit = Lit(mlp())
+    before = [parameter.clone() for parameter in lit.parameters()]
+    callback = ParedownCallback(recipe_of(5, prune=pruning(0.9)))
+    with pytest.raises(ScheduleError, match=r"takes 5 epochs \(50 optimizer steps\).*stops after 3 \(30 steps\)"):
+        trainer(tmp_path, callback, epochs=3).fit(lit, loader())
+    assert all(torch.equal(a, b) for a, b in zip(before, lit.parameters(), strict=True))
+    assert zeros(lit) == 0
+
+
+def test_data_without_a_length_needs_a_length(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from data() * 5
+
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=None)
+    callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9)), module="net")
+    with pytest.raises(ScheduleError, match="limit_train_batches"):
+        trainer(tmp_path, callback, epochs=1).fit(Lit(), stream)
+    callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9)), module="net")
+    trainer(tmp_path, callback, epochs=-1, max_steps=40).fit(Lit(), stream)
+    assert callback.manager.training.clock.steps_per_epoch == 10
+    assert callback.manager.done
