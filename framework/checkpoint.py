@@ -17,11 +17,12 @@ from paredown.framework.manager import ScheduledManager
 from paredown.framework.random_state import random_state, set_random_state
 from paredown.framework.recipe import Recipe
 from paredown.framework.restoring import rebuild_model
+from paredown.framework.shards import sharded_in
 from paredown.framework.sparse_tensors import pack_zeros, unpack_zeros
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
 
-__all__ = ["load", "resume", "save"]
+__all__ = ["check_plain", "load", "resume", "save", "write_whole"]
 
 Model = TypeVar("Model", bound=nn.Module)
 PLAIN = (type(None), bool, int, float, str, bytes, Tensor)
@@ -52,8 +53,12 @@ def save(
     Raises:
         CheckpointError: ``extra`` holds something else.
     """
-    _check_plain(extra, "extra")
-    _write(
+    check_plain(extra, "extra")
+    if sharded_in(model.parameters()):
+        raise CheckpointError(
+            "the model's parameters are split among processes: use paredown.integrations.distributed.save on all of them"
+        )
+    write_whole(
         Path(path),
         {
             "model": pack_zeros(unwrap(model).state_dict()),
@@ -124,7 +129,8 @@ def _read(path: str | Path) -> dict[str, Any]:
     return {**saved, "model": unpack_zeros(saved["model"])}
 
 
-def _write(path: Path, contents: Mapping[str, Any]) -> None:
+def write_whole(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write a file that appears whole or not at all: written beside, flushed to the disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
@@ -137,13 +143,14 @@ def _write(path: Path, contents: Mapping[str, Any]) -> None:
     os.replace(file.name, path)
 
 
-def _check_plain(value: Any, place: str) -> None:
+def check_plain(value: Any, place: str) -> None:
+    """Raise CheckpointError for what is neither tensor nor plain value."""
     if isinstance(value, Mapping):
         for key, part in value.items():
-            _check_plain(part, f"{place}[{key!r}]")
+            check_plain(part, f"{place}[{key!r}]")
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
-            _check_plain(part, f"{place}[{index}]")
+            check_plain(part, f"{place}[{index}]")
     elif not isinstance(value, PLAIN):
         raise CheckpointError(
             f"{place} is a {type(value).__name__}; tensors, numbers, text, lists and mappings are kept"

@@ -13,13 +13,16 @@ from torch.optim import Optimizer
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.loop_hooks import is_managed
 from paredown.framework.modifier import Modifier
+from paredown.framework.shards import is_sharded
 from paredown.framework.targets import unwrap
 from paredown.framework.teachers import teachers_in
+from paredown.framework.training import Training
 
 __all__ = [
     "check_model",
     "check_module",
     "check_one_shot",
+    "check_parts",
     "check_scaler",
     "check_teachers",
     "optimizers_in",
@@ -77,6 +80,24 @@ def check_teachers(model: nn.Module, teacher: Any, modifiers: Mapping[str, Modif
                 "the teacher shares parameters with the student, and would be put into eval mode and trained with it: "
                 "give a copy (copy.deepcopy), or teacher: initial in the recipe"
             )
+
+
+def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
+    """Refuse modifiers that need whole parameters where these are split among processes.
+
+    Raises:
+        TargetError: names them.
+    """
+    split = {id(parameter) for parameter in training.model.parameters() if is_sharded(parameter)}
+    for modifier in modifiers if split else ():
+        if modifier.works_on_parts or not any(id(parameter) in split for parameter in modifier.claimed(training)):
+            continue
+        early = "let it start at 0, and call manager.prepare(model) before fully_shard"
+        late = "use DistributedDataParallel, or run it in a recipe of its own before the model is split"
+        raise TargetError(
+            f"{modifier.name} ({modifier.type}) needs whole weights, and these are split among processes: "
+            f"{early if modifier.structural else late}"
+        )
 
 
 def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:

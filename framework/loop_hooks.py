@@ -22,12 +22,16 @@ __all__ = ["LoopHooks", "is_managed"]
 
 
 class LoopHooks:
-    """Step hooks on every optimizer, a count of training forwards, and an eye on the gradient scaler."""
+    """Step hooks on every optimizer, a count of training forwards, and an eye on the gradient scaler.
+
+    While ``paused``, steps are not the training's: torch fills an optimizer's state by one.
+    """
 
     def __init__(self, training: Training, schedule: Schedule) -> None:
         self.training = training
         self.schedule = schedule
         self.seen_first_step = False
+        self.paused = False
         self._handles: list[RemovableHandle] = []
         self._counter = _ForwardCounter(self)
 
@@ -53,10 +57,13 @@ class LoopHooks:
             scaler.__class__ = type(scaler)._paredown_base
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
-            self._check_losses(optimizer)
+        if self.paused or _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
+            return
+        self._check_losses(optimizer)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.paused:
+            return
         if _has_closure(args, kwargs):
             self._check_losses(optimizer)
         clock = self.training.clock

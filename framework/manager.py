@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from paredown.framework.entry_checks import (
     check_model,
     check_module,
     check_one_shot,
+    check_parts,
     check_scaler,
     check_teachers,
     optimizers_in,
@@ -30,7 +32,7 @@ from paredown.framework.plan import Plan, make_plan
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 from paredown.framework.reporting import Reporter
-from paredown.framework.schedule import Schedule, check_claims
+from paredown.framework.schedule import Phase, Schedule, check_claims
 from paredown.framework.targets import unwrap
 from paredown.framework.training import Training
 
@@ -164,9 +166,8 @@ class ScheduledManager:
             self._hand_over(prepared, data, teacher, example_inputs, forward)
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
         training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
-        schedule = self._checked_schedule(training)
-        if prepared and self.schedule is not None:
-            schedule.phases = self.schedule.phases
+        phases = self.schedule.phases if prepared and self.schedule is not None else {}
+        schedule = self._checked_schedule(training, phases)
         if prepared and self._loaded is not None:
             schedule.release()
         self._reporter = self._reporter or Reporter(training, self.recipe)
@@ -345,6 +346,18 @@ class ScheduledManager:
         else:
             restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Optimizer steps inside are not the training's: `torch.distributed.checkpoint` makes one to fill its state."""
+        if self._hooks is None:
+            yield
+            return
+        self._hooks.paused = True
+        try:
+            yield
+        finally:
+            self._hooks.paused = False
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _new_training(
@@ -361,8 +374,10 @@ class ScheduledManager:
         check_teachers(training.model, teacher, self.recipe.modifiers)
         training.take(data, teacher, example_inputs, forward)
 
-    def _checked_schedule(self, training: Training) -> Schedule:
+    def _checked_schedule(self, training: Training, phases: Mapping[str, Phase] | None = None) -> Schedule:
         schedule = Schedule(self.recipe.modifiers, training)
+        schedule.phases.update(phases or {})
+        check_parts(schedule.waiting, training)
         check_claims(schedule.modifiers, training)
         for modifier in schedule.modifiers:
             modifier.check(training)

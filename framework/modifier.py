@@ -120,6 +120,11 @@ class Modifier(Options):
         return self.stays or not self.needs_training
 
     @property
+    def works_on_parts(self) -> bool:
+        """Whether it can act on parameters that are split among processes (FSDP2, tensor parallelism)."""
+        return True
+
+    @property
     def copies_model(self) -> bool:
         """Whether it keeps a copy of the model as it was at some time of the run."""
         return False
@@ -203,6 +208,10 @@ class TargetedModifier(Modifier):
     """Class names, module names with globs, "re:" patterns. Default: the layer kinds of the family."""
     ignore: tuple[str, ...] = ()
     """The same, for what is left alone."""
+
+    @property
+    def works_on_parts(self) -> bool:
+        return False
 
     def check(self, training: Training) -> None:
         training.targets(self)

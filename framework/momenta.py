@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paredown.framework.shards import own_part
+
 __all__ = ["clear_momenta_", "forget_"]
 
 
@@ -15,7 +17,8 @@ def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Par
 
     Args:
         optimizers: some of which train the weights.
-        marks: weights with a bool of their shape, True where to forget; one at a time is held.
+        marks: weights with a bool of their shape, or of the part in this process, True where to forget; one at a time
+            is held.
     """
     if not any(optimizer.state for optimizer in optimizers):
         return
@@ -23,7 +26,7 @@ def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Par
         for optimizer in optimizers:
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(mark, 0)
+                    own_part(value).masked_fill_(mark, 0)
 
 
 def forget_(optimizers: Sequence[Optimizer], parameters: Iterable[nn.Parameter]) -> None:

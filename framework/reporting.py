@@ -16,12 +16,14 @@ from paredown.framework.report.latency import Latency, measure_latency
 from paredown.framework.report.measure import LayerMeasures, ModelMeasures, measure_model
 from paredown.framework.report.report import LayerRow, Report, Summary
 from paredown.framework.report.storage import bytes_on_disk, stored_codes
+from paredown.framework.shards import sharded_in
 from paredown.framework.training import Training
 
 __all__ = ["Reporter", "versions"]
 
 Quartiles = tuple[float, float, float]
 
+SHARDED = "the model is split among processes: bytes on disk and latency are not measured"
 SIMULATED = "quantization is simulated in floating point here: latency is PyTorch's, not that of an integer runtime"
 NO_DENSE_LATENCY = "the dense model's latency is not measured: no copy of it was kept (report(dense=model) gives one)"
 
@@ -79,7 +81,7 @@ class Reporter:
             return measure_model(model), None, [reason]
 
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
-        if inputs is None:
+        if inputs is None or sharded_in(self.training.model.parameters()):
             return None, None
         models = {} if dense is None else {"dense": dense}
         measured = measure_latency({**models, "compressed": self.training.model}, inputs)
@@ -103,7 +105,7 @@ def _summary(
     return Summary(
         parameters=counted.parameters,
         nonzeros=counted.nonzeros,
-        bytes=None if model is None else bytes_on_disk(model),
+        bytes=None if model is None or sharded_in(model.parameters()) else bytes_on_disk(model),
         bytes_plain=plain_bytes,
         macs=counted.macs,
         latency=latency,
@@ -171,6 +173,9 @@ def _remarks(training: Training) -> Iterable[str]:
 
 
 def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:
+    if sharded_in(model.parameters()):
+        yield SHARDED
+        return
     if inputs is not None and any(stored_codes(module) for module in model.modules()):
         yield SIMULATED
     if inputs is not None and dense is None:

@@ -92,8 +92,11 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
     if training.step:
         raise CheckpointError(f"the run has taken {training.step} steps: load before the first one")
     schedule.release()
-    training.surgery.take_back()
-    rebuild_structure(recipe, training, schedule, state)
+    if training.surgery.has_made(state["surgery"]):  # it is there already, and could not be made again once split
+        _check_teacher(training, state)
+    else:
+        training.surgery.take_back()
+        rebuild_structure(recipe, training, schedule, state)
     go_on(training, schedule, state)
 
 
@@ -103,9 +106,7 @@ def rebuild_structure(recipe: Recipe, training: Training, schedule: Schedule, st
     Raises:
         CheckpointError: another teacher, or state that does not fit; the structure is then as it was before.
     """
-    if state.get("teacher") is not None:
-        training.teachers.load(state["teacher"])
-    _check_teacher(training, state.get("initial_teacher"))
+    _check_teacher(training, state)
     training.past = _past_models(recipe, training, state["surgery"])
     with _taken_back_on_failure(training):
         training.surgery.replay(state["surgery"], _rebuilding(recipe))
@@ -193,8 +194,10 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_teacher(training: Training, saved: str | None) -> None:
-    teacher = training.teachers.initial
+def _check_teacher(training: Training, state: Mapping[str, Any]) -> None:
+    if state.get("teacher") is not None:
+        training.teachers.load(state["teacher"])
+    teacher, saved = training.teachers.initial, state.get("initial_teacher")
     if saved is not None and teacher is not None and fingerprint(teacher) != saved:
         raise CheckpointError(
             "the initial teacher of the checkpoint was another model: call modify with the model as it was handed over "

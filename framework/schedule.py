@@ -42,6 +42,11 @@ class Schedule:
         """Whether every modifier made its final update."""
         return all(phase is Phase.ENDED for phase in self.phases.values())
 
+    @property
+    def waiting(self) -> Sequence[Modifier]:
+        """Those whose window did not open yet."""
+        return [modifier for modifier in self.modifiers if self.phases[modifier.name] is Phase.WAITING]
+
     def begin(self, only: Iterable[str] | None = None) -> None:
         """Do what is due at time 0, of all modifiers or of those named."""
         chosen = self.phases.keys() if only is None else set(only)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import CheckpointError
+from paredown.framework.shards import is_sharded, own_part, whole_of_part
 
 __all__ = ["PerParameter", "containers", "pack_bits", "restore", "to_plain", "unpack_bits"]
 
@@ -59,13 +60,15 @@ class PerParameter(MutableMapping[nn.Parameter, Tensor]):
             tensor = self[parameter]
             self[parameter] = tensor.index_select(dimension, kept.to(tensor.device))
 
-    def encode(self, tensor: Tensor) -> Any:
-        """The form of one tensor in a checkpoint."""
+    def encode(self, tensor: Tensor, parameter: nn.Parameter) -> Any:
+        """The form of one tensor in a checkpoint. Of a parameter that is split among processes it is a DTensor."""
+        if is_sharded(parameter):
+            return whole_of_part(tensor.detach().clone(), parameter)
         return pack_bits(tensor) if tensor.dtype == torch.bool else tensor.detach().cpu().clone()
 
     def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
         """One tensor from its form in a checkpoint, on the parameter's device."""
-        tensor = unpack_bits(plain) if isinstance(plain, dict) else plain
+        tensor = unpack_bits(plain) if isinstance(plain, dict) else own_part(plain)
         return tensor.to(parameter.device, copy=True)
 
 
@@ -93,7 +96,7 @@ def to_plain(value: Any, names: Mapping[int, str]) -> Any:
         names: the model's parameter names by the parameters' ids.
     """
     if isinstance(value, PerParameter):
-        return {names[id(parameter)]: value.encode(tensor) for parameter, tensor in value.items()}
+        return {names[id(parameter)]: value.encode(tensor, parameter) for parameter, tensor in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {part.name: to_plain(getattr(value, part.name), names) for part in dataclasses.fields(value)}
     if isinstance(value, torch.Generator):

@@ -191,6 +191,10 @@ class Surgery:
             new = rebuild(record["modifier"], old, record["spec"])
             self.replace(record["module"], new, record["modifier"], record["spec"])
 
+    def has_made(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the structure is fixed by now, and just these changes were made before."""
+        return self.forbidden is not None and _alike(self.records, list(records))
+
     def take_back(self) -> None:
         """Undo everything since `settle`: for a checkpoint that is loaded after ``modify``."""
         for undo in reversed(self._undo):
@@ -301,6 +305,17 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
         if held & own:
             return f"the modifier {modifier!r} holds state of its weight"
     return None
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two records hold the same values."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)
 
 
 def _forerunner(name: str, old: Mapping[str, nn.Parameter], first: nn.Parameter) -> nn.Parameter:

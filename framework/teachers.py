@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import CheckpointError, ScheduleError
 from paredown.framework.modifier import Modifier
+from paredown.framework.shards import sharded_in
 from paredown.framework.tensor_files import read_tensors
 
 __all__ = ["Teachers", "frozen_copy", "teachers_in"]
@@ -69,6 +70,11 @@ class Teachers:
     def keep_initial(self, modifiers: Iterable[Modifier]) -> None:
         """Take a frozen copy of the model as it is now, if one of the modifiers needs it and got no teacher."""
         if any(modifier.keeps_initial_model and not self.given(modifier) for modifier in modifiers):
+            if sharded_in(self.model.parameters()):
+                raise ScheduleError(
+                    "the initial teacher is a copy of the model, and its parameters are split among processes already: "
+                    "call manager.prepare(model) before fully_shard, or give modify(..., teacher=module)"
+                )
             self.initial = frozen_copy(self.model)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

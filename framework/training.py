@@ -19,6 +19,7 @@ from paredown.framework.extras import Extras
 from paredown.framework.graph import Graph, export_graph
 from paredown.framework.managed import Link, add_link, remove_links, without_links
 from paredown.framework.modifier import Modifier, TargetedModifier
+from paredown.framework.shards import sharded_in
 from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
 from paredown.framework.targets import Matches, match, named_parameters, unwrap
@@ -306,6 +307,8 @@ def _no_surgery(model: nn.Module) -> str | None:
             "DistributedDataParallel has counted the model's parameters already; call manager.prepare(model) before "
             "the model is wrapped"
         )
+    if sharded_in(model.parameters()):
+        return "its parameters are split among processes already; call manager.prepare(model) before fully_shard"
     return None
 
 

@@ -23,8 +23,7 @@ def alike_in_two_processes(
     ``run`` is a function of a module.
     """
     names = list(names)
-    mp.spawn(_process, (str(folder), run, names), nprocs=2)
-    first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
+    first, second = in_processes(_runs, 2, folder, run, names)
     for name in names:
         alone = run(name, 0, 1)
         assert first[name].keys() == second[name].keys(), name
@@ -33,8 +32,20 @@ def alike_in_two_processes(
             yield name, key, value, alone.get(key)
 
 
-def _process(rank: int, folder: str, run: Run, names: list[str]) -> None:
+def in_processes(work: Callable[..., Any], count: int, folder: Path, *given: Any) -> list[Any]:
+    """What ``work(rank, count, *given)``, a function of a module, gives in each process of a gloo group: tensors and
+    plain values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mp.spawn(_process, (count, str(folder), work, given), nprocs=count)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+def _runs(rank: int, count: int, run: Run, names: list[str]) -> dict[str, Any]:
+    return {name: run(name, rank, count) for name in names}
+
+
+def _process(rank: int, count: int, folder: str, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: run(name, rank, 2) for name in names}, f"{folder}/{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{count}", rank=rank, world_size=count)
+    torch.save(work(rank, count, *given), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 from paredown.framework.managed import base_class
 from paredown.framework.report.storage import stored_codes
+from paredown.framework.shards import own_part, sum_of_parts
 from paredown.framework.targets import named_modules, unwrap
 
 __all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
@@ -92,7 +93,7 @@ def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | Non
         seen.add(id(parameter))
         stored, width = codes.get(key, (None, parameter.element_size() * 8))
         count += parameter.numel()
-        nonzeros += int(parameter.detach().count_nonzero())
+        nonzeros += int(sum_of_parts(own_part(parameter).count_nonzero(), parameter))
         bits += (parameter.numel() if stored is None else stored.numel()) * width
     return LayerMeasures(name, base_class(module).__name__, count, nonzeros, bits, macs)
 

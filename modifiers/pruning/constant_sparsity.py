@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from paredown.framework.modifier import Foreseen
+from paredown.framework.shards import own_part, sum_of_parts
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.held_masks import HeldMasks
 from paredown.modifiers.pruning.mask_state import Masks, MaskState, weights_of
@@ -25,6 +26,10 @@ class ConstantSparsity(HeldMasks):
 
     type: Literal["constant_sparsity"] = "constant_sparsity"
 
+    @property
+    def works_on_parts(self) -> bool:
+        return True
+
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return list(weights_of(training.targets(self)).values())
 
@@ -34,7 +39,7 @@ class ConstantSparsity(HeldMasks):
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         weights = weights_of(training.targets(self))
         return [
-            Foreseen(layer_of(name), f"its {int((weight == 0).sum())} zeros stay", density=_density(weight))
+            Foreseen(layer_of(name), f"its {_zeros(weight)} zeros stay", density=_density(weight))
             for name, weight in weights.items()
         ]
 
@@ -42,8 +47,12 @@ class ConstantSparsity(HeldMasks):
         weights = weights_of(training.targets(self)).values()
         masks = Masks({weight: mask_of(weight, self.masks) for weight in weights})
         total = sum(weight.numel() for weight in weights)
-        return MaskState(masks, sum(int((weight == 0).sum()) for weight in weights) / total)
+        return MaskState(masks, sum(map(_zeros, weights)) / total)
 
 
 def _density(weight: nn.Parameter) -> float:
-    return float((weight != 0).float().mean())
+    return 1 - _zeros(weight) / max(weight.numel(), 1)
+
+
+def _zeros(weight: nn.Parameter) -> int:
+    return int(sum_of_parts((own_part(weight) == 0).sum(), weight))

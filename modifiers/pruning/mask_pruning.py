@@ -17,6 +17,7 @@ from paredown.framework.kept_tensors import KeptTensors
 from paredown.framework.modifier import Foreseen, Share
 from paredown.framework.momenta import clear_momenta_
 from paredown.framework.sensitivity import Trial
+from paredown.framework.shards import any_of_parts
 from paredown.framework.targets import named_modules
 from paredown.framework.time import Time
 from paredown.framework.training import Training
@@ -91,6 +92,10 @@ class MaskPruning(HeldMasks):
         return structure_of(self.structure)
 
     # -- what the framework asks -----------------------------------------------------------------------------------
+
+    @property
+    def works_on_parts(self) -> bool:
+        return self.unit.free and self.ranking.by_magnitude and self.scope not in ("lamp", "owl")
 
     @property
     def calibrates(self) -> bool:
@@ -168,7 +173,7 @@ class MaskPruning(HeldMasks):
         usable = self.usable(training)
         finals = self._final_shares(training, usable)
         held = {name: one.weight for name, one in usable.items() if one.weight in state.masks}
-        empty = [name for name, weight in held.items() if not bool((state.masks[weight] != 0).any())]
+        empty = [name for name, one in held.items() if not any_of_parts(bool((state.masks[one] != 0).any()), one)]
         unasked = [name for name in empty if finals[name] < 1]
         if unasked:
             kept = "another scope (erk, local), or ignore, keeps weights there"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
+from paredown.framework.shards import any_of_parts, is_sharded, own_part, whole_of_part
 from paredown.framework.state import PerParameter, pack_bits, unpack_bits
 from paredown.framework.training import Training
 from paredown.framework.weights import COMPUTED
@@ -27,11 +28,14 @@ PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBas
 class Masks(PerParameter):
     """Masks of either form (`paredown.modifiers.pruning.masks`); one bit a weight in a checkpoint."""
 
-    def encode(self, tensor: Tensor) -> dict[str, Any]:
-        return {**pack_bits(to_bool(tensor)), "compact": tensor.dtype == torch.bool}
+    def encode(self, tensor: Tensor, parameter: nn.Parameter) -> dict[str, Any]:
+        keep, compact = to_bool(tensor), tensor.dtype == torch.bool
+        if is_sharded(parameter):
+            return {"keep": whole_of_part(keep, parameter), "compact": compact}
+        return {**pack_bits(keep), "compact": compact}
 
     def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
-        keep = unpack_bits(plain)
+        keep = own_part(plain["keep"]) if "keep" in plain else unpack_bits(plain)
         return converted(keep if plain["compact"] else fast_mask(keep), parameter)
 
     def apply_(self) -> None:
@@ -95,7 +99,8 @@ def _weight_names(module: nn.Module) -> list[str]:
 def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:
     """Raise TargetError, naming the parameter, where a gradient is NaN at a pruning step."""
     for name, gradient in ({} if training.catching_up else step_gradients(weights)).items():
-        if gradient.numel() and bool(gradient.max().isnan()):
+        part = own_part(gradient)
+        if any_of_parts(bool(part.numel()) and bool(part.max().isnan()), gradient):
             raise TargetError(
                 f"the gradient of {name} contains NaN at step {training.step}: nothing was pruned; look for a loss "
                 "that is not finite"

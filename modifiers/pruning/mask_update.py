@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier import Modifier
+from paredown.framework.shards import sum_of_parts
 from paredown.framework.training import Training
 from paredown.modifiers.pruning.competitions import SHARED_OUT, Competition, Scope, competitions
 from paredown.modifiers.pruning.criterion import Criterion
@@ -112,7 +113,8 @@ def held_units(structure: Structure, one: Prunable, masks: Masks) -> tuple[int, 
         return 0, total
     kept = structure.view(to_bool(masks[one.weight]), one.module)
     whole = kept if structure.single else structure.units(kept.float())
-    return total - int((whole != 0).sum()), total
+    held = torch.tensor([int((whole == 0).sum())], device=kept.device)
+    return int(sum_of_parts(held, one.weight)), total
 
 
 def _refuse_nan(prunables: Mapping[str, Prunable]) -> None:

@@ -3,6 +3,8 @@
 Two forms. *Fast*: integers of the weight's width, all ones where a weight is kept and 0 where it is pruned, applied by
 a bitwise AND on the weight's own bits. *Compact*: bool, True where a weight is kept, one byte a weight. Both turn a
 pruned weight into +0.0 whatever it was (a product would leave NaN a NaN) and leave every other bit alone.
+
+The mask of a DTensor is a plain tensor: that of the part which this process holds.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from paredown.framework.shards import own_part
 from paredown.modifiers.pruning.chunks import INTEGER_OF_WIDTH, bits_of, chunks
 from paredown.modifiers.pruning.selection import Threshold, find_threshold, tied
 from paredown.modifiers.pruning.threshold import ordered_keys
@@ -37,7 +40,7 @@ MaskForm = Literal["fast", "compact"]
 def empty_mask(weight: Tensor, form: MaskForm = "fast") -> Tensor:
     """An uninitialised mask in the shape, memory order and place of ``weight``."""
     dtype = torch.bool if form == "compact" else INTEGER_OF_WIDTH[weight.element_size()]
-    return torch.empty_like(weight, dtype=dtype, requires_grad=False)
+    return torch.empty_like(own_part(weight), dtype=dtype, requires_grad=False)
 
 
 def fast_mask(keep: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -48,7 +51,7 @@ def fast_mask(keep: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def mask_of(weight: Tensor, form: MaskForm = "fast") -> Tensor:
     """The mask of the zeros that a weight has: it keeps what is not 0."""
     mask = empty_mask(weight, form)
-    for part, target in chunks(weight, mask):
+    for part, target in chunks(own_part(weight), mask):
         kept = part != 0
         target.copy_(kept if form == "compact" else fast_mask(kept, weight.dtype))
     return mask
@@ -83,7 +86,7 @@ def apply_masks_(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     Costs about the time of reading the weights once: 0.3 ns a weight for either form of float32 masks on one core.
     """
     for weight, mask in zip(weights, masks, strict=True):
-        bits = bits_of(weight)
+        bits = bits_of(own_part(weight))
         if mask.dtype != torch.bool:
             torch.bitwise_and(bits, mask, out=bits)
         elif bits.device.type == "cpu":
@@ -128,6 +131,7 @@ def prune_at_(
 ) -> list[Tensor]:
     """Zero the weights that a threshold of theirs selects, in place, and return their masks; see `prune_smallest_`."""
     masks = [empty_mask(weight, form) for weight in weights] if out is None else list(out)
+    weights = [own_part(weight) for weight in weights]
     bits = [bits_of(weight) for weight in weights]
     for weight, mask, memory in zip(weights, masks, bits, strict=True):
         for part, target, place in chunks(weight, mask, memory):

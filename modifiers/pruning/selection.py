@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paredown.framework.shards import own_part, sharded_in
 from paredown.modifiers.pruning.chunks import INTEGER_OF_WIDTH, chunks, logical_chunks
+from paredown.modifiers.pruning.sharded_threshold import RadixSearch
 from paredown.modifiers.pruning.threshold import Order, Search, ordered_keys
 
 __all__ = ["Threshold", "find_threshold", "smallest", "tied"]
@@ -19,6 +21,7 @@ class Threshold:
     """Where a selection ends: every key below ``key``, and the first ``ties`` of the ``tied`` keys equal to it.
 
     ``dtype`` is the floating-point type that keys are taken in, the widest of the tensors (see `ordered_keys`).
+    ``quotas``, where tensors are split among processes: of the ties how many are this process's, tensor by tensor.
     """
 
     key: int
@@ -26,6 +29,7 @@ class Threshold:
     tied: int
     dtype: torch.dtype
     order: Order = "magnitude"
+    quotas: tuple[int, ...] = ()
 
     @property
     def last(self) -> int:
@@ -44,8 +48,8 @@ def find_threshold(
     """Find the threshold that selects exactly ``count`` smallest scores of all tensors together.
 
     Args:
-        scores: tensors of any shapes, layouts, floating-point types and devices; they are only read. About 2% of
-            their size is needed besides.
+        scores: tensors of any shapes, layouts, floating-point types and devices, also DTensors, whose threshold all
+            processes find together; they are only read. About 2% of their size is needed besides.
         count: how many, 0 to the number of all elements.
         order: compare absolute values, or signed values.
         names: for error messages, one for each tensor.
@@ -58,9 +62,13 @@ def find_threshold(
     if not 0 <= count <= total:
         raise ValueError(f"cannot select {count} of {total} scores")
     dtype = _widest(scores)
-    search = Search(scores, count, dtype, order, names or [f"tensor {index}" for index in range(len(scores))])
+    names = names or [f"tensor {index}" for index in range(len(scores))]
+    parts = RadixSearch(scores, dtype, order, names) if sharded_in(scores) else None
+    if parts is not None and count:
+        return _of_parts(parts, count)
+    search = Search(scores, count, dtype, order, names)
     if count == 0:
-        search.refuse_nan()
+        (parts or search).refuse_nan()
         return Threshold(torch.iinfo(INTEGER_OF_WIDTH[dtype.itemsize]).min + 1, 0, 1, dtype, order)
     key, below, equal = search.run()
     return Threshold(key, count - below, equal, dtype, order)
@@ -74,12 +82,13 @@ def smallest(
     Arguments and errors are those of `find_threshold`.
 
     Returns:
-        bool tensors of the scores' shapes, True for what was selected.
+        bool tensors of the scores' shapes, True for what was selected; of DTensors, for the part in this process.
 
     >>> smallest([torch.tensor([3.0, -1.0]), torch.tensor([1.0, 0.5])], 2)
     [tensor([False,  True]), tensor([False,  True])]
     """
     threshold = find_threshold(scores, count, order=order, names=names)
+    scores = [own_part(tensor) for tensor in scores]
     marks = [torch.empty_like(tensor, dtype=torch.bool, requires_grad=False) for tensor in scores]
     for tensor, mark in zip(scores, marks, strict=True):
         for part, target in chunks(tensor, mark):
@@ -92,7 +101,9 @@ def smallest(
 def tied(threshold: Threshold, scores: Sequence[Tensor], *others: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """The ties that are selected, where only some are: bool pieces, each with the same piece of its other tensors."""
     left = threshold.ties if threshold.partial else 0
-    for tensors in zip(scores, *others, strict=True):
+    for place, tensors in enumerate(zip(scores, *others, strict=True)):
+        if threshold.quotas:
+            left = threshold.quotas[place]
         for part, *rest in logical_chunks(*tensors) if left else ():
             equal = ordered_keys(part, threshold.dtype, threshold.order) == threshold.key
             found = min(int(equal.count_nonzero()), left)
@@ -100,7 +111,7 @@ def tied(threshold: Threshold, scores: Sequence[Tensor], *others: Sequence[Tenso
             if found:
                 yield _first(equal, found), *rest
             if not left:
-                return
+                break
 
 
 def _first(marks: Tensor, count: int) -> Tensor:
@@ -108,6 +119,13 @@ def _first(marks: Tensor, count: int) -> Tensor:
     first = torch.zeros(marks.numel(), dtype=torch.bool, device=marks.device)
     first[marks.flatten().nonzero().flatten()[:count]] = True
     return first.view(marks.shape)
+
+
+def _of_parts(search: RadixSearch, count: int) -> Threshold:
+    key, below, equal = search.run(count)
+    ties = count - below
+    quotas = search.quotas(key, ties) if 0 < ties < equal else ()
+    return Threshold(key, ties, equal, search.dtype, search.order, quotas)
 
 
 def _widest(scores: Sequence[Tensor]) -> torch.dtype:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.managed import Link, links_of
+from paredown.framework.shards import put_together
 from paredown.modifiers.quantization.fake_quantize import fake_quantize, quantize, round_through
 from paredown.modifiers.quantization.observers import Observation
 from paredown.modifiers.quantization.scales import affine_parameters, weight_parameters
@@ -113,7 +114,7 @@ class WeightQuantizer(Quantizer):
 
     def _weight(self, module: nn.Module, name: str) -> Tensor:
         """One weight; times the batch-norm's factor, where there is one."""
-        weight: Tensor = module._parameters[name]  # type: ignore[assignment]
+        weight = put_together(module._parameters[name])
         return weight if self.norm is None else weight * batch_norm_factor(self.norm, weight, self.channel)
 
     def set_grid(self, module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:

@@ -64,6 +64,10 @@ class QuantizationAwareTraining(QuantizationModifier):
         times = {name: getattr(self, name) for name in ("warm_up", "freeze_observers", "freeze_batch_norm")}
         return {name: time for name, time in times.items() if time is not None}
 
+    @property
+    def works_on_parts(self) -> bool:
+        return True
+
     def unused_fields(self) -> Sequence[str]:
         idle = ["freeze_observers", "warm_up"] if self.activations is None else []
         idle += ["curve"] if self.initial_bits is None else []

@@ -1,0 +1,268 @@
+"""FSDP2: all four families on split parameters, checkpoints on another number of processes, refusals that say why."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sample_models import batches, mlp, pruning, recipe_of, size, zeros
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from two_processes import in_processes
+
+import paredown
+from paredown import Recipe, ScheduledManager
+from paredown.framework.errors import CheckpointError, ParedownError
+from paredown.framework.shards import put_together
+from paredown.integrations import distributed
+
+EPOCHS, LENGTH, MIDDLE = 4, 10, 23
+FAMILIES = {
+    "svd": {"type": "svd_decomposition", "targets": ["4"], "rank": 3, "guard": "none"},
+    "cut": {"type": "channel_pruning", "targets": ["2"], "final_sparsity": 0.25, "round_to": 1},
+    "prune": pruning(0.7, targets=["0", "2"]),
+    "quantize": {"type": "quantization_aware_training", "targets": ["0", "2"], "start": 2},
+    "distill": {"type": "knowledge_distillation", "temperature": 4, "weight": 0.5},
+}
+
+
+def begun(world, recipe=FAMILIES, split=True, optimizer=torch.optim.AdamW):
+    model = mlp().double()
+    manager = ScheduledManager(Recipe.load(recipe_of(EPOCHS, **recipe)))
+    manager.prepare(model, example_inputs=(data()[0][0],))
+    if split:
+        for layer in model:
+            if any(True for _ in layer.parameters()):
+                fully_shard(layer)
+        fully_shard(model)
+    elif world > 1:
+        model = nn.parallel.DistributedDataParallel(model)
+    optimizer = optimizer(model.parameters(), 0.02)
+    manager.modify(model, optimizer, LENGTH)
+    return model, optimizer, manager
+
+
+def data():
+    return [(x.double(), y) for x, y in batches(LENGTH)]
+
+
+def go(model, optimizer, first, last, rank, world):
+    for step in range(first, last):
+        x, y = data()[step % LENGTH]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[rank::world]), y[rank::world]).backward()
+        optimizer.step()
+
+
+def whole(model):
+    return {
+        name.removeprefix("module."): put_together(tensor).detach().clone() for name, tensor in model.state_dict().items()
+    }
+
+
+def families(rank, world, split):
+    model, optimizer, manager = begun(world, split=split)
+    go(model, optimizer, 0, EPOCHS * LENGTH, rank, world)
+    report = manager.finalize()
+    held = whole(model)
+    manager.release()
+    return {"weights": held, "nonzeros": report.compressed.nonzeros, "dense": report.dense.nonzeros}
+
+
+@pytest.mark.slow
+def test_all_families_give_what_one_process_gives(tmp_path):
+    alone = families(0, 1, split=False)
+    for split in (True, False):
+        first, second = in_processes(families, 2, tmp_path / str(split), split)
+        for name, tensor in first["weights"].items():
+            assert torch.equal(tensor, second["weights"][name]), name
+            assert torch.allclose(tensor, alone["weights"][name], atol=1e-6), name
+            assert torch.equal(tensor == 0, alone["weights"][name] == 0), name
+        assert first["nonzeros"] == second["nonzeros"] == alone["nonzeros"]
+        assert first["dense"] == alone["dense"]
+
+
+def held(rank, world):
+    model, optimizer, manager = begun(world, {"prune": pruning(0.8, end=3)})
+    go(model, optimizer, 0, 3 * LENGTH, rank, world)
+    reached = whole(model)
+    go(model, optimizer, 3 * LENGTH, 3 * LENGTH + 50, rank, world)
+    return [reached, whole(model)]
+
+
+@pytest.mark.slow
+def test_the_count_is_exact_and_zeros_stay(tmp_path):
+    for reached, later in in_processes(held, 2, tmp_path):
+        pruned = [name for name in reached if name.endswith("weight")]
+        total, zero = (sum(f(reached[n]) for n in pruned) for f in (torch.Tensor.numel, lambda t: int((t == 0).sum())))
+        assert zero == int(0.8 * total + 0.5)
+        for name in pruned:
+            assert torch.equal(reached[name] == 0, later[name] == 0)
+            assert not torch.equal(reached[name], later[name])
+
+
+def saved(rank, world, folder):
+    parts = begun(world)
+    go(*parts[:2], 0, MIDDLE, rank, world)
+    distributed.save(folder, *parts, note="middle")
+    go(*parts[:2], MIDDLE, EPOCHS * LENGTH, rank, world)
+    parts[2].finalize()
+    return whole(parts[0])
+
+
+def resumed(rank, world, folder):
+    parts = begun(world)
+    extra = distributed.resume(folder, *parts)
+    assert extra == {"note": "middle"}
+    assert parts[2].training.step == MIDDLE
+    go(*parts[:2], MIDDLE, EPOCHS * LENGTH, rank, world)
+    parts[2].finalize()
+    return whole(parts[0])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path):
+    folder = str(tmp_path / "checkpoint")
+    wanted = in_processes(saved, 2, tmp_path / "two", folder)[0]
+    for world in (2, 3, 1):
+        for found in in_processes(resumed, world, tmp_path / f"again {world}", folder):
+            for name, tensor in wanted.items():
+                if world == 2:
+                    assert torch.equal(tensor, found[name]), name
+                assert torch.allclose(tensor, found[name], atol=1e-6), (name, world)
+                assert torch.equal(tensor == 0, found[name] == 0), (name, world)
+
+
+def refusals(rank, world, folder):
+    told = {}
+
+    def attempt(name, act):
+        try:
+            act()
+        except ParedownError as error:
+            told[name] = str(error)
+
+    def modified(modifiers, early=None, teacher=None):
+        model = mlp()
+        optimizer = early(model) if early else None
+        for layer in model:
+            fully_shard(layer)
+        fully_shard(model)
+        optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
+        manager = ScheduledManager(Recipe.load(recipe_of(EPOCHS, **modifiers)))
+        manager.modify(model, optimizer, LENGTH, teacher=teacher)
+        return model, optimizer, manager
+
+    attempt("svd", lambda: modified({"svd": {**FAMILIES["svd"], "start": 1}}))
+    attempt("blocks", lambda: modified({"prune": {**pruning(0.5), "structure": {"block": [1, 4]}}}))
+    attempt("gradients", lambda: modified({"prune": {**pruning(0.5), "type": "movement_pruning"}}))
+    attempt("teacher", lambda: modified({"distill": FAMILIES["distill"]}))
+    attempt("early optimizer", lambda: modified({"p": pruning()}, lambda m: torch.optim.SGD(m.parameters(), 0.1)))
+    attempt("saved", lambda: paredown.save(f"{folder}/c.pt", *modified({"p": pruning()})))
+    attempt("missing", lambda: distributed.resume(f"{folder}/none", *modified({"p": pruning()})))
+    modified({"distill": FAMILIES["distill"]}, teacher=mlp(seed=2))
+    return told
+
+
+@pytest.mark.slow
+def test_what_needs_whole_weights_is_refused_with_what_to_do(tmp_path):
+    for told in in_processes(refusals, 2, tmp_path, str(tmp_path)):
+        assert "svd (svd_decomposition) needs whole weights" in told["svd"]
+        assert "manager.prepare(model) before fully_shard" in told["svd"]
+        assert "prune (magnitude_pruning) needs whole weights" in told["blocks"]
+        assert "DistributedDataParallel" in told["blocks"]
+        assert "movement_pruning" in told["gradients"]
+        assert "manager.prepare(model) before fully_shard" in told["teacher"]
+        assert "the optimizer holds none of the model's parameters" in told["early optimizer"]
+        assert "paredown.integrations.distributed.save" in told["saved"]
+        assert "there is no checkpoint" in told["missing"]
+
+
+def columns(rank, world):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model = mlp()
+    mesh = init_device_mesh("cpu", (world,))
+    parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    manager = ScheduledManager(Recipe.load(recipe_of(EPOCHS, prune=pruning(0.7))))
+    manager.modify(model, optimizer, LENGTH)
+    for x, y in batches(LENGTH) * EPOCHS:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    manager.finalize()
+    return whole(model)
+
+
+@pytest.mark.slow
+def test_tensor_parallel_weights_are_pruned_by_exact_count(tmp_path):
+    first, second = in_processes(columns, 2, tmp_path)
+    names = [name for name in first if name.endswith("weight")]
+    total = sum(first[name].numel() for name in names)
+    assert sum(int((first[name] == 0).sum()) for name in names) == int(0.7 * total + 0.5)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+ELASTIC = """
+import os, sys, torch, torch.distributed as dist
+from pathlib import Path
+from torch import nn
+import paredown
+from paredown import Recipe, ScheduledManager
+from sample_models import batches, mlp, recipe_of
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+checkpoint, killed = Path("checkpoint.pt"), Path("killed")
+model = nn.parallel.DistributedDataParallel(mlp())
+optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+manager = ScheduledManager(Recipe.load("recipe.yaml"))
+manager.modify(model, optimizer, 10)
+first = paredown.resume(checkpoint, model, optimizer, manager)["step"] if checkpoint.exists() else 0
+for step in range(first, 40):
+    x, y = batches()[step % 10]
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x[rank::world]), y[rank::world]).backward()
+    optimizer.step()
+    if step == 26 and "kill" in sys.argv and rank == 1 and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), 9)
+    if rank == 0 and (step + 1) % 5 == 0:
+        paredown.save(checkpoint, model, optimizer, manager, step=step + 1)
+manager.finalize()
+if rank == 0:
+    torch.save(model.module.state_dict(), "weights.pt")
+dist.destroy_process_group()
+"""
+
+
+def elastic(folder: Path, *arguments: str):
+    folder.mkdir()
+    (folder / "train.py").write_text(ELASTIC)
+    recipe = recipe_of(EPOCHS, **{name: FAMILIES[name] for name in ("prune", "quantize", "distill")})
+    (folder / "recipe.yaml").write_text(Recipe.load(recipe).to_yaml())
+    tests = str(Path(__file__).parent.parent)
+    command = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--rdzv-backend=c10d"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--rdzv-endpoint=127.0.0.1:0", "train.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": tests, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(folder / "weights.pt")
+
+
+@pytest.mark.slow
+def test_a_job_whose_worker_is_killed_ends_as_the_one_that_was_not(tmp_path):
+    wanted, found = elastic(tmp_path / "whole"), elastic(tmp_path / "killed", "kill")
+    assert (tmp_path / "killed" / "killed").exists()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
