@@ -126,7 +126,7 @@ def resumed(rank, world, folder):
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path):
     folder = str(tmp_path / "checkpoint")
     wanted = in_processes(saved, 2, tmp_path / "two", folder)[0]
-    for world in (2, 3, 1):
+    for world in (2, 4, 1):
         for found in in_processes(resumed, world, tmp_path / f"again {world}", folder):
             for name, tensor in wanted.items():
                 if world == 2:
