@@ -1,0 +1,156 @@
+"""Old recipes to plain values with line numbers: a private loader that composes nodes and constructs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from paredown.framework.errors import RecipeError
+from paredown.framework.recipe.cards import front_matter
+from paredown.framework.recipe.positions import Position
+from paredown.framework.recipe.scalars import core_scalar
+
+__all__ = ["Value", "read", "refuse"]
+
+LONGEST_TEXT = 1_000_000
+MOST_VALUES = 20_000
+DEEPEST = 50
+STANDARD = "tag:yaml.org,2002:"
+PLAIN_TAGS = {STANDARD + kind for kind in ("int", "float", "str", "bool", "null", "seq", "map")}
+#: words that PyYAML, with which these recipes were read, takes for booleans
+WORDS = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of an old recipe: a scalar, a tuple of values, or a mapping of them; its line; its local tag."""
+
+    value: Any
+    line: int
+    tag: str | None = None
+
+    @property
+    def items(self) -> Mapping[str, Value]:
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def elements(self) -> tuple[Value, ...]:
+        """The elements of a list; anything else is a list of itself."""
+        return self.value if isinstance(self.value, tuple) else (self,)
+
+    def plain(self) -> Any:
+        """The value without its lines."""
+        if isinstance(self.value, dict):
+            return {name: value.plain() for name, value in self.value.items()}
+        return [value.plain() for value in self.value] if isinstance(self.value, tuple) else self.value
+
+
+def refuse(file: str, line: int, problem: str) -> RecipeError:
+    """The error of a place in an old recipe."""
+    return RecipeError([Position(file, line, 1).mistake(problem)])
+
+
+def read(text: str, file: str) -> Value:
+    """Read YAML, or the front matter of a Markdown card.
+
+    Raises:
+        RecipeError: broken syntax, an empty document, a tag that asks for an object, a bound; with the line.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise refuse(file, 1, f"{len(text)} characters; a recipe has at most {LONGEST_TEXT}")
+    if file.lower().endswith((".md", ".markdown")):
+        text = front_matter(text, file)
+    root = _composed(text, file)
+    if root is None:
+        raise refuse(file, 1, "the document is empty")
+    return _Reader(file).value(root, 0)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's scanner, parser and composer; no rules for scalars, and a bound on depth."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own shape
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _composed(text: str, file: str) -> yaml.Node | None:
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise refuse(file, line, f"not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise refuse(file, 1, f"not YAML: {str(error).splitlines()[0]}") from None
+
+
+class _Reader:
+    """Nodes to values; every alias is written out, within a bound."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.count = 0
+
+    def value(self, node: yaml.Node, depth: int) -> Value:
+        line = node.start_mark.line + 1
+        self.count += 1
+        if self.count > MOST_VALUES or depth > DEEPEST:
+            raise refuse(self.file, line, f"more than {MOST_VALUES} values, or nested more than {DEEPEST} levels deep")
+        return Value(self._content(node, depth), line, self._tag(node, line))
+
+    def _tag(self, node: yaml.Node, line: int) -> str | None:
+        tag: str = node.tag
+        if tag in PLAIN_TAGS:
+            return None
+        if tag.startswith("!") and tag[1:].replace(".", "_").isidentifier():
+            return tag[1:].rpartition(".")[2]
+        shown = tag.replace(STANDARD, "!!")
+        raise refuse(self.file, line, f"the tag {shown}: only modifiers have tags, and nothing is constructed from one")
+
+    def _content(self, node: yaml.Node, depth: int) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._pairs(node, depth))
+        if isinstance(node, yaml.SequenceNode):
+            return tuple(self.value(child, depth + 1) for child in node.value)
+        return str(node.value) if getattr(node, "style", None) is not None else _scalar(str(node.value))
+
+    def _pairs(self, node: yaml.MappingNode, depth: int) -> Iterator[tuple[str, Value]]:
+        seen: dict[str, int] = {}
+        for key, child in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or (key.style is None and key.value in ("<<", "")):
+                raise refuse(self.file, line, "a key is a plain word; merge keys (<<) have to be written out")
+            name = str(key.value)
+            if name in seen:
+                raise refuse(self.file, line, f"the key {name!r} is given twice; the first is in line {seen[name]}")
+            seen[name] = line
+            yield name, _at(self.value(child, depth + 1), line)
+
+
+def _at(value: Value, line: int) -> Value:
+    """A value at the line of its key, which is where a reader looks for it."""
+    return Value(value.value, line, value.tag)
+
+
+def _scalar(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return core_scalar(text)
+    except ValueError:
+        return text
