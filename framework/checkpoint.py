@@ -56,7 +56,8 @@ def save(
     check_plain(extra, "extra")
     if sharded_in(model.parameters()):
         raise CheckpointError(
-            "the model's parameters are split among processes: use paredown.integrations.distributed.save on all of them"
+            "the model's parameters are split among processes: "
+            "call paredown.integrations.distributed.save in each of them"
         )
     write_whole(
         Path(path),

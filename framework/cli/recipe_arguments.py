@@ -11,7 +11,7 @@ import typer
 
 __all__ = ["Overrides", "Source", "TaskName", "require_source", "split_overrides"]
 
-Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a card, or a bundled name.")]
+Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a card, a name, or hub:team/name@revision.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDE", help="Such as run.epochs=3.")]
 TaskName = Annotated[
     str, typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data.")
@@ -31,15 +31,16 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def require_source(source: str) -> None:
-    """Refuse what is neither a file nor a bundled recipe.
+    """Refuse what is neither a file, nor a recipe's name, nor an address on the Hub.
 
     Raises:
         typer.BadParameter: there is no such recipe (wrong use, exit code 2).
     """
-    from paredown.framework.recipe.bundled import bundled_path, near_bundled
+    from paredown.framework.recipe.collections import named_file, near_names
+    from paredown.framework.recipe.hub import PREFIX
 
-    if not Path(source).exists() and bundled_path(source) is None:
-        raise typer.BadParameter(f"{source}: no such file, and no bundled recipe{near_bundled(source)}")
+    if not Path(source).exists() and not source.startswith(PREFIX) and named_file(source) is None:
+        raise typer.BadParameter(f"{source}: no such file, and no recipe of that name{near_names(source)}")
 
 
 def _is_override(argument: str) -> bool:

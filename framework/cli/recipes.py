@@ -41,17 +41,19 @@ def register(app: typer.Typer) -> None:
 
 
 def list_recipes(as_json: AsJson = False, quiet: Quiet = False, output: Output = None) -> None:
-    """List the bundled recipes."""
+    """List the recipes that are installed: bundled ones, those of packages, and of folders in PAREDOWN_RECIPES."""
     from paredown.framework.recipe import Recipe
-    from paredown.framework.recipe.bundled import bundled_names
+    from paredown.framework.recipe.collections import recipe_names
 
     if quiet and not as_json:
-        text = "\n".join(bundled_names())
+        text = "\n".join(recipe_names())
         return typer.echo(text) if output is None else write(text + "\n", output)
-    recipes = {name: Recipe.load(name) for name in bundled_names()}
+    names = recipe_names()
+    recipes = {name: Recipe.load(name) for name in names}
     rows = [
         {
             "name": name,
+            "from": names[name],
             "description": recipe.description,
             "tags": list(recipe.tags),
             "modifiers": list(recipe.modifiers),
@@ -80,4 +82,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
     table = Table("recipe", "modifiers", "description", box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(row["name"], ", ".join(row["modifiers"]), row["description"])
-    console().print(table if rows else "no bundled recipes")
+    console().print(table if rows else "no recipes")

@@ -12,10 +12,10 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
-from antlr4 import TerminalNode  # type: ignore[import-untyped]
 from omegaconf.grammar.gen.OmegaConfGrammarLexer import OmegaConfGrammarLexer as Lexer
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 from omegaconf.grammar_parser import parse
+from omegaconf.grammar_visitor import TerminalNode  # type: ignore[attr-defined]  # 2.4 brings an antlr4 of its own
 
 __all__ = ["Call", "Part", "Reference", "Text", "is_interpolated", "parsed"]
 

@@ -61,6 +61,13 @@ class ModifierValidation:
             mistake.path == dotted(at) or any(dotted(path).startswith(mistake.path) for path in broken)
         )
 
+    def _near_sibling(self, at: Path) -> str:
+        """The end of a message that names the modifier that was meant: an override may have its name wrong."""
+        siblings = self.root.at(at[:-1])
+        named = {} if siblings is None else siblings.mapping or {}
+        typed = [name for name, node in named.items() if name != at[-1] and node.child("type") is not None]
+        return did_you_mean(str(at[-1]), typed)
+
     def _class(self, node: Node, at: Path) -> type[Modifier] | None:
         if node.mapping is None:
             self.mistakes.append(self._no_mapping(node, at))
@@ -68,7 +75,8 @@ class ModifierValidation:
         name = node.mapping.get("type")
         if name is None:
             if (*at, "type") not in self.broken:
-                message = f"type is required; one of {', '.join(self.registry.types)}"
+                near = self._near_sibling(at)
+                message = f"type is required{near or '; one of ' + ', '.join(self.registry.types)}"
                 self.mistakes.append(self.root.place(at, of_key=True)[0].mistake(message, (*at, "type")))
             return None
         found = self.registry.types.get(name.value) if isinstance(name.value, str) else None

@@ -16,6 +16,7 @@ from paredown.framework.recipe.overrides import overridden, with_variables
 from paredown.framework.recipe.positions import Position, shown
 from paredown.framework.recipe.schema import recipe_schema
 from paredown.framework.recipe.sources import Document, find_file, read_file, read_mapping
+from paredown.framework.recipe.spelling import misspelt_variables
 from paredown.framework.recipe.validation import FIELDS, validated
 from paredown.framework.recipe.writing import to_yaml
 from paredown.framework.time import Time
@@ -126,7 +127,8 @@ def _load(source: Any, overrides: list[str], variables: dict[str, object]) -> Re
     whole = extended(document)
     root, variable_mistakes = with_variables(whole.root, variables)
     root, override_mistakes = overridden(root, overrides)
-    return _finished(root, app, document.name, [*whole.mistakes, *variable_mistakes, *override_mistakes])
+    misspelt = [] if app is None else misspelt_variables(root)
+    return _finished(root, app, document.name, [*whole.mistakes, *variable_mistakes, *override_mistakes, *misspelt])
 
 
 def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -> Recipe:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.framework.errors import Mistake, RecipeError
-from paredown.framework.recipe.bundled import bundled_path, near_bundled
 from paredown.framework.recipe.cards import front_matter
 from paredown.framework.recipe.checkpoints import SUFFIXES, checkpoint_recipe, is_checkpoint
+from paredown.framework.recipe.collections import named_file, near_names
+from paredown.framework.recipe.hub import PREFIX, hub_file
 from paredown.framework.recipe.nodes import Node
 from paredown.framework.recipe.plain_nodes import plain_node
 from paredown.framework.recipe.positions import Position, shown
@@ -49,16 +50,22 @@ class Document:
 
 
 def find_file(source: str | os.PathLike[str], folder: Path | None = None) -> Path:
-    """The file that a path or the name of a bundled recipe stands for.
+    """The file that a path, a recipe's name, or an address on the Hub stands for.
+
+    Args:
+        source: what the user, or another recipe, names.
+        folder: of the recipe that extends this one; a recipe opens no network, so it cannot extend one on the Hub.
 
     Raises:
-        RecipeError: there is none; the nearest bundled names are told.
+        RecipeError: there is none; the nearest names are told.
     """
     text = os.fsdecode(source)
-    found = (_existing(folder or Path(), text) or bundled_path(text)) if _is_possible(text) else None
+    if text.startswith(PREFIX) and folder is None:
+        return hub_file(text)
+    found = (_existing(folder or Path(), text) or named_file(text)) if _is_possible(text) else None
     if found is None:
         name = text if _is_possible(text) else shown(text)
-        raise RecipeError([Position(name).mistake(f"no such file, and no bundled recipe{near_bundled(text)}")])
+        raise RecipeError([Position(name).mistake(f"no such file, and no recipe of that name{near_names(text)}")])
     return found
 
 

@@ -13,22 +13,22 @@ from paredown.framework.report.charts import bar_chart, line_chart, timeline
 if TYPE_CHECKING:
     from paredown.framework.report.report import LayerRow, Report
 
-__all__ = ["html_page", "sensitivity_page"]
+__all__ = ["html_page", "page", "section", "sensitivity_page", "table"]
 
 
 def html_page(report: Report) -> str:
     """The page as HTML text."""
     sections = [
-        _section("Dense beside compressed", _table(("", "dense", "compressed", "ratio"), report.rows())),
-        *([_section("Timeline", timeline(report.windows))] if any("start" in row for row in report.windows) else []),
-        *(_section(title, line_chart(curves)) for title, curves in _grouped(report.history).items()),
-        _section("Non-zero weights by layer", bar_chart(_bars(report.layers))),
-        _section("Layers", _layer_table(report.layers)),
-        _section("The recipe that ran", f"<pre>{escape(report.recipe_text)}</pre>"),
+        section("Dense beside compressed", table(("", "dense", "compressed", "ratio"), report.rows())),
+        *([section("Timeline", timeline(report.windows))] if any("start" in row for row in report.windows) else []),
+        *(section(title, line_chart(curves)) for title, curves in _grouped(report.history).items()),
+        section("Non-zero weights by layer", bar_chart(_bars(report.layers))),
+        section("Layers", _layer_table(report.layers)),
+        section("The recipe that ran", f"<pre>{escape(report.recipe_text)}</pre>"),
     ]
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes)
     told = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return _page(f"{report.recipe}: report", f"{sections[0]}{notes}{''.join(sections[1:])}", told)
+    return page(f"{report.recipe}: report", f"{sections[0]}{notes}{''.join(sections[1:])}", told)
 
 
 def sensitivity_page(rows: Iterable[tuple[str, float, float]], unit: str, measure: str, logarithm: bool) -> str:
@@ -40,13 +40,14 @@ def sensitivity_page(rows: Iterable[tuple[str, float, float]], unit: str, measur
     for layer, setting, error in rows:
         if math.isfinite(error):
             curves.setdefault(layer, []).append((setting, math.log10(max(error, 1e-12)) if logarithm else error))
-    table = _table(("layer", unit, "error"), ((name, f"{setting:.4g}", f"{e:.3g}") for name, setting, e in rows))
+    numbers = table(("layer", unit, "error"), ((name, f"{setting:.4g}", f"{e:.3g}") for name, setting, e in rows))
     title = f"{'log10 of the ' if logarithm else ''}{measure}, over {unit}"
-    content = _section(title, line_chart(curves, unit))
-    return _page("Sensitivity", content + _section("Numbers", table), "")
+    content = section(title, line_chart(curves, unit))
+    return page("Sensitivity", content + section("Numbers", numbers), "")
 
 
-def _page(title: str, content: str, footer: str) -> str:
+def page(title: str, content: str, footer: str) -> str:
+    """A page around HTML content: its title, its style, its footer."""
     style = files("paredown.framework.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -57,11 +58,13 @@ def _page(title: str, content: str, footer: str) -> str:
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of a page with a heading."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -69,7 +72,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _layer_table(layers: Iterable[LayerRow]) -> str:
     head = ("layer", "kind", "parameters", "now", "non-zero now", "bits now", "MACs", "now")
-    return _table(
+    return table(
         head,
         (
             (

@@ -67,6 +67,7 @@ class Report:
         history: curves over time: name to points (epoch, value).
         notes: what a reader must know of the numbers.
         versions: of Python, torch and paredown.
+        run: how it is run again, where a command made it: the task, the seeds, whether without training.
     """
 
     recipe: str
@@ -79,6 +80,7 @@ class Report:
     history: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return text_table(self.recipe, self.rows(), self.notes)

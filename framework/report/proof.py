@@ -1,0 +1,64 @@
+"""Whether the numbers that a recipe records hold when it is run again."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LEAST_SPREAD", "Compared", "compared"]
+
+#: what two runs of the same seeds may differ by on another machine, where the recorded accuracies lie closer together
+LEAST_SPREAD = 0.002
+#: share by which a file's size may differ
+SIZE = 0.01
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One number that was recorded, and the same one now.
+
+    Attributes:
+        name: of which model, and what.
+        recorded, found: the values; accuracies are means over the seeds.
+        allowed: how far they may lie apart.
+    """
+
+    name: str
+    recorded: float
+    found: float
+    allowed: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether they lie no further apart than allowed."""
+        return abs(self.found - self.recorded) <= self.allowed
+
+
+def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Compared]:
+    """The numbers of two entries of `results`, side by side.
+
+    An accuracy may move by two standard deviations of the recorded seeds, bytes by one percent.
+
+    >>> old = {"dense": {"accuracies": [0.90, 0.92], "bytes": 100}, "compressed": {"accuracies": [0.8], "bytes": 50}}
+    >>> new = {"dense": {"accuracies": [0.91, 0.92], "bytes": 100}, "compressed": {"accuracies": [0.7], "bytes": 50}}
+    >>> [(one.name, one.holds) for one in compared(old, new)]  # doctest: +NORMALIZE_WHITESPACE
+    [('dense accuracy', True), ('dense bytes', True), ('compressed accuracy', False), ('compressed bytes', True)]
+    """
+    return [each for model in ("dense", "compressed") for each in _of(model, recorded.get(model), found[model])]
+
+
+def _of(model: str, recorded: Any, found: Mapping[str, Any]) -> Iterator[Compared]:
+    if not isinstance(recorded, Mapping):
+        return
+    ours, theirs = recorded.get("accuracies") or (), found.get("accuracies") or ()
+    if ours and theirs:
+        yield Compared(f"{model} accuracy", statistics.fmean(ours), statistics.fmean(theirs), _spread(ours))
+    if recorded.get("bytes") and found.get("bytes"):
+        yield Compared(f"{model} bytes", recorded["bytes"], found["bytes"], SIZE * recorded["bytes"])
+
+
+def _spread(accuracies: Sequence[float]) -> float:
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    return max(2 * deviation, LEAST_SPREAD)
