@@ -74,7 +74,7 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ParedownError("TensorBoard is not installed: pip install tensorboard") from None
-        self.writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(folder))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

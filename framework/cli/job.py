@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from paredown.framework.checkpoint import save
+from paredown.framework.cli.keeping import Keeping
 from paredown.framework.cli.task import Task
+from paredown.framework.cli.training_loop import Progress, TrainingLoop
 from paredown.framework.manager import ScheduledManager
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 
-__all__ = ["Outcome", "run_seed", "together", "train_dense"]
-
-#: told after every optimizer step: (what is trained, step, steps in all, last accuracy or None)
-Progress = Callable[[str, int, int, float | None], None]
+__all__ = ["Outcome", "run_seed", "run_seeds", "together", "train_dense"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,55 @@ class Outcome:
     accuracies: Sequence[tuple[float, float]]
 
 
+def run_seeds(
+    task: Task,
+    recipe: Recipe,
+    seeds: Iterable[int],
+    folder: Path,
+    progress: Callable[[int], Progress],
+    show: Callable[[str], None],
+    one_shot: bool,
+    dense: Path | None = None,
+) -> Report:
+    """Run every seed and report on all together; the first seed's checkpoint lies in ``folder`` itself.
+
+    Args:
+        progress: gives what is told of a seed's training.
+        show: is shown the plan, once.
+        one_shot: apply the recipe without training.
+        dense: a folder where dense models are kept for other jobs; given, the run can be killed and called again.
+    """
+    outcomes: list[Outcome] = []
+    kept: list[Keeping] = []
+    for seed in seeds:
+        place = folder / f"seed-{seed}" if outcomes else folder
+        keeping = (
+            None if dense is None else Keeping(dense / f"seed-{seed}.pt", place / "half.pt", place / "outcome.json")
+        )
+        kept += [] if keeping is None else [keeping]
+        earlier = None if keeping is None else keeping.load_outcome()
+        outcomes.append(
+            earlier
+            or run_seed(task, recipe, seed, place, progress(seed), _nothing if outcomes else show, one_shot, keeping)
+        )
+    report = together(outcomes, task)
+    for keeping in kept:
+        keeping.clear()
+    return report
+
+
 def run_seed(
-    task: Task, recipe: Recipe, seed: int, folder: Path, progress: Progress, show: Callable[[str], None], one_shot: bool
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    show: Callable[[str], None],
+    one_shot: bool,
+    keeping: Keeping | None = None,
 ) -> Outcome:
     """Train the dense model, show the plan, run the recipe, and save the checkpoint."""
-    dense = train_dense(task, seed, progress)
+    dense = train_dense(task, seed, progress, keeping)
     dense_accuracy = task.evaluate(dense)
     model = copy.deepcopy(dense)
     manager = ScheduledManager(recipe)
@@ -50,16 +92,25 @@ def run_seed(
         save(folder / "checkpoint.pt", model, [], manager)
         curve: list[tuple[float, float]] = []
     else:
-        curve = _with_recipe(task, model, manager, length, folder / "checkpoint.pt", progress)
-    report = manager.report(dense=dense)
-    return Outcome(seed, report, dense_accuracy, task.evaluate(model), curve)
+        curve = _with_recipe(task, model, manager, folder / "checkpoint.pt", progress, keeping)
+    outcome = Outcome(seed, manager.report(dense=dense), dense_accuracy, task.evaluate(model), curve)
+    if keeping is not None:
+        keeping.save_outcome(outcome)
+    return outcome
 
 
-def train_dense(task: Task, seed: int, progress: Progress) -> nn.Module:
-    """The task's model, built and trained under a seed."""
+def train_dense(task: Task, seed: int, progress: Progress, keeping: Keeping | None = None) -> nn.Module:
+    """The task's model, built and trained under a seed, or taken from where it was kept."""
     torch.manual_seed(seed)
     dense = task.build_model()
-    _train(task, dense, task.optimizer(dense), task.dense_epochs, progress, "dense")
+    if keeping is not None and keeping.dense.exists():
+        if keeping.load_dense(dense):
+            return dense
+        torch.manual_seed(seed)  # what is kept does not fit, and may have been put in by half
+        dense = task.build_model()
+    TrainingLoop(task, dense, task.optimizer(dense), task.dense_epochs, progress, "dense").run()
+    if keeping is not None:
+        keeping.save_dense(dense)
     return dense
 
 
@@ -84,51 +135,26 @@ def together(outcomes: Sequence[Outcome], task: Task) -> Report:
 
 
 def _with_recipe(
-    task: Task, model: nn.Module, manager: ScheduledManager, length: int, checkpoint: Path, progress: Progress
+    task: Task,
+    model: nn.Module,
+    manager: ScheduledManager,
+    checkpoint: Path,
+    progress: Progress,
+    keeping: Keeping | None,
 ) -> list[tuple[float, float]]:
     optimizer = task.optimizer(model)
+    length = len(task.train_loader)
     manager.modify(model, optimizer, length, data=task.train_loader, example_inputs=task.example_inputs)
     epochs = manager.recipe.run_epochs or 0
     scheduled = not any("schedule of lr" in modifier.claims for modifier in manager.recipe.modifiers.values())
-    curve = _train(task, model, optimizer, epochs, progress, "recipe", task.evaluate, scheduled)
+    loop = TrainingLoop(task, model, optimizer, epochs, progress, "recipe", task.evaluate, scheduled)
+    if keeping is not None:
+        keeping.go_on(loop, manager)
+    curve = loop.run(None if keeping is None else lambda: keeping.save_half(loop, manager))
     save(checkpoint, model, optimizer, manager)
     manager.finalize()
     return curve
 
 
-def _train(
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    epochs: float,
-    progress: Progress,
-    what: str,
-    evaluate: Callable[[nn.Module], float] | None = None,
-    scheduled: bool = True,
-) -> list[tuple[float, float]]:
-    length = len(task.train_loader)
-    total = round(epochs * length)
-    scheduler = task.scheduler(optimizer, total) if task.scheduler is not None and total and scheduled else None
-    curve: list[tuple[float, float]] = []
-    step = 0
-    while step < total:
-        model.train()
-        for batch in task.train_loader:
-            if step == total:
-                break
-            _step(task, model, optimizer, scheduler, batch)
-            step += 1
-            progress(what, step, total, curve[-1][1] if curve else None)
-        if evaluate is not None:
-            curve.append((step / length, evaluate(model)))
-    return curve
-
-
-def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, batch: Any) -> None:
-    x, y = batch
-    optimizer.zero_grad()
-    loss: Any = task.loss(model(x), y)
-    loss.backward()
-    optimizer.step()
-    if scheduler is not None:
-        scheduler.step()
+def _nothing(text: str) -> None:
+    """Shows nothing."""

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from paredown.framework.cli import plan, recipes, report, run, schema, sensitivity, sweep, validate
+from paredown.framework.cli import card, diff, plan, recipes, report, run, schema, sensitivity, sweep, validate, verify
 from paredown.framework.cli.console import print_problem
 from paredown.framework.errors import ParedownError
 
@@ -35,6 +35,9 @@ report.register(app)
 sweep.register(app)
 sensitivity.register(app)
 recipes.register(app)
+diff.register(app)
+card.register(app)
+verify.register(app)
 schema.register(app)
 
 
