@@ -79,6 +79,7 @@ class LoopHooks:
             self.training.extras.step(self.training.scaling.scale)
             self._first_step()
             self.schedule.after_step()
+            self.training.renew_reducer()
 
     def _check_losses(self, optimizer: Optimizer) -> None:
         if self.training.auxiliary is not None:

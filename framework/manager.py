@@ -345,6 +345,7 @@ class ScheduledManager:
             self._rebuild(self.training, self.schedule, state)
         else:
             restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
+            self.training.renew_reducer()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -394,6 +395,7 @@ class ScheduledManager:
             else:
                 restoring.load_state_dict(self.recipe, training, schedule, self._loaded)
             self._loaded = None
+            training.renew_reducer()
         except BaseException:
             training.surgery.take_back()
             self.release()
@@ -434,5 +436,6 @@ class ScheduledManager:
 
     def _take_off(self) -> None:
         if self._hooks is not None:
+            self._hooks.training.renew_reducer()
             self._hooks.remove()
             self._hooks = None

@@ -43,6 +43,9 @@ class Surgery:
         optimizers: those that hold its parameters; may be empty.
         states: the modifiers' states by name, in which entries of parameters follow.
         forbidden: why the structure cannot change any more (a wrapper that counted the parameters), if so.
+
+    Attributes:
+        changed: whether parameters came, went or changed their shape or whether they train, since somebody looked.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Surgery:
         self.records: list[dict[str, Any]] = []
         self._undo: list[Callable[[], object]] = []
         self._settled = False
+        self.changed = False
 
     def replace(self, name: str, new: nn.Module, modifier: str, spec: Mapping[str, Any]) -> None:
         """Put ``new`` where the module ``name`` stands, under all its names.
@@ -83,6 +87,7 @@ class Surgery:
         self._exchange(old, new)
         self._remember(lambda: self._exchange(new, old))
         self._succeed(dict(old.named_parameters()), dict(new.named_parameters()))
+        self.changed = True
         self.records.append({"operation": "replace", "module": name, "modifier": modifier, "spec": dict(spec)})
 
     def shrink(self, name: str, dimension: int, kept: Tensor) -> None:
@@ -105,6 +110,7 @@ class Surgery:
         for container in self._containers():
             if isinstance(tensor, nn.Parameter):
                 container.shrink(tensor, dimension, kept)
+        self.changed = True
         self.records.append({"operation": "shrink", "tensor": name, "dimension": dimension, "kept": kept.cpu()})
 
     def set_attribute(self, module: str, key: str, value: Any) -> None:
@@ -153,6 +159,7 @@ class Surgery:
         self._remember(functools.partial(_put_back, container, before))
         gone = own - {id(parameter) for parameter in self.model.parameters()}
         self._forget(gone)
+        self.changed = True
         self.records.append({"operation": "remove", "module": name, "indices": [int(index) for index in indices]})
 
     def adopt(self, tensor: Tensor, beside: Tensor) -> None:
@@ -197,6 +204,7 @@ class Surgery:
 
     def take_back(self) -> None:
         """Undo everything since `settle`: for a checkpoint that is loaded after ``modify``."""
+        self.changed = self.changed or bool(self._undo)
         for undo in reversed(self._undo):
             undo()
         self._undo.clear()

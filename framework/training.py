@@ -19,6 +19,7 @@ from paredown.framework.extras import Extras
 from paredown.framework.graph import Graph, export_graph
 from paredown.framework.managed import Link, add_link, remove_links, without_links
 from paredown.framework.modifier import Modifier, TargetedModifier
+from paredown.framework.reducer import data_parallel_in, rebuild_reducer, refusal_to_rebuild
 from paredown.framework.shards import sharded_in
 from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
@@ -85,6 +86,14 @@ class Training:
         self.handed, self.clock, self.scaling = handed, clock, scaling
         self.optimizers[:] = optimizers
         self.surgery.forbidden = _no_surgery(handed)
+
+    def renew_reducer(self) -> None:
+        """Where parameters were changed, let DistributedDataParallel count them again; after every step, and outside
+        of one."""
+        wrapper = data_parallel_in(self.handed) if self.surgery.changed else None
+        self.surgery.changed = False
+        if wrapper is not None:
+            rebuild_reducer(wrapper)
 
     @property
     def device(self) -> torch.device:
@@ -302,10 +311,12 @@ def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | Mapping[str, Any] | 
 
 
 def _no_surgery(model: nn.Module) -> str | None:
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+    wrapper = data_parallel_in(model)
+    reason = None if wrapper is None else refusal_to_rebuild(wrapper)
+    if reason:
         return (
-            "DistributedDataParallel has counted the model's parameters already; call manager.prepare(model) before "
-            "the model is wrapped"
+            f"DistributedDataParallel has counted the model's parameters, and cannot do so again ({reason}); call "
+            "manager.prepare(model) before the model is wrapped"
         )
     if sharded_in(model.parameters()):
         return "its parameters are split among processes already; call manager.prepare(model) before fully_shard"

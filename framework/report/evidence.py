@@ -24,7 +24,10 @@ def evidence(report: Report, task: str) -> dict[str, Any]:
     """What a report proves, as an entry of `results`: accuracies and bytes of dense and compressed, versions, and where
     a command made it how it is run again."""
     plain = json.loads(report.to_json())
-    dense, compressed = ({key: plain[one][key] for key in ("accuracies", "bytes")} for one in ("dense", "compressed"))
+    dense, compressed = (
+        {"accuracies": [round(value, 6) for value in plain[one]["accuracies"]], "bytes": plain[one]["bytes"]}
+        for one in ("dense", "compressed")
+    )
     ratio = round(compressed["bytes"] / dense["bytes"], 4) if compressed["bytes"] and dense["bytes"] else None
     return {
         "task": task,

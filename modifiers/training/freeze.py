@@ -67,6 +67,7 @@ class Freeze(TargetedModifier):
             if name in parameters:
                 parameters[name].requires_grad_(requires_grad)
                 parameters[name].grad = None
+                training.surgery.changed = True
 
     def _parameters(self, training: Training) -> dict[str, nn.Parameter]:
         try:
