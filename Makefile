@@ -47,6 +47,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/quantization_accuracy.py
 	$(BIN)/python benchmarks/gptq.py
 	$(BIN)/python benchmarks/sparsegpt.py
+	$(BIN)/python benchmarks/sparseml.py
+	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/distributed.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
