@@ -1,6 +1,7 @@
 """Every command and snippet of the documents works as printed; what is generated is up to date.
 
-A block of a document is ```language [title="file"] [broken]. Blocks with a title are files that the others may use.
+A block of a document is ```language [title="file"] [broken] [config]. Blocks with a title are files that the others may
+use; a yaml block is a recipe, but for `config`: that is of somebody's own program.
 """
 
 import importlib.util
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "yaml", "bash", "console", "toml"}
+#: their commands start many processes
+SLOW = {"docs/sharing.md", "docs/sweeps.md"}
 SHELL = {"python3 -m venv .venv", ". .venv/bin/activate"}
 
 
@@ -37,6 +40,7 @@ class Block:
     language: str
     title: str | None
     broken: bool
+    config: bool
     text: str
     line: int
 
@@ -46,7 +50,8 @@ def blocks_of(document):
     for match in BLOCK.finditer(text):
         title = re.search(r'title="([^"]+)"', match[2])
         line = text[: match.start(3)].count("\n") + 1
-        yield Block(match[1], title and title[1], "broken" in match[2].split(), match[3], line)
+        words = match[2].split()
+        yield Block(match[1], title and title[1], "broken" in words, "config" in words, match[3], line)
 
 
 @pytest.fixture
@@ -102,6 +107,9 @@ class Session:
             assert code == 0, f"{line}\n{told}"
         elif words[:2] == ["pip", "install"]:
             check_install(words[2:])
+        elif words[0] == "python" and (self.folder / words[1]).is_file():
+            done = subprocess.run([sys.executable, *words[1:]], cwd=self.folder, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         elif words[0] == "make":
             assert set(words[1:]) <= targets(), line
         else:
@@ -142,14 +150,18 @@ def test_blocks_are_of_known_languages():
         assert (ROOT / document).read_text(encoding="utf-8").count("```") == 2 * len(list(blocks_of(document)))
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CONTRIBUTING.md"])
+def marked(document):
+    return pytest.param(document, marks=[pytest.mark.slow] if document in SLOW else [])
+
+
+@pytest.mark.parametrize("document", [marked(name) for name in DOCUMENTS if name != "CONTRIBUTING.md"])
 def test_document(document, session):
     blocks = list(blocks_of(document))
     for block in blocks:
         if block.title:
             session.write(block)
     for block in blocks:
-        if block.language == "yaml":
+        if block.language == "yaml" and not block.config:
             check_recipe(block, session.folder)
         elif block.language == "python" and not block.title:
             session.python(block, document)

@@ -17,6 +17,8 @@ else:
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("framework", "integrations", "modifiers", "recipes")
 SKIPPED = {"__pycache__"}
+#: Hydra finds plugins in a package of this name, which many distributions share: it has no __init__.py
+HYDRA = PurePosixPath("integrations", "hydra_plugins")
 
 
 def git_files(*paths):
@@ -26,18 +28,28 @@ def git_files(*paths):
 
 def packages():
     """The packages that the folders hold, by their import names."""
-    found = {"paredown": Path("src/paredown")}
+    found = {"paredown": Path("src/paredown"), "hydra_plugins": Path(HYDRA)}
     for folder in FOLDERS:
         for init in sorted((ROOT / folder).rglob("__init__.py")):
             place = init.parent.relative_to(ROOT)
-            found["paredown." + ".".join(place.parts)] = place
+            found[".".join(packed_at(place).parts)] = place
     return found
+
+
+def packed_at(place):
+    """Where a file or folder of the repository lies in the wheel."""
+    place = PurePosixPath(place.as_posix())
+    return place.relative_to(HYDRA.parent) if HYDRA in (place, *place.parents) else "paredown" / place
 
 
 def python_folders():
     """Folders with Python files in them: each needs an __init__.py, or it would be left out of the wheel."""
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
     return {file.parent.relative_to(ROOT) for file in files if not SKIPPED & set(file.parts)}
+
+
+def test_the_namespace_of_hydra_is_shared():
+    assert not (ROOT / HYDRA / "__init__.py").exists()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +112,7 @@ def test_the_wheel_holds_what_git_holds(tmp_path):
         packed = {PurePosixPath(name) for name in archive.namelist() if ".dist-info/" not in name}
         metadata = next(name for name in archive.namelist() if name.endswith("dist-info/licenses/LICENSE"))
         assert archive.read(metadata) == (ROOT / "LICENSE").read_bytes()
-    own = {"paredown" / name for name in git_files(*FOLDERS)}
+    own = {packed_at(name) for name in git_files(*FOLDERS)}
     assert packed == own | {PurePosixPath("paredown/__init__.py"), PurePosixPath("paredown/py.typed")}
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -101,12 +103,12 @@ def run_seed(
 
 def train_dense(task: Task, seed: int, progress: Progress, keeping: Keeping | None = None) -> nn.Module:
     """The task's model, built and trained under a seed, or taken from where it was kept."""
-    torch.manual_seed(seed)
+    _seed(seed)
     dense = task.build_model()
     if keeping is not None and keeping.dense.exists():
         if keeping.load_dense(dense):
             return dense
-        torch.manual_seed(seed)  # what is kept does not fit, and may have been put in by half
+        _seed(seed)  # what is kept does not fit, and may have been put in by half
         dense = task.build_model()
     TrainingLoop(task, dense, task.optimizer(dense), task.dense_epochs, progress, "dense").run()
     if keeping is not None:
@@ -154,6 +156,12 @@ def _with_recipe(
     save(checkpoint, model, optimizer, manager)
     manager.finalize()
     return curve
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _nothing(text: str) -> None:

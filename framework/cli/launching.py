@@ -110,8 +110,10 @@ def hydra_around(recipe_text: str, folder: Path, overrides: Sequence[str]) -> It
         )
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
-        yield Hydra(config, HydraContext(config_loader=hydra.config_loader, callbacks=callbacks))
-        callbacks.on_multirun_end(config=config, config_name=name)
+        try:
+            yield Hydra(config, HydraContext(config_loader=hydra.config_loader, callbacks=callbacks))
+        finally:
+            callbacks.on_multirun_end(config=config, config_name=name)
 
 
 def _stored(recipe_text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,7 @@ def check_search(recipe: Recipe, wanted: Manifest) -> None:
     space = _space(wanted.overrides)
     if not space.ranges:
         raise typer.BadParameter("nothing is varied; write a.b=interval(0.5,0.98) or a.b=1,2,3", param_hint="OVERRIDE")
-    check_jobs(
-        recipe, (space.overrides({name: end(one) for name, one in space.ranges.items()}) for end in (_low, _high))
-    )
+    check_jobs(recipe, (space.overrides(values) for values in _ends(space)))
 
 
 def search(hydra: Hydra, job: SweepJob, run_jobs: RunJobs) -> None:
@@ -111,12 +109,12 @@ def _text(space: Any, value: Any) -> str:
     return repr(min(max(float(f"{value:.6g}"), space.low), space.high))
 
 
-def _low(space: Any) -> Any:
-    return space.choices[0] if hasattr(space, "choices") else space.low
-
-
-def _high(space: Any) -> Any:
-    return space.choices[-1] if hasattr(space, "choices") else space.high
+def _ends(space: _Space) -> Iterator[dict[str, Any]]:
+    """Values at the ends of each range, and every choice, the others at their first."""
+    ends = {name: getattr(one, "choices", None) or (one.low, one.high) for name, one in space.ranges.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    for name, values in ends.items():
+        yield from ({**first, name: value} for value in values)
 
 
 def _study(folder: Path, objectives: Sequence[str]) -> Any:

@@ -82,8 +82,8 @@ def print_table(found: Sweep, as_json: bool = False) -> None:
     for name in SHORT_HEAD:
         is_wide = name == "overrides"
         table.add_column(name, justify="left" if name in WORDS else "right", no_wrap=not is_wide, overflow="fold")
-    for row in short_cells(found):
-        table.add_row(*(Text(cell) for cell in row), style="bold" if row[-2] else None)
+    for line in short_cells(found):
+        table.add_row(*(Text(cell) for cell in line), style="bold" if line[-2] else None)
     out = console()
     if not out.is_terminal:
         out.width = WIDTH

@@ -27,7 +27,7 @@ class Task:
 
     Attributes:
         name: a few words for tables.
-        build_model: a fresh, untrained model. It is called after ``torch.manual_seed(seed)``.
+        build_model: a fresh, untrained model. It is called after torch, numpy and Python's random were seeded.
         train_loader: the batches of one epoch; the order and augmentation may draw from torch's default generator.
         evaluate: the accuracy, 0 to 1, of a model on data that it was not trained on; must not change the model.
         loss: of outputs and targets, 0-d.

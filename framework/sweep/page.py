@@ -51,7 +51,7 @@ def _problems(rows: list[Row]) -> list[tuple[str, ...]]:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     wordy = WORDY if head is HEAD else range(len(head))
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    top = "".join(f"<th{' class=words' if at in wordy else ''}>{escape(cell)}</th>" for at, cell in enumerate(head))
     body = "".join(
         "<tr>"
         + "".join(f"<td{' class=words' if at in wordy else ''}>{escape(cell)}</td>" for at, cell in enumerate(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,20 +12,37 @@ from paredown.framework.sweep.row import Row
 __all__ = ["scatter"]
 
 WIDTH, HEIGHT = 760, 380
+#: a range whose ends are further apart is drawn by logarithms
+FAR = 4
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 14, 330
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """From a range of values to a range of the picture."""
+    """From a range of values to a range of the picture, by their logarithms where they lie far apart."""
 
     low: float
     high: float
     first: float
     last: float
 
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether the highest value is several times the lowest."""
+        return self.low > 0 and self.high > FAR * self.low
+
     def __call__(self, value: float) -> float:
-        return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
+        whole, part = self.high - self.low, value - self.low
+        if self.is_logarithmic:
+            whole, part = math.log(self.high / self.low), math.log(value / self.low)
+        return self.first + part / whole * (self.last - self.first)
+
+    def at(self, share: float) -> tuple[float, float]:
+        """A place on the way from first to last, and the value there."""
+        value = self.low + share * (self.high - self.low)
+        if self.is_logarithmic:
+            value = self.low * (self.high / self.low) ** share
+        return self.first + share * (self.last - self.first), value
 
 
 def scatter(rows: Sequence[Row], front: Sequence[Row], cost: str, words: str) -> str:
@@ -68,12 +86,13 @@ def _scale(values: Sequence[float], first: float, last: float) -> _Scale:
 def _grid(x: _Scale, y: _Scale, words: str) -> list[str]:
     marks = []
     for share in (0, 0.25, 0.5, 0.75, 1):
-        at, value = x.first + share * (x.last - x.first), x.low + share * (x.high - x.low)
+        at, value = x.at(share)
         marks.append(f"<line class='grid' x1='{at:.1f}' y1='{TOP}' x2='{at:.1f}' y2='{BOTTOM}'/>")
         marks.append(_text(at, BOTTOM + 18, f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"))
-        at, value = y.first + share * (y.last - y.first), y.low + share * (y.high - y.low)
+        at, value = y.at(share)
         marks.append(f"<line class='grid' x1='{LEFT}' y1='{at:.1f}' x2='{WIDTH - RIGHT}' y2='{at:.1f}'/>")
         marks.append(_text(LEFT - 8, at + 4, f"{value:.4f}", "end"))
+    words += ", on a logarithmic scale" if x.is_logarithmic else ""
     return [*marks, _text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 40, words), _text(LEFT - 8, TOP, "accuracy", "end")]
 
 

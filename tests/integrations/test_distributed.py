@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from sample_models import batches, mlp, pruning, recipe_of, size, zeros
+from sample_models import batches, mlp, pruning, recipe_of
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from two_processes import in_processes
 
 import paredown
 from paredown import Recipe, ScheduledManager
-from paredown.framework.errors import CheckpointError, ParedownError
+from paredown.framework.errors import ParedownError
 from paredown.framework.shards import put_together
 from paredown.integrations import distributed
 
@@ -58,7 +58,8 @@ def go(model, optimizer, first, last, rank, world):
 
 def whole(model):
     return {
-        name.removeprefix("module."): put_together(tensor).detach().clone() for name, tensor in model.state_dict().items()
+        name.removeprefix("module."): put_together(tensor).detach().clone()
+        for name, tensor in model.state_dict().items()
     }
 
 

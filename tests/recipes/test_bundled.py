@@ -6,12 +6,12 @@ from sample_models import batches
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.recipe.bundled import bundled_names
+from paredown.framework.recipe.collections import recipe_names
 
 STEPS = 4
 #: what a recipe of these names is for
-POST_TRAINING = [name for name in bundled_names() if "post-training" in Recipe.load(name).resolved()["tags"]]
-IN_TRAINING = [name for name in bundled_names() if name not in POST_TRAINING]
+POST_TRAINING = [name for name in recipe_names() if "post-training" in Recipe.load(name).resolved()["tags"]]
+IN_TRAINING = [name for name in recipe_names() if name not in POST_TRAINING]
 
 
 def wide_net():
@@ -59,7 +59,7 @@ def language():
 
 
 def test_there_are_some():
-    assert len(list(bundled_names())) >= 10
+    assert len(list(recipe_names())) >= 10
     assert POST_TRAINING
     assert IN_TRAINING
 
@@ -103,7 +103,7 @@ def test_it_is_applied(name):
     assert 0 < (got - want).norm() / want.norm() < (0.6 if leaves_out else 0.15)
 
 
-@pytest.mark.parametrize("name", sorted(bundled_names()))
+@pytest.mark.parametrize("name", sorted(recipe_names()))
 def test_what_it_says_is_what_runs(name):
     recipe = Recipe.load(name)
     assert recipe.description

@@ -89,6 +89,9 @@ def test_the_winner_is_a_recipe_with_its_results(swept):
     assert winner.results[0]["compressed"]["bytes"] == report["compressed"]["bytes"]
     assert winner.results[0]["task"] == "signs of sums"
     assert swept("validate", "winner.yaml")[0] == 0
+    assert winner.results[0]["run"] == {"task": "tiny_task:failing", "seeds": [0], "apply": False}
+    verified = swept("verify", "winner.yaml", "--task", "tiny_task:task")
+    assert verified[0] == 0, verified
     by_accuracy = swept("sweep", "out", "--pick", "bytes > 0", "--by", "accuracy")
     rows = json.loads(swept("sweep", "out", "--json")[1])
     best = max((row for row in rows if row["accuracy"]), key=lambda row: row["accuracy"])

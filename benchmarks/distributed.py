@@ -1,0 +1,333 @@
+"""Two processes: finding a global threshold without gathering, memory under FSDP2, and the same results as in one.
+
+    python benchmarks/distributed.py            # 10M scores, a model of 25M weights; about two minutes
+    python benchmarks/distributed.py --small    # seconds, and no promises of time and memory
+
+All processes are on this machine, joined by gloo, with one thread each. Exits with 1 where a promise is not kept:
+
+- the threshold is the same by a radix histogram (paredown), by gathering all scores and by bisection, and the
+  histogram is the fastest;
+- under FSDP2 the number of zeros is exact, and zeros are still zero after 50 more steps;
+- the memory of a process of two is below .6 of what the same recipe takes in one process;
+- masks and weights are those of one process: masks the same bits, weights to 1e-6.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from paredown import Recipe, ScheduledManager
+from paredown.modifiers.pruning.selection import find_threshold
+
+SPARSITY = 0.9
+#: of a score: an odd number of rows, so that no two processes hold the same number
+ROWS, COLUMNS = 501, 500
+MEMORY_SHARE, FURTHEST = 0.6, 1e-6
+NOISE = 1.15  # a machine that others use too
+
+Method = Callable[[Sequence[DTensor], int], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="250,000 scores, small models, no promises of time")
+    small = parser.parse_args(arguments).small
+    fast = thresholds(*((1, 2) if small else (40, 5)))
+    exact = zeros(*((64, 4) if small else (512, 8)))
+    lean = memory(*((64, 4) if small else (1024, 24)))
+    same = agreement()
+    return 0 if exact and same and fast is not None and (small or (fast and lean)) else 1
+
+
+# --- the threshold
+
+
+def thresholds(tensors: int, rounds: int) -> bool | None:
+    """Print the table of times; whether the histogram was the fastest, None where two thresholds differ."""
+    size = tensors * ROWS * COLUMNS
+    print(f"{size / 1e6:.1f}M float32 scores in {tensors} tensors, split among 2 processes; medians of {rounds} rounds")
+    print(f"{'a global threshold by':<28}{'seconds':>10}{'/ paredown':>12}{'kB a process':>14}")
+    told = in_processes(_thresholds, 2, tensors, rounds)
+    medians = {name: statistics.median(seconds) for name, seconds in told[0]["seconds"].items()}
+    for name, median in medians.items():
+        sent = told[0]["bytes"].get(name) or 4 * size // 2
+        print(f"{name:<28}{median:>10.3f}{median / medians['paredown']:>12.2f}{sent / 1e3:>14.1f}", flush=True)
+    keys = {key for one in told for key in one["keys"].values()}
+    if len(keys) != 1:
+        print(f"FALLS SHORT: the thresholds differ: {sorted(keys)}")
+        return None
+    others = min(median for name, median in medians.items() if name != "paredown")
+    return promised(medians["paredown"] <= others * NOISE, "the histogram is the fastest")
+
+
+def _thresholds(rank: int, world: int, tensors: int, rounds: int) -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(0)
+    scores = [
+        distribute_tensor(torch.randn(ROWS, COLUMNS, generator=generator), mesh, [Shard(0)]) for _ in range(tensors)
+    ]
+    count = round(SPARSITY * tensors * ROWS * COLUMNS)
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    keys, sent = {}, {}
+    for round_ in range(rounds + 1):
+        for name, method in METHODS.items():
+            dist.barrier()
+            begin = time.perf_counter()
+            keys[name] = method(scores, count)
+            dist.barrier()
+            if round_:  # the first one warms up
+                seconds[name].append(time.perf_counter() - begin)
+    for name in ("paredown", "bisection"):
+        sent[name] = bytes_reduced(lambda name=name: METHODS[name](scores, count))
+    return {"seconds": seconds, "keys": keys, "bytes": sent}
+
+
+def by_histogram(scores: Sequence[DTensor], count: int) -> int:
+    return find_threshold(scores, count).key
+
+
+def gathered(scores: Sequence[DTensor]) -> Tensor:
+    return torch.cat([score.full_tensor().abs().flatten() for score in scores])
+
+
+def by_kthvalue(scores: Sequence[DTensor], count: int) -> int:
+    return key_of(gathered(scores).kthvalue(count).values)
+
+
+def by_partition(scores: Sequence[DTensor], count: int) -> int:
+    return key_of(torch.tensor(np.partition(gathered(scores).numpy(), count - 1)[count - 1]))
+
+
+def by_bisection(scores: Sequence[DTensor], count: int) -> int:
+    """Half the interval of values until it holds one float, or a bound splits off exactly ``count`` scores."""
+    parts = [score.to_local().abs() for score in scores]
+    largest = torch.stack([part.max() for part in parts]).max()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    low, high = torch.tensor(0.0), largest
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return key_of(high)
+        below = torch.stack([(part <= middle).count_nonzero() for part in parts]).sum()
+        dist.all_reduce(below)
+        if below == count:
+            break
+        low, high = (low, middle) if below > count else (middle, high)
+    last = torch.stack([part[part <= middle].max() for part in parts]).max()
+    dist.all_reduce(last, dist.ReduceOp.MAX)
+    return key_of(last)
+
+
+METHODS: dict[str, Method] = {
+    "paredown": by_histogram,
+    "gathering, kthvalue": by_kthvalue,
+    "gathering, numpy.partition": by_partition,
+    "bisection": by_bisection,
+}
+
+
+def key_of(magnitude: Tensor) -> int:
+    """A magnitude's bits, which order magnitudes as the magnitudes do."""
+    return int(magnitude.reshape(1).view(torch.int32))
+
+
+def bytes_reduced(act: Callable[[], Any]) -> int:
+    """How many bytes a process hands to all_reduce."""
+    counted, reduce = [0], dist.all_reduce
+
+    def all_reduce(tensor: Tensor, *arguments: Any, **more: Any) -> Any:
+        counted[0] += tensor.numel() * tensor.element_size()
+        return reduce(tensor, *arguments, **more)
+
+    dist.all_reduce = all_reduce
+    try:
+        act()
+    finally:
+        dist.all_reduce = reduce
+    return counted[0]
+
+
+# --- a training run under FSDP2
+
+
+def zeros(width: int, depth: int) -> bool:
+    """Print the counts of zeros; whether they are exact, and stay."""
+    told = in_processes(_zeros, 2, width, depth)
+    wanted = round(SPARSITY * depth * width * width)
+    print(f"\nFSDP2, {depth} layers of {width} x {width}: {told[0]['zeros']:,} zeros of {wanted:,} wanted,")
+    print(f"{told[0]['kept']:,} of them still zero after 50 more steps", flush=True)
+    exact = all(one["zeros"] == one["kept"] == wanted for one in told)
+    return promised(exact, "the number of zeros is exact and they stay")
+
+
+def _zeros(rank: int, world: int, width: int, depth: int) -> dict[str, int]:
+    model, optimizer, manager = begun(width, depth, world)
+    x = torch.randn(8, width, generator=torch.Generator().manual_seed(rank))
+    steps(model, optimizer, x, 20)
+    assert manager.done
+    at_once = [weight.full_tensor() == 0 for weight in model.parameters()]
+    steps(model, optimizer, x, 50)
+    later = [weight.full_tensor() == 0 for weight in model.parameters()]
+    kept = sum(int((a & b).sum()) for a, b in zip(at_once, later, strict=True))
+    return {"zeros": sum(int(zero.sum()) for zero in at_once), "kept": kept}
+
+
+def memory(width: int, depth: int) -> bool:
+    """Print the peak memory of one process and of each of two; whether its share is below what is promised."""
+    alone = in_processes(_memory, 1, width, depth)[0]
+    split = max(in_processes(_memory, 2, width, depth))
+    print(f"\npeak memory over that before the model, {depth * width * width / 1e6:.1f}M float32 weights")
+    print(
+        f"one process: {alone / 1e6:.0f} MB; each of two under FSDP2: {split / 1e6:.0f} MB, {split / alone:.2f} of it"
+    )
+    return promised(split < MEMORY_SHARE * alone, f"memory below {MEMORY_SHARE} of one process")
+
+
+def _memory(rank: int, world: int, width: int, depth: int) -> int:
+    before = peak()
+    model, optimizer, manager = begun(width, depth, world)
+    steps(model, optimizer, torch.randn(8, width), 25)
+    assert manager.done
+    return peak() - before
+
+
+def begun(width: int, depth: int, world: int) -> tuple[nn.Module, torch.optim.Optimizer, ScheduledManager]:
+    """A model of equal layers, split where there are several processes, in gradual pruning for 20 steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for _ in range(depth):
+        layer = nn.Linear(width, width, bias=False)
+        model.append(fully_shard(layer) if world > 1 else layer)
+    if world > 1:
+        fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    prune = {"type": "magnitude_pruning", "end": "20 steps", "every": "2 steps", "final_sparsity": SPARSITY}
+    recipe = Recipe.load({"recipe": 1, "name": "memory", "run": {"epochs": 100}, "modifiers": {"prune": prune}})
+    manager = ScheduledManager(recipe)
+    manager.modify(model, optimizer, 1)
+    return model, optimizer, manager
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, count: int) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def peak() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- the same as in one process
+
+FAMILIES = {
+    "svd": {"type": "svd_decomposition", "targets": ["4"], "rank": 3, "guard": "none"},
+    "prune": {"type": "magnitude_pruning", "targets": ["0", "2"], "start": 1, "end": 3, "final_sparsity": SPARSITY},
+    "quantize": {"type": "quantization_aware_training", "targets": ["0", "2"], "start": 2},
+    "distill": {"type": "knowledge_distillation", "temperature": 4, "weight": 0.5},
+}
+
+
+def agreement() -> bool:
+    """Print how far two processes are from one; whether masks are the same and weights close."""
+    alone = in_processes(_families, 1, "")[0]
+    print(f"\nall four families, float64, 2 processes beside one\n{'':<28}{'masks':>10}{'weights':>12}")
+    kept = []
+    for way in ("DistributedDataParallel", "FSDP2"):
+        both = in_processes(_families, 2, way)
+        same = all(torch.equal(one["masks"][name], mask) for one in both for name, mask in alone["masks"].items())
+        far = max(
+            float((one["weights"][name] - weight).abs().max())
+            for one in both
+            for name, weight in alone["weights"].items()
+        )
+        print(f"{way:<28}{'same' if same else 'differ':>10}{far:>12.1e}", flush=True)
+        kept.append(promised(same and far <= FURTHEST, f"masks the same, weights to {FURTHEST:g} by {way}"))
+    return all(kept)
+
+
+def _families(rank: int, world: int, way: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    layers = (nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    model: nn.Module = nn.Sequential(*layers).double()
+    data = [(torch.randn(8, 16).double(), torch.randint(0, 4, (8,))) for _ in range(10)]
+    manager = ScheduledManager(Recipe.load({"recipe": 1, "run": {"epochs": 4}, "modifiers": FAMILIES}))
+    manager.prepare(model)
+    if way == "FSDP2":
+        for layer in list(model.children()):
+            fully_shard(layer)
+        fully_shard(model)
+    elif way:
+        model = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    manager.modify(model, optimizer, len(data))
+    for x, y in data * 4:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[rank::world]), y[rank::world]).backward()
+        optimizer.step()
+    masks = {name: whole(mask) for name, mask in tensors_in(manager.state_dict()["modifiers"]["prune"])}
+    weights = {name.removeprefix("module."): whole(weight) for name, weight in model.named_parameters()}
+    manager.finalize()
+    return {"masks": masks, "weights": weights}
+
+
+def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from tensors_in(value, f"{name}/{key}")
+    elif isinstance(state, (list, tuple)):
+        for place, value in enumerate(state):
+            yield from tensors_in(value, f"{name}/{place}")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+# --- processes
+
+
+def promised(kept: bool, promise: str) -> bool:
+    if not kept:
+        print(f"FALLS SHORT: {promise}: was promised")
+    return kept
+
+
+def in_processes(work: Callable[..., Any], count: int, *given: Any) -> list[Any]:
+    """What ``work(rank, count, *given)`` gives in each of so many fresh processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_process, (count, folder, work, given), nprocs=count)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(count)]
+
+
+def _process(rank: int, count: int, folder: str, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    torch.save(work(rank, count, *given), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

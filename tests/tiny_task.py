@@ -1,0 +1,81 @@
+"""A task that trains in a fraction of a second, for `paredown run --task tiny_task:task`."""
+
+import os
+import signal
+
+import torch
+from torch import nn
+
+from paredown.framework.cli.task import Task
+
+RECIPE = """
+recipe: 1
+name: tiny
+run: {epochs: 4}
+variables: {sparsity: 0.5}
+modifiers:
+  prune: {type: magnitude_pruning, start: 1, end: 3, every: 0.5, final_sparsity: "${variables.sparsity}"}
+"""
+
+
+class Batches:
+    """Eight batches in an order that torch's generator draws."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed)
+        x = torch.randn(128, 6, generator=generator)
+        y = (x.sum(1) > 0).long()
+        for chosen in torch.randperm(128).chunk(8):
+            yield x[chosen], y[chosen]
+
+
+def task():
+    def accuracy(model):
+        model.eval()
+        x = torch.randn(400, 6, generator=torch.Generator().manual_seed(1))
+        return (model(x).argmax(-1) == (x.sum(1) > 0)).float().mean().item()
+
+    return Task(
+        name="signs of sums",
+        build_model=lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)),
+        train_loader=Batches(0),
+        evaluate=accuracy,
+        loss=nn.functional.cross_entropy,
+        optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.02, momentum=0.9),
+        scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps + 1),
+        example_inputs=(torch.zeros(16, 6),),
+        dense_epochs=2,
+    )
+
+
+def failing():
+    """Fails for a recipe that prunes a lot: the evaluation raises."""
+    return _replaced(_raise)
+
+
+def dying():
+    """Its process is killed where a recipe prunes a lot."""
+    return _replaced(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def _replaced(act):
+    import dataclasses
+
+    plain = task()
+
+    def evaluate(model):
+        if sum((p == 0).float().mean().item() for p in model.parameters() if p.dim() == 2) > 1.7:
+            act()
+        return plain.evaluate(model)
+
+    return dataclasses.replace(plain, evaluate=evaluate)
+
+
+def _raise():
+    raise ValueError("the evaluation <failed> here\nsecond line")
