@@ -83,13 +83,18 @@ def check_teachers(model: nn.Module, teacher: Any, modifiers: Mapping[str, Modif
 
 
 def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
-    """Refuse modifiers that need whole parameters where these are split among processes.
+    """Refuse modifiers that need whole parameters, or copy the model, where these are split among processes.
 
     Raises:
         TargetError: names them.
     """
     split = {id(parameter) for parameter in training.model.parameters() if is_sharded(parameter)}
     for modifier in modifiers if split else ():
+        if modifier.copies_model:
+            raise TargetError(
+                f"{modifier.name} ({modifier.type}) copies the model while it trains, and its parameters are split among "
+                "processes: use DistributedDataParallel, or a teacher that is given, modify(..., teacher=module)"
+            )
         if modifier.works_on_parts or not any(id(parameter) in split for parameter in modifier.claimed(training)):
             continue
         early = "let it start at 0, and call manager.prepare(model) before fully_shard"

@@ -160,6 +160,8 @@ def refusals(rank, world, folder):
     attempt("blocks", lambda: modified({"prune": {**pruning(0.5), "structure": {"block": [1, 4]}}}))
     attempt("gradients", lambda: modified({"prune": {**pruning(0.5), "type": "movement_pruning"}}))
     attempt("teacher", lambda: modified({"distill": FAMILIES["distill"]}))
+    attempt("average", lambda: modified({"distill": {**FAMILIES["distill"], "teacher": "ema"}}))
+    attempt("peers", lambda: modified({"peers": {"type": "mutual_learning", "weight": 0.5}}))
     attempt("early optimizer", lambda: modified({"p": pruning()}, lambda m: torch.optim.SGD(m.parameters(), 0.1)))
     attempt("saved", lambda: paredown.save(f"{folder}/c.pt", *modified({"p": pruning()})))
     attempt("missing", lambda: distributed.resume(f"{folder}/none", *modified({"p": pruning()})))
@@ -176,6 +178,8 @@ def test_what_needs_whole_weights_is_refused_with_what_to_do(tmp_path):
         assert "DistributedDataParallel" in told["blocks"]
         assert "movement_pruning" in told["gradients"]
         assert "manager.prepare(model) before fully_shard" in told["teacher"]
+        assert "copies the model while it trains" in told["average"]
+        assert "peers (mutual_learning) copies" in told["peers"]
         assert "the optimizer holds none of the model's parameters" in told["early optimizer"]
         assert "paredown.integrations.distributed.save" in told["saved"]
         assert "there is no checkpoint" in told["missing"]

@@ -48,9 +48,7 @@ def selections(rank, world):
             for order in ORDERS:
                 for count in counts(sum(x.numel() for x in parts)):
                     marks = smallest(parts, count, order=order)
-                    wholes = [
-                        put_together(whole_of_part(mark, part)) for mark, part in zip(marks, parts, strict=True)
-                    ]
+                    wholes = [put_together(whole_of_part(mark, part)) for mark, part in zip(marks, parts, strict=True)]
                     found[f"{kind} {dtype} {order} {count}"] = wholes
     return found
 
