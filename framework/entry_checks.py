@@ -92,8 +92,8 @@ def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
     for modifier in modifiers if split else ():
         if modifier.copies_model:
             raise TargetError(
-                f"{modifier.name} ({modifier.type}) copies the model while it trains, and its parameters are split among "
-                "processes: use DistributedDataParallel, or a teacher that is given, modify(..., teacher=module)"
+                f"{modifier.name} ({modifier.type}) copies the model while it trains, and its parameters are split "
+                "among processes: use DistributedDataParallel, or a teacher that is given, modify(..., teacher=module)"
             )
         if modifier.works_on_parts or not any(id(parameter) in split for parameter in modifier.claimed(training)):
             continue

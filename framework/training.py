@@ -19,7 +19,7 @@ from paredown.framework.extras import Extras
 from paredown.framework.graph import Graph, export_graph
 from paredown.framework.managed import Link, add_link, remove_links, without_links
 from paredown.framework.modifier import Modifier, TargetedModifier
-from paredown.framework.reducer import data_parallel_in, rebuild_reducer, refusal_to_rebuild
+from paredown.framework.reducer import data_parallel_around, rebuild_reducer, refusal_to_rebuild
 from paredown.framework.shards import sharded_in
 from paredown.framework.state import PerParameter
 from paredown.framework.surgery import Surgery
@@ -90,7 +90,7 @@ class Training:
     def renew_reducer(self) -> None:
         """Where parameters were changed, let DistributedDataParallel count them again; after every step, and outside
         of one."""
-        wrapper = data_parallel_in(self.handed) if self.surgery.changed else None
+        wrapper = data_parallel_around(self.model) if self.surgery.changed else None
         self.surgery.changed = False
         if wrapper is not None:
             rebuild_reducer(wrapper)
@@ -311,7 +311,7 @@ def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | Mapping[str, Any] | 
 
 
 def _no_surgery(model: nn.Module) -> str | None:
-    wrapper = data_parallel_in(model)
+    wrapper = data_parallel_around(unwrap(model))
     reason = None if wrapper is None else refusal_to_rebuild(wrapper)
     if reason:
         return (

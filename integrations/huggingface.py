@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.manager import ScheduledManager
@@ -89,7 +87,7 @@ class ParedownCallback(TrainerCallback):
         check_length(self.manager.recipe, steps, state.max_steps)
         if state.global_step:
             self._load(self._loaded_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
-        model, optimizer = _wrapped(kwargs["model"]), kwargs["optimizer"]
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
         scaler = getattr(optimizer, "scaler", None)
         self.manager.modify(model, optimizer, steps, accumulate=accumulate, grad_scaler=scaler, strict=self.strict)
         self._forget_early_best(state)
@@ -143,11 +141,3 @@ class RecipeArguments:
     def callbacks(self, **given: Any) -> list[ParedownCallback]:
         """What ``Trainer(callbacks=...)`` gets: nothing without ``--recipe``. ``given`` goes to the callback."""
         return [ParedownCallback(self.recipe, overrides=self.recipe_overrides, **given)] if self.recipe else []
-
-
-def _wrapped(model: nn.Module) -> nn.Module:
-    """The DistributedDataParallel around the model, that the Trainer shows to no callback."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return model
-    wrappers = (one for one in gc.get_objects() if isinstance(one, nn.parallel.DistributedDataParallel))
-    return next((one for one in wrappers if one.module is model), model)

@@ -105,7 +105,7 @@ class ParedownCallback(*_callback_classes()):  # type: ignore[misc]
         check_length(self.manager.recipe, steps, total)
         model = pl_module.get_submodule(self.module)
         self.manager.modify(
-            _wrapped(trainer, pl_module, model),
+            model,
             _training(trainer.optimizers, model),
             steps,
             accumulate=trainer.accumulate_grad_batches if pl_module.automatic_optimization else self.accumulate,
@@ -168,9 +168,3 @@ def _training(optimizers: Sequence[Any], model: nn.Module) -> list[Any]:
     own = {id(parameter) for parameter in model.parameters()}
     found = [one for one in optimizers if any(id(p) in own for group in one.param_groups for p in group["params"])]
     return found or list(optimizers)
-
-
-def _wrapped(trainer: Any, whole: nn.Module, model: nn.Module) -> nn.Module:
-    """What the strategy wrapped around the model, where that is all of the LightningModule."""
-    outer = trainer.strategy.model
-    return outer if model is whole and isinstance(outer, nn.Module) else model
