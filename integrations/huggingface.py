@@ -13,6 +13,7 @@ import torch
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.manager import ScheduledManager
 from paredown.framework.report import Report
+from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
 from paredown.integrations.run_length import check_length
 
@@ -88,8 +89,12 @@ class ParedownCallback(TrainerCallback):
         if state.global_step:
             self._load(self._loaded_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
         model, optimizer = kwargs["model"], kwargs["optimizer"]
+        if self.manager.training is not None and self.manager.training.model is not unwrap(model):
+            self.manager.release()  # the Trainer built another one (model_init)
         scaler = getattr(optimizer, "scaler", None)
-        self.manager.modify(model, optimizer, steps, accumulate=accumulate, grad_scaler=scaler, strict=self.strict)
+        self.manager.modify(
+            model, optimizer, steps, accumulate=accumulate, grad_scaler=scaler, strict=self.strict, **self._given
+        )
         self._forget_early_best(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

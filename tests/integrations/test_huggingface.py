@@ -207,3 +207,19 @@ def test_a_stream_shares_its_steps_among_the_epochs(tmp_path):
     run._get_train_sampler = None
     run.train()
     assert zeros(run.model) == pytest.approx(0.9 * size(run.model), abs=0.5)
+
+
+def test_a_trainer_that_builds_its_model_anew_and_one_that_trains_twice(tmp_path):
+    recipe = recipe_of(EPOCHS, prune=pruning(0.9), svd={**FOUR_FAMILIES["modifiers"]["svd"], "start": 0})
+    whole = trainer(tmp_path, ParedownCallback(recipe))
+    whole.train()
+    args, callback = whole.args, ParedownCallback(recipe)
+    again = InOrder(args=args, model_init=lambda: classifier(), train_dataset=samples(), callbacks=[callback])
+    again.train()
+    assert furthest(again.model, whole.model) == 0
+    second = trainer(tmp_path, ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9))))
+    second.train()
+    first = zeros(second.model)
+    second.optimizer = None
+    second.train()
+    assert zeros(second.model) == first == pytest.approx(0.9 * size(second.model), abs=0.5)
