@@ -25,7 +25,7 @@ def evidence(report: Report, task: str) -> dict[str, Any]:
     a command made it how it is run again."""
     plain = json.loads(report.to_json())
     dense, compressed = (
-        {"accuracies": [round(value, 6) for value in plain[one]["accuracies"]], "bytes": plain[one]["bytes"]}
+        {"accuracies": [round(value, 7) for value in plain[one]["accuracies"]], "bytes": plain[one]["bytes"]}
         for one in ("dense", "compressed")
     )
     ratio = round(compressed["bytes"] / dense["bytes"], 4) if compressed["bytes"] and dense["bytes"] else None
