@@ -3,7 +3,9 @@
     python benchmarks/distributed.py            # 10M scores, a model of 25M weights; about two minutes
     python benchmarks/distributed.py --small    # seconds, and no promises of time and memory
 
-All processes are on this machine, joined by gloo, with one thread each. Exits with 1 where a promise is not kept:
+All processes are on this machine, joined by gloo, with one thread each. Where memory is measured, the C library is told
+to give large blocks back to the system when they are freed (MALLOC_MMAP_THRESHOLD_): else what it keeps is measured,
+which under FSDP2 is more than a whole model, with paredown or without. Exits with 1 where a promise is not kept:
 
 - the threshold is the same by a radix histogram (paredown), by gathering all scores and by bisection, and the
   histogram is the fastest;
@@ -15,6 +17,7 @@ All processes are on this machine, joined by gloo, with one thread each. Exits w
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import sys
@@ -40,6 +43,7 @@ SPARSITY = 0.9
 #: of a score: an odd number of rows, so that no two processes hold the same number
 ROWS, COLUMNS = 501, 500
 MEMORY_SHARE, FURTHEST = 0.6, 1e-6
+ALLOCATOR = "MALLOC_MMAP_THRESHOLD_"
 NOISE = 1.15  # a machine that others use too
 
 Method = Callable[[Sequence[DTensor], int], int]
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def thresholds(tensors: int, rounds: int) -> bool | None:
-    """Print the table of times; whether the histogram was the fastest, None where two thresholds differ."""
+    """Print the table of times; whether the histogram was the fastest (True for few rounds), None where two differ."""
     size = tensors * ROWS * COLUMNS
     print(f"{size / 1e6:.1f}M float32 scores in {tensors} tensors, split among 2 processes; medians of {rounds} rounds")
     print(f"{'a global threshold by':<28}{'seconds':>10}{'/ paredown':>12}{'kB a process':>14}")
@@ -73,6 +77,8 @@ def thresholds(tensors: int, rounds: int) -> bool | None:
     if len(keys) != 1:
         print(f"FALLS SHORT: the thresholds differ: {sorted(keys)}")
         return None
+    if rounds < 5:
+        return True
     others = min(median for name, median in medians.items() if name != "paredown")
     return promised(medians["paredown"] <= others * NOISE, "the histogram is the fastest")
 
@@ -190,14 +196,16 @@ def _zeros(rank: int, world: int, width: int, depth: int) -> dict[str, int]:
 
 
 def memory(width: int, depth: int) -> bool:
-    """Print the peak memory of one process and of each of two; whether its share is below what is promised."""
+    """Print the peak memory of one process and of each of two; whether its share is as promised for large models."""
+    os.environ[ALLOCATOR] = "65536"  # of the processes that are started from here
     alone = in_processes(_memory, 1, width, depth)[0]
     split = max(in_processes(_memory, 2, width, depth))
+    del os.environ[ALLOCATOR]
     print(f"\npeak memory over that before the model, {depth * width * width / 1e6:.1f}M float32 weights")
     print(
         f"one process: {alone / 1e6:.0f} MB; each of two under FSDP2: {split / 1e6:.0f} MB, {split / alone:.2f} of it"
     )
-    return promised(split < MEMORY_SHARE * alone, f"memory below {MEMORY_SHARE} of one process")
+    return width < 1024 or promised(split < MEMORY_SHARE * alone, f"memory below {MEMORY_SHARE} of one process")
 
 
 def _memory(rank: int, world: int, width: int, depth: int) -> int:

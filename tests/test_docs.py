@@ -6,6 +6,7 @@ use; a yaml block is a recipe, but for `config`: that is of somebody's own progr
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -31,7 +32,7 @@ BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "yaml", "bash", "console", "toml"}
 #: their commands start many processes
-SLOW = {"docs/sharing.md", "docs/sweeps.md"}
+SLOW = {"docs/cluster.md", "docs/sharing.md", "docs/sweeps.md", "docs/trainers.md"}
 SHELL = {"python3 -m venv .venv", ". .venv/bin/activate"}
 
 
@@ -110,10 +111,27 @@ class Session:
         elif words[0] == "python" and (self.folder / words[1]).is_file():
             done = subprocess.run([sys.executable, *words[1:]], cwd=self.folder, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        elif words[0] == "torchrun":
+            self.processes(line, words[1:])
         elif words[0] == "make":
             assert set(words[1:]) <= targets(), line
         else:
             assert line in SHELL, f"{line}: nobody knows whether this works"
+
+    def processes(self, line, words):
+        """torchrun, on a port of its own and with one thread a process.
+
+        On a busy machine torch's gloo threads sometimes abort a process that has already ended (without paredown too):
+        then once more.
+        """
+        own = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+        command = [sys.executable, "-m", "torch.distributed.run", *own, *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        for _ in range(3):
+            done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
+            if "terminate called without an active exception" not in done.stderr:
+                break
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
     def console(self, text):
         command, _, wanted = text.partition("\n")
@@ -151,7 +169,7 @@ def test_blocks_are_of_known_languages():
 
 
 def marked(document):
-    return pytest.param(document, marks=[pytest.mark.slow] if document in SLOW else [])
+    return pytest.param(document, marks=[pytest.mark.slow, pytest.mark.timeout(1200)] if document in SLOW else [])
 
 
 @pytest.mark.parametrize("document", [marked(name) for name in DOCUMENTS if name != "CONTRIBUTING.md"])

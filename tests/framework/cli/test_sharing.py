@@ -176,6 +176,7 @@ def test_a_recipe_without_a_recorded_run_proves_nothing(paredown, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [name for name in sorted(recipe_names()) if Recipe.load(name).results])
 def test_bundled_recipes_keep_what_they_record(name, paredown):
     code, out, err = paredown("verify", name)
