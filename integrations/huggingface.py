@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 import torch
 
 from paredown.framework.errors import CheckpointError, ParedownError
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.report import Report
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
-from paredown.integrations.run_length import check_length
+from paredown.integrations.recipe_callback import RecipeCallback, check_length
 
 try:
     from transformers import TrainerCallback
@@ -28,7 +25,7 @@ __all__ = ["STATE_FILE", "ParedownCallback", "RecipeArguments"]
 STATE_FILE = "paredown.pt"
 
 
-class ParedownCallback(TrainerCallback):
+class ParedownCallback(RecipeCallback, TrainerCallback):
     """Runs a recipe inside of ``Trainer.train``, and keeps its state beside the Trainer's checkpoints.
 
     An epoch is as many optimizer steps as the Trainer makes in one. ``load_best_model_at_end`` never picks a checkpoint
@@ -39,39 +36,17 @@ class ParedownCallback(TrainerCallback):
         resume_from_checkpoint: the folder that ``train(resume_from_checkpoint=...)`` gets; needed where the
             checkpoint's model has another structure (decomposition, channel pruning) or quantizers, and where the
             folder lies elsewhere than in ``output_dir``. By default what the training arguments say.
-        save_teacher: keep the initial teacher's tensors in the checkpoints; else resuming needs a model that is built
-            with the same weights.
-        strict: whether the end of the training raises where a target was missed, or warns.
-        overrides, variables: as of `Recipe.load`.
-        data, teacher, example_inputs, forward: as of `ScheduledManager.modify`.
-
-    Attributes:
-        manager: the `ScheduledManager`.
-        report: what came out, after the training.
+        common: ``overrides``, ``variables``, ``save_teacher``, ``strict``, ``data``, ``teacher``, ``example_inputs``
+            and ``forward`` of `RecipeCallback`.
 
     Raises:
         ScheduleError: (from ``train``) the recipe is longer than the training.
         CheckpointError: (from ``train``) the checkpoint has no state of a recipe.
     """
 
-    def __init__(
-        self,
-        recipe: Any,
-        *,
-        resume_from_checkpoint: str | Path | None = None,
-        save_teacher: bool = False,
-        strict: bool = True,
-        overrides: Sequence[str] = (),
-        variables: Mapping[str, Any] | None = None,
-        data: Iterable[Any] | None = None,
-        teacher: Any = None,
-        example_inputs: Any = None,
-        forward: Any = None,
-    ) -> None:
-        self.manager = ScheduledManager.from_yaml(recipe, overrides, variables)
-        self.report: Report | None = None
-        self.resume_from_checkpoint, self.save_teacher, self.strict = resume_from_checkpoint, save_teacher, strict
-        self._given = {"data": data, "teacher": teacher, "example_inputs": example_inputs, "forward": forward}
+    def __init__(self, recipe: Any, *, resume_from_checkpoint: str | Path | None = None, **common: Any) -> None:
+        super().__init__(recipe, **common)
+        self.resume_from_checkpoint = resume_from_checkpoint
         self._loaded_from: Path | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

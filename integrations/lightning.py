@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from paredown.framework.errors import ParedownError, ScheduleError
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.report import Report
 from paredown.framework.restoring import Rebuilt, rebuild_model
-from paredown.integrations.run_length import check_length
+from paredown.integrations.recipe_callback import RecipeCallback, check_length
 
 __all__ = ["ParedownCallback"]
 
@@ -35,7 +33,7 @@ def _callback_classes() -> tuple[type, ...]:
     return tuple(sys.modules[name].Callback for name in imported)
 
 
-class ParedownCallback(*_callback_classes()):  # type: ignore[misc]
+class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[misc]
     """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
 
     An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
@@ -46,39 +44,16 @@ class ParedownCallback(*_callback_classes()):  # type: ignore[misc]
         module: which part of the LightningModule is compressed, by its name in it; by default all of it. Distillation
             needs the part whose ``forward`` the training step calls.
         accumulate: for manual optimization: over how many forwards the training step accumulates gradients.
-        save_teacher: keep the initial teacher's tensors in the checkpoints; else resuming needs a module that is
-            built with the same weights.
-        strict: whether the end of the training raises where a target was missed, or warns.
-        overrides, variables: as of `Recipe.load`.
-        data, teacher, example_inputs, forward: as of `ScheduledManager.modify`.
-
-    Attributes:
-        manager: the `ScheduledManager`.
-        report: what came out, after the training.
+        common: ``overrides``, ``variables``, ``save_teacher``, ``strict``, ``data``, ``teacher``, ``example_inputs``
+            and ``forward`` of `RecipeCallback`.
 
     Raises:
         ScheduleError: (from ``fit``) the recipe is longer than the training.
     """
 
-    def __init__(
-        self,
-        recipe: Any,
-        *,
-        module: str = "",
-        accumulate: int | None = None,
-        save_teacher: bool = False,
-        strict: bool = True,
-        overrides: Sequence[str] = (),
-        variables: Mapping[str, Any] | None = None,
-        data: Iterable[Any] | None = None,
-        teacher: Any = None,
-        example_inputs: Any = None,
-        forward: Any = None,
-    ) -> None:
-        self.manager = ScheduledManager.from_yaml(recipe, overrides, variables)
-        self.report: Report | None = None
-        self.module, self.accumulate, self.save_teacher, self.strict = module, accumulate, save_teacher, strict
-        self._given = {"data": data, "teacher": teacher, "example_inputs": example_inputs, "forward": forward}
+    def __init__(self, recipe: Any, *, module: str = "", accumulate: int | None = None, **common: Any) -> None:
+        super().__init__(recipe, **common)
+        self.module, self.accumulate = module, accumulate
         self._rebuilt: Rebuilt | None = None
         self._restored = False
 

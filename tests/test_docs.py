@@ -111,14 +111,15 @@ class Session:
         elif words[0] == "python" and (self.folder / words[1]).is_file():
             done = subprocess.run([sys.executable, *words[1:]], cwd=self.folder, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        elif words[0] == "torchrun":
-            self.processes(line, words[1:])
+        elif "torchrun" in words[:2]:
+            place = words.index("torchrun")
+            self.processes(line, words[place + 1 :], dict(word.split("=") for word in words[:place]))
         elif words[0] == "make":
             assert set(words[1:]) <= targets(), line
         else:
             assert line in SHELL, f"{line}: nobody knows whether this works"
 
-    def processes(self, line, words):
+    def processes(self, line, words, variables):
         """torchrun, on a port of its own and with one thread a process.
 
         On a busy machine torch's gloo threads sometimes abort a process that has already ended (without paredown too):
@@ -126,7 +127,7 @@ class Session:
         """
         own = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
         command = [sys.executable, "-m", "torch.distributed.run", *own, *words]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
         for _ in range(3):
             done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
             if "terminate called without an active exception" not in done.stderr:
