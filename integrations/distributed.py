@@ -6,8 +6,9 @@ Each process writes its own parts; they load on another number of processes too.
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,7 @@ def save(
     }
     with manager.paused():
         tensors = _tensors(model, optimizer)
-    with _finished_by(Path(folder) / PLAIN_FILE, plain):
-        save_parts({**tensors, "parts": parts}, checkpoint_id=str(folder))
+    _write(Path(folder), manager, plain, {**tensors, "parts": parts})
 
 
 def resume(folder: str | Path, model: nn.Module, optimizer: Any, manager: ScheduledManager) -> dict[str, Any]:
@@ -83,12 +83,13 @@ def resume(folder: str | Path, model: nn.Module, optimizer: Any, manager: Schedu
         raise CheckpointError(f"{file} does not exist: there is no checkpoint, or it was not finished")
     plain = load_plain(file)
     parts = _room_for_parts(plain["manager"], named_parameters(unwrap(model)))
+    place = str(Path(folder) / plain["folder"])
     if parts:
-        load_parts({"parts": parts}, checkpoint_id=str(folder))
+        load_parts({"parts": parts}, checkpoint_id=place)
     manager.load_state_dict(_with_parts(plain["manager"], parts))  # before the weights: they fit its structure
     with manager.paused():
         tensors = _tensors(model, optimizer)
-        load_parts(tensors, checkpoint_id=str(folder))
+        load_parts(tensors, checkpoint_id=place)
         set_state_dict(
             unwrap(model),
             optimizers_in(optimizer),
@@ -157,16 +158,18 @@ def _random_of_all() -> list[Any]:
     return states
 
 
-@contextmanager
-def _finished_by(file: Path, plain: Mapping[str, Any]) -> Iterator[None]:
-    """The file appears after everything else was written by all processes: without it a checkpoint is unfinished."""
+def _write(folder: Path, manager: ScheduledManager, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """All parts into a folder of their own, then the file that names it: an earlier checkpoint holds until then."""
     first = dist.get_rank() == 0
-    if first:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
+    step = 0 if manager.training is None else manager.training.step
+    names = (f"step-{step}" + f"-{number}" * bool(number) for number in itertools.count())
+    name = next(name for name in names if not (folder / name).exists())
+    dist.barrier()  # everybody has looked
+    save_parts(tensors, checkpoint_id=str(folder / name))
     dist.barrier()
-    yield
-    dist.barrier()
     if first:
-        write_whole(file, plain)
+        write_whole(folder / PLAIN_FILE, {**plain, "folder": name})
+        for earlier in folder.glob("step-*"):
+            if earlier.name != name:
+                shutil.rmtree(earlier)
     dist.barrier()

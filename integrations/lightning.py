@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from paredown.framework.errors import ParedownError, ScheduleError
+from paredown.framework.errors import CheckpointError, ParedownError, ScheduleError
 from paredown.framework.restoring import Rebuilt, rebuild_model
 from paredown.integrations.recipe_callback import RecipeCallback, check_length
 
@@ -49,6 +49,7 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
 
     Raises:
         ScheduleError: (from ``fit``) the recipe is longer than the training.
+        CheckpointError: (from ``fit``) the checkpoint has no state of a recipe.
     """
 
     def __init__(self, recipe: Any, *, module: str = "", accumulate: int | None = None, **common: Any) -> None:
@@ -68,6 +69,10 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
             state = checkpoint.get("callbacks", {}).get(self.state_key)
             if state:
                 self._rebuild(model, state, stage)
+            elif stage == "fit":
+                raise CheckpointError(
+                    "the checkpoint was written without this callback, and holds no state of the recipe"
+                )
             own_hook(checkpoint)
 
         pl_module.__dict__["on_load_checkpoint"] = on_load_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,4 @@ def _process(rank: int, count: int, folder: str, work: Callable[..., Any], given
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{count}", rank=rank, world_size=count)
     torch.save(work(rank, count, *given), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads sometimes abort at the interpreter's end (torch 2.13)

@@ -6,7 +6,7 @@ from sample_models import conv_net, mlp, pruning, recipe_of, zeros
 from torch import nn
 from trainers import EPOCHS, FOUR_FAMILIES, LENGTH, data, furthest, optimizer_of, plain
 
-from paredown.framework.errors import ScheduleError
+from paredown.framework.errors import CheckpointError, ScheduleError
 
 pl = pytest.importorskip("lightning.pytorch")
 from paredown.integrations.lightning import ParedownCallback  # noqa: E402
@@ -134,6 +134,16 @@ def test_a_compressed_checkpoint_is_tested_in_a_new_process(tmp_path):
     anew = trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, module="net"))
     there = anew.test(Tested(), loader(), ckpt_path=tmp_path / "done.ckpt", verbose=False)[0]["loss"]
     assert there == pytest.approx(here, abs=1e-6)
+
+
+def test_a_checkpoint_without_a_recipe_is_refused(tmp_path):
+    dense = trainer(tmp_path, epochs=1)
+    dense.fit(Lit(), loader())
+    dense.save_checkpoint(tmp_path / "dense.ckpt")
+    with pytest.raises(CheckpointError, match="written without this callback"):
+        trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, module="net")).fit(
+            Lit(), loader(), ckpt_path=tmp_path / "dense.ckpt"
+        )
 
 
 def test_a_recipe_longer_than_the_training_is_refused(tmp_path):
