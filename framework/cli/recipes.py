@@ -28,7 +28,7 @@ paredown recipes show mnist/prune-quantize-distill --output my-recipe.yaml
 paredown recipes show my-recipe.yaml --resolved
 """
 
-Name = Annotated[str, typer.Argument(help="The name of a bundled recipe, or a file.")]
+Name = Annotated[str, typer.Argument(help="A recipe's name, a file, or hub:team/name@revision.")]
 Resolved = Annotated[bool, typer.Option("--resolved", help="With variables and expressions worked out.")]
 
 

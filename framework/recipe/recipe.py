@@ -53,8 +53,9 @@ class Recipe:
         """Read, merge, resolve and validate a recipe.
 
         Args:
-            source: a path to .yaml, .yml or a Markdown card; the name of a bundled recipe; a dict; a node of an
-                OmegaConf config; a checkpoint or a folder that paredown wrote; a recipe.
+            source: a path to .yaml, .yml or a Markdown card; a recipe's name (bundled, of an installed package, in a
+                folder of PAREDOWN_RECIPES); ``hub:team/name@revision``; a dict; a node of an OmegaConf config; a
+                checkpoint or a folder that paredown wrote; a recipe.
             overrides: changes such as ``"modifiers.prune.end=20"``, ``"+variables.x=1"``, ``"~modifiers.prune"``.
             variables: values for what the recipe names under ``variables``.
 
