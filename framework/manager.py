@@ -405,8 +405,8 @@ class ScheduledManager:
         """Of a prepared model: the structure and the forwards of a run whose weights are loaded before `modify`."""
         schedule.release()
         training.surgery.take_back()
-        restoring.rebuild_structure(self.recipe, training, schedule, state)
-        schedule.attach(kept=True)
+        restoring.rebuild_structure(self.recipe, training, state)
+        restoring.attach_kept(training, schedule, state)
 
     def _prepared_training(self, model: nn.Module) -> Training | None:
         self._forget_finished_run()

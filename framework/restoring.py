@@ -25,6 +25,7 @@ from paredown.framework.training import Training
 __all__ = [
     "FORMAT",
     "Rebuilt",
+    "attach_kept",
     "check",
     "fingerprint",
     "go_on",
@@ -96,21 +97,31 @@ def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, stat
         _check_teacher(training, state)
     else:
         training.surgery.take_back()
-        rebuild_structure(recipe, training, schedule, state)
+        rebuild_structure(recipe, training, state)
     go_on(training, schedule, state)
 
 
-def rebuild_structure(recipe: Recipe, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
-    """Give the model, as it was handed over, the structure and the states of a run; nothing is attached yet.
+def rebuild_structure(recipe: Recipe, training: Training, state: Mapping[str, Any]) -> None:
+    """Give the model, as it was handed over, the structure of a run.
 
     Raises:
-        CheckpointError: another teacher, or state that does not fit; the structure is then as it was before.
+        CheckpointError: another teacher, or records that do not fit; the structure is then as it was before.
     """
     _check_teacher(training, state)
     training.past = _past_models(recipe, training, state["surgery"])
     with _taken_back_on_failure(training):
         training.surgery.replay(state["surgery"], _rebuilding(recipe))
+
+
+def attach_kept(training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+    """Put the forwards of a run that stay in the model on a model that has its structure.
+
+    Raises:
+        CheckpointError: state that does not fit; the structure is then as it was before.
+    """
+    with _taken_back_on_failure(training):
         _restore_states(training, schedule, state["modifiers"])
+    schedule.attach(kept=True)
 
 
 def go_on(training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:

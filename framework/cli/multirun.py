@@ -15,13 +15,13 @@ from paredown.framework.cli.launching import Hydra, hydra_around
 from paredown.framework.cli.search import check_search, search
 from paredown.framework.cli.sweep import print_table
 from paredown.framework.cli.sweep_bar import sweep_bar
-from paredown.framework.cli.sweep_job import SweepJob, is_finished, mark_failed
+from paredown.framework.cli.sweep_job import SweepJob, is_finished, is_through, mark_failed
 from paredown.framework.cli.sweep_overrides import check_jobs, combinations
 from paredown.framework.cli.task_loading import load_task
 from paredown.framework.recipe import Recipe
 from paredown.framework.sweep.claims import is_claimed
 from paredown.framework.sweep.collecting import Sweep, collect
-from paredown.framework.sweep.job_status import read_status, write_whole
+from paredown.framework.sweep.job_status import write_whole
 from paredown.framework.sweep.manifest import FILE, Manifest, read_manifest, write_manifest
 from paredown.framework.sweep.page import html_page
 from paredown.framework.sweep.row import is_job
@@ -78,7 +78,7 @@ def run_jobs(hydra: Hydra, job: SweepJob, jobs: Mapping[int, Sequence[str]]) -> 
             _note_failures(hydra.launch(job, list(batch.values()), list(batch)), job.folder, batch)
         except Exception as error:  # a launcher or a worker may die in any way
             _settle(hydra, job.folder, batch)
-            left = {number: own for number, own in batch.items() if not _is_through(job.folder / str(number))}
+            left = {number: own for number, own in batch.items() if not is_through(job.folder / str(number))}
             suspects = {number: own for number, own in left.items() if (job.folder / str(number)).exists()}
             if hydra.launcher == "SlurmLauncher":  # what is not through may still be in the queue
                 print_problem(f"the launcher gave up: {type(error).__name__}: {error}")
@@ -159,22 +159,14 @@ def _note_failures(returned: Sequence[object], folder: Path, jobs: Mapping[int, 
     """Note what failed before a job could note it itself, such as in Hydra's own composition."""
     for number, one in zip(jobs, returned, strict=False):
         error = getattr(one, "_return_value", None)
-        if isinstance(error, BaseException) and not _is_through(folder / str(number)):
+        if isinstance(error, BaseException) and not is_through(folder / str(number)):
             mark_failed(folder / str(number), jobs[number], error)
-
-
-def _is_through(folder: Path) -> bool:
-    try:
-        status = read_status(folder)
-    except (OSError, ValueError):
-        return False
-    return status is not None and status.state in ("finished", "failed")
 
 
 def _settle(hydra: Hydra, folder: Path, jobs: Mapping[int, Sequence[str]]) -> None:
     """Wait for jobs that go on although their launcher gave up."""
     last, patience = time.monotonic(), 0.0 if hydra.launcher == "JoblibLauncher" else QUIET
-    while not all(_is_through(folder / str(number)) for number in jobs):
+    while not all(is_through(folder / str(number)) for number in jobs):
         if any(is_claimed(folder / str(number)) for number in jobs):
             last = time.monotonic()
         elif time.monotonic() - last >= patience:

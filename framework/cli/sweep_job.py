@@ -18,7 +18,7 @@ from paredown.framework.sweep.claims import claim
 from paredown.framework.sweep.job_status import JobStatus, read_status, write_status, write_whole
 from paredown.framework.sweep.manifest import Manifest
 
-__all__ = ["SweepJob", "is_finished", "mark_failed"]
+__all__ = ["SweepJob", "is_finished", "is_through", "mark_failed"]
 
 #: seconds between two notes on how far a job is
 BEAT = 2.0
@@ -81,12 +81,21 @@ class SweepJob:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a job is through, as far as its folder tells."""
+    """Whether a job gave its results, as far as its folder tells."""
+    return _state(folder) == "finished"
+
+
+def is_through(folder: Path) -> bool:
+    """Whether a job finished or failed, as far as its folder tells."""
+    return _state(folder) in ("finished", "failed")
+
+
+def _state(folder: Path) -> str | None:
     try:
         status = read_status(folder)
     except (OSError, ValueError):
-        return False
-    return status is not None and status.state == "finished"
+        return None
+    return None if status is None else status.state
 
 
 def mark_failed(
