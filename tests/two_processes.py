@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from paredown import Recipe
+
+TESTS = str(Path(__file__).parent)
 Run = Callable[[str, int, int], Any]
 
 
@@ -39,6 +44,29 @@ def in_processes(work: Callable[..., Any], count: int, folder: Path, *given: Any
     folder.mkdir(parents=True, exist_ok=True)
     mp.spawn(_process, (count, str(folder), work, given), nprocs=count)
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+def weights_of_script(
+    folder: Path, script: str, recipe: dict[str, Any], *arguments: str, processes: int = 2, restarts: int = 0
+) -> dict[str, torch.Tensor]:
+    """What somebody's program, started by torchrun in a new folder with recipe.yaml, leaves in weights.pt."""
+    folder.mkdir()
+    (folder / "train.py").write_text(script)
+    (folder / "recipe.yaml").write_text(Recipe.load(recipe).to_yaml())
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    done = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), "train.py", *arguments],
+        cwd=folder,
+        # the agent's store keeps the addresses of dead workers, and gloo would connect to them (torch 2.13)
+        env={**os.environ, "PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / "weights.pt")
 
 
 def _runs(rank: int, count: int, run: Run, names: list[str]) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """FSDP2: all four families on split parameters, checkpoints on another number of processes, refusals that say why."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import torch
 from sample_models import batches, mlp, pruning, recipe_of
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from two_processes import in_processes
+from two_processes import in_processes, weights_of_script
 
 import paredown
 from paredown import Recipe, ScheduledManager
@@ -266,24 +263,8 @@ dist.destroy_process_group()
 
 
 def elastic(folder: Path, *arguments: str):
-    folder.mkdir()
-    (folder / "train.py").write_text(ELASTIC)
     recipe = recipe_of(EPOCHS, **{name: FAMILIES[name] for name in ("prune", "quantize", "distill")})
-    (folder / "recipe.yaml").write_text(Recipe.load(recipe).to_yaml())
-    tests = str(Path(__file__).parent.parent)
-    command = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--rdzv-backend=c10d"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--rdzv-endpoint=127.0.0.1:0", "train.py", *arguments],
-        cwd=folder,
-        # the agent's store keeps the addresses of dead workers, and gloo would connect to them (torch 2.13)
-        env={**os.environ, "PYTHONPATH": tests, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(folder / "weights.pt")
+    return weights_of_script(folder, ELASTIC, recipe, *arguments, restarts=1)
 
 
 @pytest.mark.slow

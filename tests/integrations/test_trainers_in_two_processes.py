@@ -1,17 +1,10 @@
 """Trainers that wrap the model in DistributedDataParallel by themselves: two processes end as a plain loop on all data."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from trainers import FOUR_FAMILIES
+from two_processes import weights_of_script
 
-from paredown import Recipe
-
-TESTS = Path(__file__).parent.parent
 FIRST = """
 import os, sys, torch
 from torch import nn
@@ -121,25 +114,6 @@ RECIPE = {
 }
 
 
-def weights_of(folder, script, processes=2, launched=True):
-    folder.mkdir()
-    (folder / "train.py").write_text(FIRST + script)
-    (folder / "recipe.yaml").write_text(Recipe.load(RECIPE).to_yaml())
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    done = subprocess.run(
-        [sys.executable, *(launcher if launched and processes > 1 else []), "train.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(folder / "weights.pt")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "script"), [("lightning", LIGHTNING), ("accelerate", ACCELERATE), ("transformers", TRAINER)]
@@ -147,8 +121,8 @@ def weights_of(folder, script, processes=2, launched=True):
 def test_structure_and_weights_are_those_of_one_process(name, script, tmp_path):
     """A layer is decomposed in the middle of the run, while the trainer's wrapper holds the model."""
     pytest.importorskip(name)
-    alone = weights_of(tmp_path / "alone", PLAIN, processes=1)
-    found = weights_of(tmp_path / name, script)
+    alone = weights_of_script(tmp_path / "alone", FIRST + PLAIN, RECIPE, processes=1)
+    found = weights_of_script(tmp_path / name, FIRST + script, RECIPE)
     assert list(found) == list(alone)
     for key, value in alone.items():
         assert torch.allclose(found[key].double(), value.double(), atol=1e-5), key

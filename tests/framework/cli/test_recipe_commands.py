@@ -1,30 +1,8 @@
 """`paredown validate`, `recipes` and `schema`: what they print, and their exit codes."""
 
 import json
-import sys
-
-import pytest
-
-from paredown.framework.cli.main import main
 
 GOOD = "recipe: 1\nname: x\nrun: {epochs: 4}\nmodifiers:\n  p: {type: magnitude_pruning, end: 3, final_sparsity: 0.5}\n"
-
-
-@pytest.fixture
-def paredown(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paredown", *arguments])
-        try:
-            code = main()
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code or 0, out, err
-
-    return run
 
 
 def test_validate(paredown, tmp_path):

@@ -1,19 +1,15 @@
 """`paredown diff`, `card` and `verify`: recipes that travel."""
 
 import json
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from paredown import Recipe
-from paredown.framework.cli.main import main
 from paredown.framework.recipe.collections import recipe_names
 from paredown.framework.recipe.comparing import differences
 
-TESTS = str(Path(__file__).parents[2])
 BASE = {
     "recipe": 1,
     "name": "base",
@@ -24,24 +20,6 @@ BASE = {
         "quantize": {"type": "quantization_aware_training", "start": 3},
     },
 }
-
-
-@pytest.fixture
-def paredown(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(TESTS)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paredown", *arguments])
-        try:
-            code = main()
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code or 0, out, err
-
-    return run
 
 
 def changed(path, value, base=BASE):
