@@ -15,7 +15,6 @@ no error is above tensorly's.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peak_memory import peak_of
 from torch import Tensor
 
 SIZES = (64, 128, 256, 512)
@@ -106,12 +106,11 @@ def measured(who: str, method: str, channels: int) -> dict[str, float]:
     """Seconds, megabytes and relative error, in this process."""
     decompose, tensor, rank = (ours if who == "ours" else theirs)(method), kernel(channels), rank_of(method, channels)
     decompose(kernel(8), 2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    products = []
     begin = time.perf_counter()
-    product = decompose(tensor, rank)
+    memory = peak_of(lambda: products.append(decompose(tensor, rank))) / 2**20
     seconds = time.perf_counter() - begin
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "memory": memory, "error": float((product - tensor).norm() / tensor.norm())}
+    return {"seconds": seconds, "memory": memory, "error": float((products[0] - tensor).norm() / tensor.norm())}
 
 
 def in_a_process(who: str, method: str, channels: int) -> dict[str, float]:

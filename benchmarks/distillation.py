@@ -30,12 +30,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from distillation_accuracy import KD, convolutional
-from gptq import resident
+from peak_memory import peak_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -194,11 +193,7 @@ def peak(name: str, peer: str | None, steps: int) -> float:
     x, y = digits()
     step = rows(peer)[name]()
     step(x[:4], y[:4])
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    for _ in range(steps):
-        step(x[:2048], y[:2048])
-    return resident("VmHWM") - before
+    return peak_of(lambda: [step(x[:2048], y[:2048]) for _ in range(steps)])
 
 
 def large(pieces: bool) -> float:
@@ -208,12 +203,13 @@ def large(pieces: bool) -> float:
 
     student, teacher = (torch.randn(1024, 32000, requires_grad=grad) for grad in (True, False))
     loss = loss_of("kl") if pieces else None
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    found = kl_divergence_loss(student, teacher, 2.0) if loss is None else loss(student, teacher, 2.0, None)
-    (gradient,) = torch.autograd.grad(found, student)
-    assert gradient.shape == student.shape
-    return resident("VmHWM") - before
+
+    def learn() -> None:
+        found = kl_divergence_loss(student, teacher, 2.0) if loss is None else loss(student, teacher, 2.0, None)
+        (gradient,) = torch.autograd.grad(found, student)
+        assert gradient.shape == student.shape
+
+    return peak_of(learn)
 
 
 def in_a_process(*arguments: str) -> float:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from peak_memory import peak_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -209,13 +209,13 @@ def memory(width: int, depth: int) -> bool:
 
 
 def _memory(rank: int, world: int, width: int, depth: int) -> int:
-    before = 0
-    for size in (8, width):  # the small one loads what is imported late
-        before = peak()
+    def train(size: int) -> None:
         model, optimizer, manager = begun(size, depth, world)
         steps(model, optimizer, torch.randn(8, size), 25)
         assert manager.done
-    return peak() - before
+
+    train(8)  # loads what is imported late
+    return peak_of(lambda: train(width))
 
 
 def begun(width: int, depth: int, world: int) -> tuple[nn.Module, torch.optim.Optimizer, ScheduledManager]:
@@ -240,11 +240,6 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, count: 
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
-
-
-def peak() -> int:
-    """The largest resident set of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # --- the same as in one process

@@ -23,9 +23,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
+from peak_memory import peak_of
 from torch import Tensor, nn
 from torch.ao.pruning import WeightNormSparsifier
 from torch.nn.utils import prune
@@ -178,19 +178,15 @@ def _measure(method: Method, size: int, sender: Connection) -> None:
     torch.set_num_threads(1)
     method(random_weights(TENSORS * 1000))  # imports and warms up
     weights = random_weights(size)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    start = time.perf_counter()
-    masks = method(weights)
-    seconds = time.perf_counter() - start
-    sender.send((seconds, float(max(0, _resident("VmHWM") - before - masks))))
+    told: dict[str, float] = {}
 
+    def measure() -> None:
+        start = time.perf_counter()
+        told["masks"] = method(weights)
+        told["seconds"] = time.perf_counter() - start
 
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    peak = peak_of(measure)
+    sender.send((told["seconds"], max(0.0, peak - told["masks"])))
 
 
 def held_cost(size: int, form: MaskForm, repetitions: int = 7) -> float:

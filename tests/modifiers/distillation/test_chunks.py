@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from paredown.modifiers.distillation.logit_rows import kl_divergence_rows, rever
 
 SOFT = partial(kl_divergence_rows, temperature=2.0)
 PEAK = """
-import resource, sys, torch
+import sys, torch
+from peak_memory import peak_of
 from paredown.modifiers.distillation.chunks import in_row_chunks
 from paredown.modifiers.distillation.logit_rows import kl_divergence_rows
 
@@ -25,9 +27,7 @@ def learn(student, teacher, at_once):
 torch.set_num_threads(1)
 learn(torch.randn(4, 3, requires_grad=True), torch.randn(4, 3), int(sys.argv[1]))  # what is imported on first use
 student, teacher = torch.randn(1024, 32000, requires_grad=True), torch.randn(1024, 32000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-learn(student, teacher, int(sys.argv[1]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_of(lambda: learn(student, teacher, int(sys.argv[1]))))
 """
 
 
@@ -136,9 +136,11 @@ def test_compiles_whole():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures resident sets")
 def test_peak_memory():
     """Freed memory goes back at once, so that the peak is that of what is held."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    path = os.pathsep.join([str(Path(__file__).parents[3] / "benchmarks"), *sys.path])
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": path}
     chunked, whole = (
         int(
             subprocess.run(
