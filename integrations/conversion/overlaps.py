@@ -7,7 +7,7 @@ from typing import Any
 
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.notes import Notes
-from paredown.integrations.conversion.training import LEARNING_RATE
+from paredown.integrations.conversion.training import LEARNING_RATE, WEIGHT_DECAY
 
 __all__ = ["New", "without_overlaps"]
 
@@ -49,15 +49,17 @@ class New:
 
 def without_overlaps(modifiers: list[New], notes: Notes) -> list[New]:
     """The modifiers of which no two claim the same thing at the same time, as far as it can be told without a model."""
-    left = _rates(modifiers, notes)
+    left = modifiers
+    for kind in (LEARNING_RATE, WEIGHT_DECAY):
+        left = _in_turn(left, kind, notes)
     left = [new for new in left if new.kind != CONSTANT or not _is_held_anyway(new, left, notes)]
     _hand_over(left, notes)
     return left
 
 
-def _rates(modifiers: list[New], notes: Notes) -> list[New]:
-    """Each learning rate until the next one starts."""
-    rates = sorted((new for new in modifiers if new.kind == LEARNING_RATE), key=lambda new: new.start)
+def _in_turn(modifiers: list[New], kind: str, notes: Notes) -> list[New]:
+    """Each rate of a kind until the next one starts."""
+    rates = sorted((new for new in modifiers if new.kind == kind), key=lambda new: new.start)
     dropped: list[New] = []
     for index, new in enumerate(rates):
         later = [other for other in rates[index + 1 :] if other.start > new.start]

@@ -31,7 +31,6 @@ WITHOUT = {
     "LogarithmicEqualizationModifier": "no factors by logarithms; `smoothquant` moves factors by magnitude",
     "PowerpropagationModifier": "no weights to a power; `movement_pruning` or `acdc` train sparse too",
     "TopKASTPruningModifier": "no gradients of a second share of weights; `rigl` and `acdc` train sparse too",
-    "SetWeightDecayModifier": "set weight_decay in the optimizer",
     "SetParamModifier": "set the parameter in the model before the run; `freeze` keeps it",
     "GradualParamModifier": "parameters are not moved along a schedule",
     "SparsificationLoggingModifier": "logging follows every modifier by itself",
@@ -44,7 +43,7 @@ WITHOUT = {
 def why_not(name: str) -> str:
     """Why a modifier is not translated.
 
-    >>> why_not("SetWeightDecayModifier")
-    'set weight_decay in the optimizer'
+    >>> why_not("SparsificationLoggingModifier")
+    'logging follows every modifier by itself'
     """
     return WITHOUT.get(name, "unknown; neither SparseML 1.8 nor llm-compressor has it")

@@ -1,4 +1,4 @@
-"""Modifiers of training itself: learning rates, and parameters that stand still."""
+"""Modifiers of training itself: learning rates, weight decays, and parameters that stand still."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.targets import parameters
 from paredown.integrations.conversion.times import window
 
-__all__ = ["LEARNING_RATE", "TRAINING"]
+__all__ = ["LEARNING_RATE", "TRAINING", "WEIGHT_DECAY"]
 
 New = dict[str, Any] | list[dict[str, Any]] | None
-LEARNING_RATE = "learning_rate"
+LEARNING_RATE, WEIGHT_DECAY = "learning_rate", "weight_decay"
 MOST_PIECES = 60
 POINTS = 20
 #: start, end (None: to the end of the run), first and last rate, curve
@@ -22,12 +22,20 @@ Piece = tuple[float, float | None, float, float, str | list[list[float]]]
 
 
 def set_learning_rate(fields: Fields) -> New:
+    return _constant(fields, LEARNING_RATE)
+
+
+def set_weight_decay(fields: Fields) -> New:
+    return _constant(fields, WEIGHT_DECAY)
+
+
+def _constant(fields: Fields, kind: str) -> New:
+    """One number of the optimizer, of the same name in the old modifier as the new modifier's type."""
     _one_group(fields)
-    if fields.value("learning_rate") is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, "it names no learning rate")
+    if fields.value(kind) is None:
+        fields.notes.left_out(fields.old.line, fields.old.title, f"it names no {kind.replace('_', ' ')}")
         return None
-    final = fields.plain("learning_rate")
-    return {"type": LEARNING_RATE, **window(fields), "final": final, "curve": "constant"}
+    return {"type": kind, **window(fields), "final": fields.plain(kind), "curve": "constant"}
 
 
 def learning_rate_function(fields: Fields) -> New:
@@ -163,7 +171,7 @@ def _unclear(fields: Fields, wanted: str) -> New:
 
 
 def _one_group(fields: Fields) -> None:
-    fields.expect("param_groups", reason="groups keep their ratio to the largest learning rate")
+    fields.expect("param_groups", reason="groups keep their ratio to the largest")
     fields.expect("constant_logging", False, reason="logging follows every value")
 
 
@@ -179,6 +187,7 @@ def trainable(fields: Fields) -> New:
 #: translators by the name of the old modifier
 TRAINING: dict[str, Callable[[Fields], New]] = {
     "SetLearningRateModifier": set_learning_rate,
+    "SetWeightDecayModifier": set_weight_decay,
     "LearningRateFunctionModifier": learning_rate_function,
     "LearningRateModifier": scheduler,
     "TrainableParamsModifier": trainable,

@@ -39,8 +39,8 @@ def test_a_complete_translation(paredown):
 def test_what_is_left_out_goes_to_standard_error_and_into_the_file(paredown):
     code, _, err = paredown("convert", FOLDER / "leftovers.yaml", "--output", "new.yaml")
     assert code == 0
-    assert re.search(r"leftovers\.yaml:28: !ASRegModifier: not converted", err)
-    assert "# not converted: line 28: !ASRegModifier: " in Path("new.yaml").read_text()
+    assert re.search(r"leftovers\.yaml:26: !ASRegModifier: not converted", err)
+    assert "# not converted: line 26: !ASRegModifier: " in Path("new.yaml").read_text()
 
 
 def test_strict_asks_for_everything(paredown):

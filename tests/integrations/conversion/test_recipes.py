@@ -216,7 +216,8 @@ def everything(run):
     assert [run.of(name) for name in ("stem", "body", "head")] == [pytest.approx(0.8, abs=0.01)] * 3
     assert run.rate(1) == 0.05
     assert run.rates[-1] == pytest.approx(0.0001)
-    assert list(run.modifiers) == ["learning_rate", "learning_rate_2", "prune", "quantize", "distill"]
+    assert list(run.modifiers) == ["learning_rate", "learning_rate_2", "weight_decay", "prune", "quantize", "distill"]
+    assert run.modifiers["weight_decay"] == {"type": "weight_decay", "start": 4, "final": 0.0, "curve": "constant"}
     assert run.modifiers["quantize"]["freeze_batch_norm"] == 5
 
 

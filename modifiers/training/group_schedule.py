@@ -1,0 +1,77 @@
+"""A number of the optimizers' param groups over time: what `learning_rate` and `weight_decay` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, Strict
+from torch import Tensor, nn
+
+from paredown.framework.curves import Curve, curve_value
+from paredown.framework.modifier import Foreseen, Modifier
+from paredown.framework.time import Time
+from paredown.framework.training import Training
+
+__all__ = ["GroupSchedule"]
+
+Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass
+class GroupNumbers:
+    """Each param group's number when the window opened, optimizer by optimizer."""
+
+    before: list[list[float]] = field(default_factory=list)
+
+
+class GroupSchedule(Modifier):
+    """A number of the param groups moves from ``initial`` to ``final`` along ``curve``, and then stays."""
+
+    state_type: ClassVar = GroupNumbers
+    needs_training: ClassVar = True
+    key: ClassVar[str]
+    """Of the number in a param group."""
+
+    every: Time = Time.parse("1 step")
+    """Distance between updates. Default: every optimizer step."""
+    initial: Number | None = None
+    """Its value at the start of the window. Default: what the optimizer has then."""
+    final: Number
+    """Its value from the end of the window on."""
+    curve: Curve = "linear"
+    """How it moves over the window."""
+
+    def unused_fields(self) -> Sequence[str]:
+        level = self.curve == "constant" or not isinstance(self.curve, str)
+        return ["initial"] if level and "initial" in self.model_fields_set else []
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return [parameter for group in self._groups(training) for parameter in group["params"]]
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        begin = "the optimizer's own" if self.initial is None else f"{self.initial:g}"
+        return [Foreseen("(optimizer)", f"{self.type.replace('_', ' ')} {begin} to {self.final:g}")]
+
+    def on_start(self, training: Training) -> GroupNumbers:
+        return GroupNumbers([[float(group[self.key]) for group in one.param_groups] for one in training.optimizers])
+
+    def on_update(self, training: Training, state: GroupNumbers) -> None:
+        largest = max(number for before in state.before for number in before)
+        initial = largest if self.initial is None else self.initial
+        value = curve_value(self.curve, training.progress(self), initial, self.final)
+        for optimizer, before in zip(training.optimizers, state.before, strict=True):
+            for group in optimizer.param_groups[len(before) :]:  # added since: it joins with the number it came with
+                before.append(float(group[self.key]))
+            for group, own in zip(optimizer.param_groups, before, strict=True):
+                self._set(group, value * (own / largest if largest else 1.0))
+
+    def _groups(self, training: Training) -> list[dict[str, Any]]:
+        return [group for optimizer in training.optimizers for group in optimizer.param_groups]
+
+    def _set(self, group: dict[str, Any], value: float) -> None:
+        if isinstance(group[self.key], Tensor):
+            group[self.key].fill_(value)
+        else:
+            group[self.key] = value
