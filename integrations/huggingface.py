@@ -12,7 +12,7 @@ import torch
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
-from paredown.integrations.recipe_callback import RecipeCallback, check_length
+from paredown.integrations.recipe_callback import RecipeCallback
 
 try:
     from transformers import TrainerCallback
@@ -60,16 +60,13 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         """Hook the recipe into the optimizer."""
         accumulate = args.gradient_accumulation_steps
         steps = self._steps_per_epoch(kwargs.get("train_dataloader"), accumulate, state.max_steps)
-        check_length(self.manager.recipe, steps, state.max_steps)
         if state.global_step:
             self._load(self._loaded_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         if self.manager.training is not None and self.manager.training.model is not unwrap(model):
             self.manager.release()  # the Trainer built another one (model_init)
         scaler = getattr(optimizer, "scaler", None)
-        self.manager.modify(
-            model, optimizer, steps, accumulate=accumulate, grad_scaler=scaler, strict=self.strict, **self._given
-        )
+        self.begin(model, optimizer, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
         self._forget_early_best(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

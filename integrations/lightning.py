@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from paredown.framework.errors import CheckpointError, ParedownError, ScheduleError
+from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.restoring import Rebuilt, rebuild_model
-from paredown.integrations.recipe_callback import RecipeCallback, check_length
+from paredown.integrations.lightning_steps import optimizers_of, steps_of
+from paredown.integrations.recipe_callback import RecipeCallback
 
 __all__ = ["ParedownCallback"]
 
@@ -37,13 +37,14 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
     """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
 
     An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
-    rounded up. With manual optimization the clock is the first optimizer that trains the model.
+    rounded up. With manual optimization the clock is the first optimizer that trains the model, and all optimizers are
+    taken to step equally often.
 
     Args:
         recipe: whatever `Recipe.load` reads.
         module: which part of the LightningModule is compressed, by its name in it; by default all of it. Distillation
             needs the part whose ``forward`` the training step calls.
-        accumulate: for manual optimization: over how many forwards the training step accumulates gradients.
+        accumulate: for manual optimization: over how many batches the training step accumulates gradients [1].
         common: ``overrides``, ``variables``, ``save_teacher``, ``strict``, ``data``, ``teacher``, ``example_inputs``
             and ``forward`` of `RecipeCallback`.
 
@@ -56,18 +57,27 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         super().__init__(recipe, **common)
         self.module, self.accumulate = module, accumulate
         self._rebuilt: Rebuilt | None = None
-        self._restored = False
+        self._restored = self._began = False
+
+    @property
+    def state_key(self) -> str:
+        """One for each part of a model, so that several recipes go into one checkpoint."""
+        return str(self._generate_state_key(module=self.module))
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         """Before the optimizer is built and weights are loaded: the structure that is due at 0."""
         model = pl_module.get_submodule(self.module)
         if stage == "fit":
+            self.report = None
             self.manager.prepare(model, **self._given)
+            self._began = True
         own_hook: Any = pl_module.on_load_checkpoint
 
         def on_load_checkpoint(checkpoint: Any) -> None:  # comes before the weights are loaded; a callback's own after
             state = checkpoint.get("callbacks", {}).get(self.state_key)
-            if state:
+            if self._began and stage != "fit":
+                _check_structure(pl_module, checkpoint)
+            elif state:
                 self._rebuild(model, state, stage)
             elif stage == "fit":
                 raise CheckpointError(
@@ -80,18 +90,13 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
     def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Hook the recipe into the optimizers."""
         pl_module.__dict__.pop("on_load_checkpoint", None)
-        total = trainer.estimated_stepping_batches
-        steps = self._steps_per_epoch(trainer, total)
-        check_length(self.manager.recipe, steps, total)
+        automatic = bool(pl_module.automatic_optimization)
+        accumulate = trainer.accumulate_grad_batches if automatic else self.accumulate
+        steps, total = steps_of(trainer, automatic, accumulate or 1, self.manager.recipe.run_epochs)
         model = pl_module.get_submodule(self.module)
-        self.manager.modify(
-            model,
-            _training(trainer.optimizers, model),
-            steps,
-            accumulate=trainer.accumulate_grad_batches if pl_module.automatic_optimization else self.accumulate,
-            grad_scaler=getattr(trainer.precision_plugin, "scaler", None),
-            strict=self.strict,
-        )
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        optimizers = optimizers_of(model, trainer.optimizers)
+        self.begin(model, optimizers, steps, total, accumulate=accumulate, grad_scaler=scaler)
 
     def on_fit_end(self, trainer: Any, pl_module: nn.Module) -> None:
         """Audit, and make it permanent."""
@@ -101,8 +106,8 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
             self.report = self.manager.finalize()
 
     def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
-        """Take everything off."""
-        self.manager.release()
+        """Take everything off; what was prepared too, where no step was made."""
+        self.abandon()
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into Lightning's checkpoint."""
@@ -110,7 +115,7 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """For strategies that load weights after the optimizer is built."""
-        if state and self.manager.training is not None and not self._restored:
+        if state and self.manager.training is not None and self.report is None and not self._restored:
             self.manager.load_state_dict(state)
 
     def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
@@ -127,24 +132,17 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         if stage == "fit":
             self._restored = True
             self.manager.load_state_dict(state)
-        elif self.manager.training is None:
+        else:
             self._rebuilt = rebuild_model(self.manager.recipe, model, state)
 
-    def _steps_per_epoch(self, trainer: Any, total: float) -> int:
-        batches, epochs = trainer.num_training_batches, self.manager.recipe.run_epochs
-        if math.isfinite(batches):
-            steps: int = math.ceil(batches / trainer.accumulate_grad_batches)
-            return steps
-        if math.isfinite(total) and total > 0 and epochs:
-            return math.ceil(total / epochs)
-        raise ScheduleError(
-            "the training data has no length, so an epoch has no number of steps: Trainer(limit_train_batches=...) or "
-            "Trainer(max_steps=...) gives it one"
+
+def _check_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Of a model whose training has begun: it cannot be given the structure of another moment."""
+    mine, theirs = (
+        {name: one.shape for name, one in of.items()} for of in (module.state_dict(), checkpoint["state_dict"])
+    )
+    if mine != theirs:
+        raise CheckpointError(
+            "the checkpoint's model has another structure than this one, which the recipe has changed since: test it "
+            "with a LightningModule that is built anew, a new ParedownCallback and a new Trainer"
         )
-
-
-def _training(optimizers: Sequence[Any], model: nn.Module) -> list[Any]:
-    """Those that train the model; all of them where none does, for the error that says so."""
-    own = {id(parameter) for parameter in model.parameters()}
-    found = [one for one in optimizers if any(id(p) in own for group in one.param_groups for p in group["params"])]
-    return found or list(optimizers)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
+from paredown.framework.clock import Clock
 from paredown.framework.errors import ScheduleError
 from paredown.framework.manager import ScheduledManager
 from paredown.framework.recipe import Recipe
@@ -50,6 +52,20 @@ class RecipeCallback:
         self.save_teacher, self.strict = save_teacher, strict
         self._given = {"data": data, "teacher": teacher, "example_inputs": example_inputs, "forward": forward}
 
+    def begin(self, model: nn.Module, optimizer: Any, steps_per_epoch: int, total_steps: float, **how: Any) -> None:
+        """Hook the recipe in, unless it is longer than the training; what is refused leaves the model as it was."""
+        try:
+            check_length(self.manager.recipe, steps_per_epoch, total_steps)
+            self.manager.modify(model, optimizer, steps_per_epoch, strict=self.strict, **how)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Take everything off; before the first step, undo what was prepared too."""
+        if self.manager.training is not None and self.report is None:
+            self.manager.take_back()
+
 
 def check_length(recipe: Recipe, steps_per_epoch: int, total_steps: float) -> None:
     """Refuse a recipe that is longer than the training.
@@ -62,12 +78,11 @@ def check_length(recipe: Recipe, steps_per_epoch: int, total_steps: float) -> No
     Raises:
         ScheduleError: names both lengths.
     """
-    if recipe.run_epochs is None:
-        return
-    wanted, epochs = math.floor(recipe.run_epochs * steps_per_epoch), total_steps / steps_per_epoch
-    if wanted > total_steps:
+    wanted, epochs = Clock(steps_per_epoch, recipe.run_epochs).run_steps, total_steps / steps_per_epoch
+    if wanted is not None and wanted > total_steps:
+        fitting = int(epochs * 10_000) / 10_000  # rounded down: a longer one would be refused again
         raise ScheduleError(
             f"the recipe {recipe.name!r} takes {recipe.run_epochs:g} epochs ({wanted} optimizer steps), and the "
             f"trainer stops after {epochs:g} ({total_steps:g} steps): train longer, or load it with "
-            f"run.epochs={epochs:g}"
+            f"run.epochs={fitting:.10g}"
         )
