@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
+from paredown.framework.autocast_regions import lay_open_
 from paredown.framework.calling import Forward, buffers_kept, call, evaluating
 from paredown.framework.errors import TargetError
 from paredown.framework.managed import without_links
@@ -95,6 +96,8 @@ class _Called(nn.Module):
 def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None = None) -> Graph:
     """Trace an eval forward with `torch.export` (not strict, without decompositions), past the managed links.
 
+    Autocast regions are seen through: the graph has what they compute, without their casts.
+
     The model is as it was afterwards: modes, links and parameters.
 
     Args:
@@ -113,6 +116,7 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
         except Exception as error:  # torch.export lets the error of any operator through
             reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             raise TargetError(f"the model's graph cannot be traced by torch.export: {reason}") from error
+    lay_open_(program.graph_module)
     return _graph_of(program, model)
 
 
