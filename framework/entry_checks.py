@@ -27,6 +27,7 @@ __all__ = [
     "check_teachers",
     "optimizers_in",
     "optimizers_of",
+    "wrappers_in",
 ]
 
 
@@ -130,7 +131,12 @@ def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
 
 def optimizers_in(given: Any) -> list[Optimizer]:
     """The optimizers in what a user gives: one, a list, or wrappers of them."""
-    return [_own_optimizer(one) for one in (given if isinstance(given, (list, tuple)) else [given])]
+    return [_own_optimizer(one) for one in _each(given)]
+
+
+def wrappers_in(given: Any) -> list[Any]:
+    """What is around the optimizers that a user gives, as Accelerate's."""
+    return [wrapper for one in _each(given) for wrapper in _layers(one)[:-1]]
 
 
 def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
@@ -151,12 +157,21 @@ def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
         )
 
 
+def _each(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _layers(given: Any) -> list[Any]:
+    """Wrappers, outermost first, and what is in them."""
+    layers = [given]
+    while not isinstance(layers[-1], Optimizer) and hasattr(layers[-1], "optimizer"):
+        layers.append(layers[-1].optimizer)
+    inner = getattr(layers[-1], "optimizer", None)  # a wrapper that inherits from Optimizer, as Accelerate's
+    return [*layers, inner] if isinstance(inner, Optimizer) else layers
+
+
 def _own_optimizer(given: Any) -> Optimizer:
-    optimizer = given
-    while not isinstance(optimizer, Optimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    inner = getattr(optimizer, "optimizer", None)  # a wrapper that inherits from Optimizer, as Accelerate's
-    optimizer = inner if isinstance(inner, Optimizer) else optimizer
+    optimizer = _layers(given)[-1]
     if not isinstance(optimizer, Optimizer):
         raise ParedownError(f"a torch.optim.Optimizer is wanted, not a {type(given).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):

@@ -24,6 +24,7 @@ from paredown.framework.entry_checks import (
     check_teachers,
     optimizers_in,
     optimizers_of,
+    wrappers_in,
 )
 from paredown.framework.errors import ParedownError, ScheduleError
 from paredown.framework.events import EventLog
@@ -166,6 +167,7 @@ class ScheduledManager:
             self._hand_over(prepared, data, teacher, example_inputs, forward)
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
         training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
+        training.wrappers = wrappers_in(optimizer)
         phases = self.schedule.phases if prepared and self.schedule is not None else {}
         schedule = self._checked_schedule(training, phases)
         if prepared and self._loaded is not None:

@@ -35,6 +35,7 @@ class Training:
     Attributes:
         model: the user's own module, without wrappers.
         optimizers: those that train it; empty where nothing is trained.
+        wrappers: what the user's loop has around them (Accelerate's), which an LR scheduler may hang on.
         clock: optimizer steps; None where nothing is trained (every modifier goes to its final state).
         data: batches for calibration, or None.
         scaling: what the user declared to do to the loss.
@@ -54,6 +55,7 @@ class Training:
         self.handed = model
         self.model = unwrap(model)
         self.optimizers: list[Optimizer] = []
+        self.wrappers: list[Any] = []
         self.clock: Clock | None = None
         self.data: Iterable[Any] | None = None
         self.scaling = Scaling()

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.framework.errors import CheckpointError
+from paredown.framework.errors import CheckpointError, ScheduleError
 from paredown.framework.manager import ScheduledManager
+from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
 
 __all__ = ["STATE_FILE", "modify"]
 
-#: what is written into each of the Accelerator's checkpoints
+#: what is written into each of the Accelerator's checkpoints; of its second model "paredown_1.pt", and so on
 STATE_FILE = "paredown.pt"
 
 
@@ -25,7 +26,7 @@ def modify(
     manager: ScheduledManager,
     model: nn.Module,
     optimizer: Any,
-    loader: Sized,
+    loader: Sized | int,
     *,
     save_teacher: bool = False,
     **given: Any,
@@ -39,7 +40,8 @@ def modify(
     Args:
         accelerator: the ``accelerate.Accelerator``.
         manager: of the recipe.
-        model, optimizer, loader: as ``accelerator.prepare`` gave them.
+        model, optimizer, loader: as ``accelerator.prepare`` gave them; in place of a loader without a length, the
+            number of batches in an epoch.
         save_teacher: keep the initial teacher's tensors in the checkpoints.
         given: ``data``, ``teacher``, ``example_inputs``, ``forward``, ``strict`` as of `ScheduledManager.modify`.
 
@@ -54,7 +56,7 @@ def modify(
     manager.modify(
         model,
         optimizer,
-        math.ceil(len(loader) / accumulate),
+        math.ceil(_batches(loader) / accumulate),
         accumulate=accumulate,
         grad_scaler=accelerator.scaler,
         **given,
@@ -62,10 +64,10 @@ def modify(
 
     def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
         if accelerator.is_main_process:
-            torch.save(manager.state_dict(save_teacher), Path(output_dir) / STATE_FILE)
+            torch.save(manager.state_dict(save_teacher), Path(output_dir) / _file_of(manager, models))
 
     def load(models: list[nn.Module], input_dir: str) -> None:
-        file = Path(input_dir) / STATE_FILE
+        file = Path(input_dir) / _file_of(manager, models)
         if not file.is_file():
             raise CheckpointError(f"{file} does not exist: the checkpoint was saved without paredown's modify")
         manager.load_state_dict(load_plain(file))
@@ -73,3 +75,23 @@ def modify(
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
     return optimizer
+
+
+def _batches(loader: Sized | int) -> int:
+    if isinstance(loader, int):
+        return loader
+    try:
+        return len(loader)
+    except TypeError:
+        raise ScheduleError(
+            "the loader has no length, so an epoch has no number of steps: give modify the number of batches in an "
+            "epoch in its place"
+        ) from None
+
+
+def _file_of(manager: ScheduledManager, models: list[nn.Module]) -> str:
+    """Named as the accelerator names the files of its models."""
+    own = None if manager.training is None else manager.training.model
+    place = next((place for place, model in enumerate(models) if unwrap(model) is own), 0)
+    name, _, ending = STATE_FILE.partition(".")
+    return f"{name}_{place}.{ending}" if place else STATE_FILE

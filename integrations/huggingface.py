@@ -21,6 +21,8 @@ except ImportError:
 
 __all__ = ["STATE_FILE", "ParedownCallback", "RecipeArguments"]
 
+#: what a modifier claims that sets learning rates
+SCHEDULES = "schedule of lr"
 #: what is written into each of the Trainer's checkpoints
 STATE_FILE = "paredown.pt"
 
@@ -29,7 +31,8 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
     """Runs a recipe inside of ``Trainer.train``, and keeps its state beside the Trainer's checkpoints.
 
     An epoch is as many optimizer steps as the Trainer makes in one. ``load_best_model_at_end`` never picks a checkpoint
-    from before the recipe's targets were reached.
+    from before the recipe's targets were reached. Where the recipe schedules the learning rate, the Trainer's own
+    schedule (``lr_scheduler_type``, warm-up) has no effect; a scheduler in ``optimizers=`` is refused then.
 
     Args:
         recipe: whatever `Recipe.load` reads.
@@ -48,6 +51,8 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         super().__init__(recipe, **common)
         self.resume_from_checkpoint = resume_from_checkpoint
         self._loaded_from: Path | None = None
+        self._schedules = any(SCHEDULES in modifier.claims for modifier in self.manager.recipe.modifiers.values())
+        self._rates: list[Any] = []
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model as it was handed over: keep it as a teacher, make the changes of structure that are due."""
@@ -63,10 +68,14 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         if state.global_step:
             self._load(self._loaded_from or Path(args.output_dir) / f"checkpoint-{state.global_step}")
         model, optimizer = kwargs["model"], kwargs["optimizer"]
+        if self._schedules and not state.global_step:
+            for group in optimizer.param_groups:  # without the Trainer's warm-up
+                group["lr"] = group.get("initial_lr", group["lr"])
         if self.manager.training is not None and self.manager.training.model is not unwrap(model):
             self.manager.release()  # the Trainer built another one (model_init)
         scaler = getattr(optimizer, "scaler", None)
-        self.begin(model, optimizer, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
+        own = getattr(optimizer, "optimizer", optimizer)  # not Accelerate's, on which the Trainer's scheduler hangs
+        self.begin(model, own, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
         self._forget_early_best(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -77,9 +86,17 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
             torch.save(self.manager.state_dict(self.save_teacher), folder / STATE_FILE)
         self._forget_early_best(state)
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer's scheduler comes next: keep what the recipe has set."""
+        self._rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A best model from before the targets were reached is none: a dense model is always better."""
         self._forget_early_best(state)
+        if self._schedules:
+            for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
+                group["lr"] = rate
+            kwargs["lr_scheduler"]._last_lr = self._rates  # which the Trainer logs
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Audit, and make it permanent."""

@@ -30,7 +30,7 @@ class LearningRate(GroupSchedule):
         super().on_update(training, state)
 
     def _refuse_scheduler(self, training: Training) -> None:
-        for optimizer in training.optimizers:
+        for optimizer in [*training.optimizers, *training.wrappers]:
             if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
                 raise ScheduleError(
                     f"{self.name}: the loop has an LR scheduler on the same optimizer, and each would overwrite the "

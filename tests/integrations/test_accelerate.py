@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from sample_models import conv_net
+from sample_models import conv_net, pruning, recipe_of
 from torch import nn
 from trainers import EPOCHS, FOUR_FAMILIES, data, furthest, optimizer_of, plain
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.errors import CheckpointError
+from paredown.framework.errors import CheckpointError, ScheduleError
 
 accelerate = pytest.importorskip("accelerate")
 from paredown.integrations.accelerate import modify  # noqa: E402
@@ -63,3 +63,55 @@ def test_a_checkpoint_without_a_recipe_is_refused(tmp_path):
     dense.accelerator.save_state(tmp_path)
     with pytest.raises(CheckpointError, match="saved without paredown's modify"):
         Loop(1).accelerator.load_state(tmp_path)
+
+
+def test_a_scheduler_on_the_prepared_optimizer_is_refused():
+    recipe = recipe_of(EPOCHS, rate={"type": "learning_rate", "final": 0.01})
+    loop = Loop(1, recipe=None)
+    torch.optim.lr_scheduler.StepLR(loop.optimizer, 1)
+    manager = ScheduledManager(Recipe.load(recipe))
+    with pytest.raises(ScheduleError, match="LR scheduler on the same optimizer"):
+        modify(loop.accelerator, manager, loop.model, loop.optimizer, loop.loader)
+
+
+def test_a_loader_without_a_length_needs_a_number():
+    loop = Loop(4, recipe=None)
+    manager = ScheduledManager(Recipe.load(recipe_of(EPOCHS, prune=pruning(0.5))))
+    with pytest.raises(ScheduleError, match="give modify the number of batches"):
+        modify(loop.accelerator, manager, loop.model, loop.optimizer, iter(loop.loader))
+    modify(loop.accelerator, manager, loop.model, loop.optimizer, LENGTH)
+    assert manager.training.clock.steps_per_epoch == LENGTH // 4
+
+
+class TwoModels:
+    def __init__(self):
+        self.accelerator = accelerate.Accelerator(cpu=True)
+        nets = [conv_net(), conv_net(seed=1)]
+        self.nets = self.accelerator.prepare(*nets)
+        self.optimizers = self.accelerator.prepare(*(optimizer_of(net) for net in nets))
+        recipes = FOUR_FAMILIES, recipe_of(EPOCHS, prune=pruning(0.5, targets=["body"]))
+        self.managers = [ScheduledManager(Recipe.load(recipe)) for recipe in recipes]
+        for manager, net, optimizer in zip(self.managers, self.nets, self.optimizers, strict=True):
+            modify(self.accelerator, manager, net, optimizer, LENGTH)
+
+    def run(self, epochs):
+        for x, y in data(LENGTH) * epochs:
+            for net, optimizer in zip(self.nets, self.optimizers, strict=True):
+                optimizer.zero_grad()
+                self.accelerator.backward(nn.functional.cross_entropy(net(x), y))
+                optimizer.step()
+
+
+def test_a_recipe_for_each_of_two_models_and_their_checkpoint(tmp_path):
+    whole, resumed = TwoModels(), TwoModels()
+    whole.run(2)
+    whole.accelerator.save_state(tmp_path)
+    whole.run(EPOCHS - 2)
+    resumed.accelerator.load_state(tmp_path)
+    resumed.run(EPOCHS - 2)
+    for loop in (whole, resumed):
+        for manager in loop.managers:
+            manager.finalize()
+    assert furthest(whole.nets[0], plain(1, LENGTH)) == 0
+    for ours, theirs in zip(resumed.nets, whole.nets, strict=True):
+        assert furthest(ours, theirs) == 0

@@ -223,3 +223,53 @@ def test_a_trainer_that_builds_its_model_anew_and_one_that_trains_twice(tmp_path
     second.optimizer = None
     second.train()
     assert zeros(second.model) == first == pytest.approx(0.9 * size(second.model), abs=0.5)
+
+
+RATE = {"type": "learning_rate", "initial": 0.05, "final": 0.01}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_recipes_learning_rate_wins_over_the_trainers_schedule(resumed, tmp_path):
+    class Linear(InOrder):
+        """With the schedule that the Trainer makes by itself."""
+
+        create_scheduler = transformers.Trainer.create_scheduler
+
+    recipe = recipe_of(EPOCHS, rate=RATE, prune=pruning(0.5, targets=["body"]))
+    seen = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            seen.append(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def run(**more):
+        args = trainer(tmp_path, None, save_strategy="steps", save_steps=20, warmup_steps=5, logging_steps=1).args
+        callbacks = [ParedownCallback(recipe), Watch()]
+        return Linear(classifier(), args, train_dataset=samples(), callbacks=callbacks).train(**more), callbacks[0]
+
+    run()
+    if resumed:
+        seen.clear()
+        run(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    steps = EPOCHS * LENGTH
+    wanted = [0.05 - 0.04 * step / steps for step in range(20 if resumed else 0, steps)]
+    assert seen == pytest.approx(wanted)
+
+
+def test_a_scheduler_that_the_user_gives_beside_the_recipes_is_refused(tmp_path):
+    model = classifier()
+    optimizer = optimizer_of(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    callback = ParedownCallback(recipe_of(EPOCHS, rate=RATE))
+    args = trainer(tmp_path, None).args
+    with pytest.raises(ScheduleError, match="LR scheduler on the same optimizer"):
+        InOrder(model, args, train_dataset=samples(), callbacks=[callback], optimizers=(optimizer, scheduler))
+
+
+def test_what_is_refused_when_training_starts_leaves_the_model_dense(tmp_path):
+    svd = {"type": "svd_decomposition", "targets": ["head"], "rank": 2, "guard": "none"}
+    model = classifier()
+    run = trainer(tmp_path, ParedownCallback(recipe_of(EPOCHS + 1, svd=svd)), model)
+    with pytest.raises(ScheduleError, match="takes 5 epochs"):
+        run.train()
+    assert isinstance(model.head, nn.Linear)

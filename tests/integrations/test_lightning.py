@@ -169,3 +169,114 @@ def test_data_without_a_length_needs_a_length(tmp_path):
     trainer(tmp_path, callback, epochs=-1, max_steps=40).fit(Lit(), stream)
     assert callback.manager.training.clock.steps_per_epoch == 10
     assert callback.manager.done
+
+
+class Accumulating(Manual):
+    """Steps after every third batch, and after the last of an epoch."""
+
+    def training_step(self, batch, index):
+        optimizer = self.optimizers()
+        self.manual_backward(Lit.training_step(self, batch, index) / 3)
+        if index % 3 == 2 or index == LENGTH - 1:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_manual_accumulation_counts_the_modules_own_steps(tmp_path):
+    lit, callback = Accumulating(), ParedownCallback(FOUR_FAMILIES, module="net", accumulate=3)
+    trainer(tmp_path, callback).fit(lit, loader())
+    assert callback.manager.training.clock.steps_per_epoch == 4
+    assert furthest(lit.net, plain(3)) == 0
+
+
+def test_an_epoch_is_that_of_the_data_where_only_steps_end_the_training(tmp_path):
+    """Lightning has not loaded the data then when the training starts."""
+    callback = ParedownCallback(recipe_of(2, prune=pruning(0.9, end=2)), module="net")
+    trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
+    assert callback.manager.training.clock.steps_per_epoch == LENGTH
+
+
+class Pair(pl.LightningModule):
+    """Two networks with an optimizer each, which Lightning counts together."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net, self.other = conv_net(), conv_net(seed=1)
+
+    def training_step(self, batch, index):
+        for net, optimizer in zip((self.net, self.other), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(net(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return optimizer_of(self.net), optimizer_of(self.other)
+
+
+def test_of_several_optimizers_the_steps_of_one_count(tmp_path):
+    callback = ParedownCallback(FOUR_FAMILIES, module="net")
+    with pytest.raises(ScheduleError, match=r"stops after 2 \(20 steps\)"):
+        trainer(tmp_path, callback, epochs=-1, max_steps=40).fit(Pair(), loader())
+    pair, callback = Pair(), ParedownCallback(FOUR_FAMILIES, module="net")
+    trainer(tmp_path, callback, epochs=-1, max_steps=80).fit(pair, loader())
+    assert furthest(pair.net, plain()) == 0
+
+
+def test_a_recipe_for_each_of_two_networks_and_their_checkpoint(tmp_path):
+    def callbacks():
+        recipe = recipe_of(EPOCHS, prune=pruning(0.5, targets=["body"]))
+        return ParedownCallback(FOUR_FAMILIES, module="net"), ParedownCallback(recipe, module="other")
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    whole, resumed = Pair(), Pair()
+    trainer(tmp_path, *callbacks(), Save()).fit(whole, loader())
+    trainer(tmp_path, *callbacks()).fit(resumed, loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert furthest(resumed, whole) == 0
+    assert furthest(whole.net, plain()) == 0
+    assert float((whole.other.body.weight == 0).float().mean()) == 0.5
+
+
+def test_what_is_refused_when_training_starts_leaves_the_model_dense(tmp_path):
+    svd = {"type": "svd_decomposition", "targets": ["head"], "rank": 2, "guard": "none"}
+    lit = Lit()
+    before = {name: tensor.clone() for name, tensor in lit.state_dict().items()}
+    with pytest.raises(ScheduleError, match="takes 9 epochs"):
+        trainer(tmp_path, ParedownCallback(recipe_of(9, svd=svd), module="net")).fit(lit, loader())
+    assert {name: tensor.tolist() for name, tensor in lit.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in before.items()
+    }
+
+
+class Watched(Lit):
+    def validation_step(self, batch, index):
+        self.log("loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]), batch_size=len(batch[1]))
+
+    test_step = validation_step
+
+
+def test_the_best_checkpoint_is_tested_by_the_trainer_that_wrote_it(tmp_path):
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", monitor="loss", save_top_k=-1)
+    recipe = recipe_of(
+        EPOCHS, prune=pruning(0.5, targets=["body"], start=0, end=1), quantize=FOUR_FAMILIES["modifiers"]["quantize"]
+    )
+    lit, run = Watched(), trainer(tmp_path, ParedownCallback(recipe, module="net"), keep, enable_checkpointing=True)
+    run.fit(lit, loader(), loader())
+    assert run.test(lit, loader(), ckpt_path="best", verbose=False)[0]["loss"] == pytest.approx(
+        float(keep.best_model_score)
+    )
+
+
+def test_a_checkpoint_of_another_structure_is_refused_by_the_trainer_that_wrote_it(tmp_path):
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    lit, run = (
+        Watched(),
+        trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, module="net"), keep, enable_checkpointing=True),
+    )
+    run.fit(lit, loader(), loader())
+    with pytest.raises(CheckpointError, match="built anew, a new ParedownCallback"):
+        run.test(lit, loader(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
