@@ -84,7 +84,7 @@ def run_seed(
 ) -> Outcome:
     """Train the dense model, show the plan, run the recipe, and save the checkpoint."""
     dense = train_dense(task, seed, progress, keeping)
-    dense_accuracy = task.evaluate(dense)
+    dense_accuracy = task.accuracy(dense)
     model = copy.deepcopy(dense)
     manager = ScheduledManager(recipe)
     length = len(task.train_loader)
@@ -95,7 +95,7 @@ def run_seed(
         curve: list[tuple[float, float]] = []
     else:
         curve = _with_recipe(task, model, manager, folder / "checkpoint.pt", progress, keeping)
-    outcome = Outcome(seed, manager.report(dense=dense), dense_accuracy, task.evaluate(model), curve)
+    outcome = Outcome(seed, manager.report(dense=dense), dense_accuracy, task.accuracy(model), curve)
     if keeping is not None:
         keeping.save_outcome(outcome)
     return outcome
@@ -149,7 +149,7 @@ def _with_recipe(
     manager.modify(model, optimizer, length, data=task.train_loader, example_inputs=task.example_inputs)
     epochs = manager.recipe.run_epochs or 0
     scheduled = not any("schedule of lr" in modifier.claims for modifier in manager.recipe.modifiers.values())
-    loop = TrainingLoop(task, model, optimizer, epochs, progress, "recipe", task.evaluate, scheduled)
+    loop = TrainingLoop(task, model, optimizer, epochs, progress, "recipe", task.accuracy, scheduled)
     if keeping is not None:
         keeping.go_on(loop, manager)
     curve = loop.run(None if keeping is None else lambda: keeping.save_half(loop, manager))

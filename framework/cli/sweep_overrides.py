@@ -95,6 +95,10 @@ def check_jobs(recipe: Recipe, jobs: Iterable[Sequence[str]]) -> None:
 def _values(override: Any) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line]
+    if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
+        raise typer.BadParameter(
+            f"{override.input_line}: glob chooses files of a config group, and a recipe has none", param_hint="OVERRIDE"
+        )
     if not override.is_discrete_sweep():
         raise typer.BadParameter(
             f"{override.input_line}: a range without single values is searched with --sweeper optuna",

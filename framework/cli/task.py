@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from paredown.framework.errors import ParedownError
+
 __all__ = ["Batches", "Task"]
 
 
@@ -49,3 +51,17 @@ class Task:
     dense_epochs: int
     scheduler: Callable[[Optimizer, int], LRScheduler] | None = None
     seeds: tuple[int, ...] = (0,)
+
+    def accuracy(self, model: nn.Module) -> float:
+        """What ``evaluate`` gives for a model, as a number.
+
+        Raises:
+            ParedownError: it gives something else.
+        """
+        found: Any = self.evaluate(model)
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise ParedownError(
+                f"{self.name}: evaluate gave {str(found)[:100]!r}; the accuracy is a number, such as correct / total"
+            ) from None

@@ -66,7 +66,15 @@ def read_config(source: Container) -> Document:
         values: Any = OmegaConf.to_container(source, resolve=False)
     except (OmegaConfBaseException, ValueError) as error:
         raise RecipeError([position.mistake(f"cannot be read: {error}")]) from error
-    return Document(plain_node(values, position), "config", None)
+    return Document(plain_node(_without_removed(values), position), "config", None)
+
+
+def _without_removed(values: Any) -> Any:
+    """Without modifiers that are null: the app has merged its config already, and they are what it removed."""
+    modifiers = values.get("modifiers") if isinstance(values, dict) and "extends" not in values else None
+    if not isinstance(modifiers, dict):
+        return values
+    return {**values, "modifiers": {name: one for name, one in modifiers.items() if one is not None}}
 
 
 def app_around(source: Container) -> App | None:

@@ -11,13 +11,14 @@ import yaml
 __all__ = ["to_yaml"]
 
 _KIND = "tag:yaml.org,2002:{}".format
-#: what an unquoted scalar means by YAML 1.2; the last is text that a YAML 1.1 reader elsewhere would take for more
+#: what an unquoted scalar means by YAML 1.2; the last two are text that a YAML 1.1 reader elsewhere would take for more
 _MEANINGS = (
     (_KIND("null"), r"~|null|Null|NULL|"),
     (_KIND("bool"), r"true|True|TRUE|false|False|FALSE"),
     (_KIND("int"), r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
     (_KIND("float"), r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
     (_KIND("doubtful"), r"(?i:on|off|yes|no|y|n)|[-+]?[0-9][0-9_]*(:[0-9]+)*(\.[0-9_]*)?|\d{4}-\d\d?-\d\d?.*|<<|="),
+    (_KIND("doubtful"), r"[-+]?0b[01_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?[0-9_]*\.[0-9_]+([eE][-+]?[0-9]+)?"),
 )
 
 

@@ -100,5 +100,7 @@ def _grouped(
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name, points in history.items():
         quantity = name.partition(" (")[0]
-        charts.setdefault(f"{quantity[:1].upper()}{quantity[1:]} over time", {})[name] = points
+        drawn = [(x, y) for x, y in points if math.isfinite(y)]
+        if drawn:
+            charts.setdefault(f"{quantity[:1].upper()}{quantity[1:]} over time", {})[name] = drawn
     return charts

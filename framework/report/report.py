@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ class Summary:
     """One model in numbers; None where a number was not measured.
 
     ``bytes`` are those of a DEFLATE-compressed file with all tensors, ``bytes_plain`` of an uncompressed one;
-    ``latency`` is milliseconds a forward (lower quartile, median, upper quartile); ``accuracies`` has one value a seed.
+    ``latency`` is milliseconds a forward (lower quartile, median, upper quartile); ``accuracies`` has one value a seed,
+    nan where a model diverged.
     """
 
     parameters: int
@@ -99,8 +101,8 @@ class Report:
         return [row for row in rows if row is not None]
 
     def to_json(self) -> str:
-        """All of it, as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """All of it, as JSON; null stands for what is not finite."""
+        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -112,9 +114,13 @@ class Report:
         try:
             plain = json.loads(text)
             for key in ("dense", "compressed"):
-                plain[key] = Summary(**_with_tuples(plain[key]))
+                accuracies = [math.nan if one is None else one for one in plain[key].get("accuracies", ())]
+                plain[key] = Summary(**_with_tuples({**plain[key], "accuracies": accuracies}))
             plain["layers"] = [LayerRow(**_with_tuples(row)) for row in plain["layers"]]
-            plain["history"] = {name: [(x, y) for x, y in points] for name, points in plain["history"].items()}
+            plain["history"] = {
+                name: [(x, math.nan if y is None else y) for x, y in points]
+                for name, points in plain["history"].items()
+            }
             return cls(**_with_tuples(plain))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ParedownError(f"this is no report of paredown: {error}") from None
@@ -132,6 +138,14 @@ class Report:
             raise ParedownError(f"{path}: a report is saved as .html or .json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html_page(self) if path.suffix == ".html" else self.to_json(), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:

@@ -128,10 +128,13 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         report = Report.from_json(path.read_text(encoding="utf-8"))
+        accuracies = tuple(float(value) for value in report.compressed.accuracies)
+        if not all(map(math.isfinite, accuracies)):
+            problems.append("the accuracy is not a number: the training diverged")
         return {
             "compressed": _quantities(report.compressed),
             "dense": _quantities(report.dense),
-            "accuracies": tuple(float(value) for value in report.compressed.accuracies),
+            "accuracies": accuracies if all(map(math.isfinite, accuracies)) else (),
             "recipe": str(report.recipe),
         }
     except (OSError, ParedownError, ValueError, TypeError, LookupError, RecursionError) as error:
@@ -140,13 +143,14 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _quantities(summary: Summary) -> dict[str, float]:
-    """The quantities of one model that were measured.
+    """The quantities of one model that were measured; a model that diverged has no accuracy.
 
     Raises:
         TypeError, ValueError: one is no number.
     """
     latency = None if summary.latency is None else summary.latency[1]
-    measured = (summary.accuracy, summary.bytes, summary.macs, latency, summary.nonzeros, summary.sparsity)
+    accuracy = summary.accuracy if summary.accuracy is not None and math.isfinite(summary.accuracy) else None
+    measured = (accuracy, summary.bytes, summary.macs, latency, summary.nonzeros, summary.sparsity)
     found = {name: value for name, value in zip(QUANTITIES, measured, strict=True) if value is not None}
     if not all(math.isfinite(value) for value in found.values()):
         raise ValueError("a quantity is not finite")

@@ -233,6 +233,7 @@ def test_a_damaged_half_trained_checkpoint_means_a_new_start(folder):
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=interval(0,1)"], 2, "--sweeper optuna"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=range(0,1,0.000001)"], 2, "at most"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=(1"], 2, "OVERRIDE"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=glob(*)"], 2, "config group"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra/launcher=jobli"], 2, "joblib"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.lancher.n_jobs=2"], 2, "lancher"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.sweep.dir=x"], 2, "--output"),

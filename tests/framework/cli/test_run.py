@@ -37,6 +37,16 @@ def task():
 
 def nothing():
     return 3
+
+def with_evaluate(evaluate):
+    import dataclasses
+    return dataclasses.replace(task(), dense_epochs=1, evaluate=evaluate)
+
+def wordy():
+    return with_evaluate(lambda model: "well")
+
+def as_a_tensor():
+    return with_evaluate(lambda model: torch.tensor(float("nan")) if sum((p == 0).sum() for p in model.parameters()) else torch.tensor(0.5))
 """
 RECIPE = """
 recipe: 1
@@ -100,6 +110,14 @@ def test_overrides_one_shot_and_json(folder):
     assert torch.load(folder / "runs" / "latest" / "checkpoint.pt", weights_only=True)["optimizers"] == []
 
 
+def test_an_accuracy_may_be_a_tensor_and_no_number(folder):
+    ran = paredown(folder, "run", "recipe.yaml", "--task", "job:as_a_tensor", "--output", "out")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads((folder / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (told["dense"]["accuracies"], told["compressed"]["accuracies"]) == ([0.5], [None])
+    assert "nan" in paredown(folder, "report", "out").stdout
+
+
 def test_plan(folder):
     told = paredown(folder, "plan", "recipe.yaml", "--task", "job:task")
     assert told.returncode == 0, told.stderr
@@ -119,6 +137,7 @@ def test_plan(folder):
         (["run", "recipe.yaml"], 2, "--task"),
         (["run", "recipe.yaml", "modifiers.prune.final=0.5", "--task", "job:task"], 1, "final_sparsity"),
         (["plan", "recipe.yaml", "modifiers.prune.targets=[Conv2d]", "--task", "job:task"], 1, "nothing to act on"),
+        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate gave 'well'; the accuracy is a number"),
         (["report", "nowhere"], 2, "nowhere"),
         (["report", "recipe.yaml"], 1, "no report"),
         (["report", "."], 2, "report.json"),

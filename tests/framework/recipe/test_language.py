@@ -57,11 +57,35 @@ def test_scalars_of_yaml_1_2(text, value):
 
 
 @pytest.mark.parametrize(
-    "value", [*SCALARS, *SCALARS.values(), 1e-7, 1e22, "a: b", "# c", "${a.b}", "x\ny\n", " x", "\x01", "'", "<<"]
+    "value",
+    [
+        *SCALARS,
+        *SCALARS.values(),
+        1e-7,
+        1e22,
+        "a: b",
+        "# c",
+        "${a.b}",
+        "x\ny\n",
+        " x",
+        "\x01",
+        "'",
+        "<<",
+        "0b101",
+        "1_0",
+        "+.5e3",
+    ],
 )
 def test_written_scalars_read_back(value):
     values = {"a": value, "b": [value], str(value): {"c": value}}
     assert read_yaml(to_yaml(values), "")[0].plain() == values
+
+
+@pytest.mark.parametrize(
+    "text", ["0b101", "0x_1", "0o7", "1_000", "1_0.5", "._5", "12:30", "y", "017", "1e3", "-0b1", "1.5e+3"]
+)
+def test_text_stays_text_for_readers_of_yaml_1_1(text):
+    assert yaml.safe_load(to_yaml({"a": text})) == {"a": text}
 
 
 EXPRESSIONS = {
@@ -228,6 +252,13 @@ def test_sources(tmp_path):
     refused("recipe: 1\nmodifiers: {}\n", "no such file")
     with pytest.raises(TypeError):
         Recipe.load(3)
+
+
+def test_what_an_app_sets_to_null_is_removed():
+    modifiers = {**recipe()["modifiers"], "gone": None}
+    app = OmegaConf.create({"recipe": {**recipe(), "modifiers": modifiers}})
+    assert list(Recipe.load(app.recipe).modifiers) == ["prune"]
+    refused({**recipe(), "modifiers": modifiers}, "null removes an inherited modifier")
 
 
 def test_inside_an_app():

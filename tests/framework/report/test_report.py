@@ -1,5 +1,7 @@
 """The report survives JSON, and its page needs nothing but itself."""
 
+import dataclasses
+import math
 import re
 from html.parser import HTMLParser
 
@@ -7,6 +9,7 @@ import pytest
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.report import LayerRow, Report, Summary
+from paredown.framework.report.page import html_page
 
 VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
 
@@ -29,6 +32,25 @@ def report():
 def test_json_round_trip(tmp_path):
     report().save(tmp_path / "report.json")
     assert Report.from_json((tmp_path / "report.json").read_text()) == report()
+
+
+def test_what_is_not_finite_is_null_in_json_and_comes_back():
+    diverged = dataclasses.replace(
+        report(),
+        compressed=Summary(1, 1, accuracies=(math.nan, 0.5)),
+        history={"loss": [(0.0, 1.0), (1.0, math.nan)], "total": [(0.0, math.inf)]},
+    )
+    text = diverged.to_json()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    again = Report.from_json(text)
+    assert math.isnan(again.compressed.accuracies[0])
+    assert again.compressed.accuracies[1] == 0.5
+    assert again.history["loss"][0] == (0.0, 1.0)
+    assert math.isnan(again.history["loss"][1][1])
+    for one in (diverged, again):
+        assert "accuracy (2 seeds)" in str(one)
+        assert "nan" not in html_page(one).partition("<svg")[2]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"dense": 1}', "nonsense"])

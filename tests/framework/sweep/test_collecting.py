@@ -89,7 +89,6 @@ def test_a_broken_file_loses_no_other_job(tmp_path, name, content):
     "change",
     [
         {"accuracies": ["x"]},
-        {"accuracies": [None]},
         {"bytes": "many"},
         {"latency": [1]},
         {"latency": 3},
@@ -109,6 +108,15 @@ def test_a_report_with_a_wrong_value(tmp_path, change):
     found = collect([tmp_path])
     assert [row.state for row in found.rows] == ["finished", "unfinished"]
     assert "report.json cannot be read" in found.rows[1].error
+
+
+def test_a_job_that_diverged_is_finished_and_wins_nothing(tmp_path):
+    job(tmp_path / "0", (0.1,))
+    job(tmp_path / "1", (0.9, float("nan")), size=1)
+    found = collect([tmp_path])
+    assert [row.state for row in found.rows] == ["finished", "finished"]
+    assert "accuracy" not in found.rows[1].compressed
+    assert "diverged" in found.rows[1].error
 
 
 def test_folders_of_a_users_own_hydra_app(tmp_path):
