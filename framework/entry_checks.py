@@ -22,6 +22,7 @@ __all__ = [
     "check_model",
     "check_module",
     "check_one_shot",
+    "check_optimizers",
     "check_parts",
     "check_scaler",
     "check_teachers",
@@ -103,6 +104,21 @@ def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
         raise TargetError(
             f"{modifier.name} ({modifier.type}) needs whole weights, and these are split among processes: "
             f"{early if modifier.structural else late}"
+        )
+
+
+def check_optimizers(modifiers: Iterable[Modifier], optimizers: Iterable[Optimizer]) -> None:
+    """Refuse changes of structure under an optimizer that cannot follow them.
+
+    Raises:
+        ScheduleError: names the modifier and the optimizer.
+    """
+    late = next((one for one in modifiers if one.structural), None)
+    if late is not None and any(type(one).__name__ == "ZeroRedundancyOptimizer" for one in optimizers):
+        raise ScheduleError(
+            f"{late.name} ({late.type}) replaces parameters, and ZeroRedundancyOptimizer trains only those that it was "
+            "built with: call manager.prepare(model) before the optimizer is built and let it start at 0, or use the "
+            "optimizer without it, or fully_shard"
         )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link, add_link, links_of, remove_links
 from paredown.framework.schedule import Schedule
 from paredown.framework.training import Training
@@ -90,6 +91,7 @@ class LoopHooks:
             return
         self.seen_first_step = True
         self.training.surgery.settle()
+        self._check_optimizers()
         forwards = int(self._counter.forwards)
         clock, scaling = self.training.clock, self.training.scaling
         if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
@@ -101,6 +103,15 @@ class LoopHooks:
                 f"accumulate={forwards}). If {clock.steps_per_epoch} already counts optimizer steps, say "
                 f"accumulate={forwards} alone; if nothing is accumulated, accumulate=1.",
                 stacklevel=4,
+            )
+
+    def _check_optimizers(self) -> None:
+        """Refuse to go on where what is trained is not what the model has: it was sharded after `modify`, or moved."""
+        held = {id(p) for one in self.training.optimizers for group in one.param_groups for p in group["params"]}
+        if not any(id(parameter) in held for parameter in self.training.model.parameters()):
+            raise ScheduleError(
+                "the optimizer holds none of the model's parameters any more: something replaced them after modify. "
+                "Wrap or shard the model first (fully_shard), build the optimizer then, and call modify after both"
             )
 
     def _watch(self, scaler: Any) -> None:

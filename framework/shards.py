@@ -6,12 +6,12 @@ for the moment, never the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "any_of_parts",
@@ -20,6 +20,7 @@ __all__ = [
     "own_part",
     "put_together",
     "sharded_in",
+    "split_in_forward",
     "sum_of_parts",
     "whole_of_part",
 ]
@@ -33,6 +34,24 @@ def is_sharded(tensor: Tensor) -> bool:
 def sharded_in(tensors: Iterable[Tensor]) -> bool:
     """Whether one of them is a DTensor."""
     return any(is_sharded(tensor) for tensor in tensors)
+
+
+def split_in_forward(model: nn.Module, gathered: bool = False) -> Iterator[nn.Parameter]:
+    """The parameters that stay split while the model runs (tensor parallelism); FSDP2 puts together what it split.
+
+    Args:
+        model: or a module in it.
+        gathered: whether FSDP2 wraps a module around it.
+    """
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.fsdp import FSDPModule  # takes long: not at import
+
+        gathered = gathered or isinstance(model, FSDPModule)
+        for parameter in model.parameters(recurse=False):
+            if len(_split_dimensions(parameter)) > (1 if gathered else 0):
+                yield parameter
+        for child in model.children():
+            yield from split_in_forward(child, gathered)
 
 
 def own_part(tensor: Any) -> Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
@@ -89,13 +90,19 @@ def resume(folder: str | Path, model: nn.Module, optimizer: Any, manager: Schedu
     manager.load_state_dict(_with_parts(plain["manager"], parts))  # before the weights: they fit its structure
     with manager.paused():
         tensors = _tensors(model, optimizer)
+        young = _without_momenta(tensors["optimizer"]["state"], place)
         load_parts(tensors, checkpoint_id=place)
         set_state_dict(
             unwrap(model),
             optimizers_in(optimizer),
             model_state_dict=tensors["model"],
             optim_state_dict=tensors["optimizer"],
+            options=StateDictOptions(strict=False),  # of the young; what is missing else has been told by then
         )
+        parameters = named_parameters(unwrap(model))
+        for one in optimizers_in(optimizer):
+            for name in parameters.keys() & young:
+                one.state.pop(parameters[name], None)
     if len(plain["random"]) == dist.get_world_size():
         set_random_state(plain["random"][dist.get_rank()])
     return dict(plain["extra"])
@@ -104,6 +111,15 @@ def resume(folder: str | Path, model: nn.Module, optimizer: Any, manager: Schedu
 def _tensors(model: nn.Module, optimizer: Any) -> dict[str, Any]:
     weights, momenta = get_state_dict(unwrap(model), optimizers_in(optimizer))
     return {"model": weights, "optimizer": momenta}
+
+
+def _without_momenta(momenta: dict[str, Any], place: str) -> list[str]:
+    """Take out what the checkpoint has no momenta of, as of a layer that had just been replaced: their names."""
+    known = FileSystemReader(place).read_metadata().state_dict_metadata
+    young = [name for name in momenta if not any(key.startswith(f"optimizer.state.{name}.") for key in known)]
+    for name in young:
+        del momenta[name]
+    return young
 
 
 def _without_parts(state: Any, path: tuple[str, ...], parts: dict[str, Tensor]) -> Any:

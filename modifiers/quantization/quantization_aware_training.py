@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from paredown.framework.curves import Curve, curve_value
+from paredown.framework.errors import TargetError
+from paredown.framework.shards import split_in_forward
 from paredown.framework.time import Time
 from paredown.framework.training import Training
 from paredown.modifiers.quantization.frozen_statistics import freeze_statistics
@@ -67,6 +69,15 @@ class QuantizationAwareTraining(QuantizationModifier):
     @property
     def works_on_parts(self) -> bool:
         return True
+
+    def check(self, training: Training) -> None:
+        split = {id(parameter) for parameter in split_in_forward(training.model)}
+        if any(id(parameter) in split for parameter in self.claimed(training)):
+            raise TargetError(
+                f"{self.name} ({self.type}) needs weights that are whole while the model runs, and tensor parallelism "
+                "keeps these split: use fully_shard or DistributedDataParallel, or add these layers to ignore"
+            )
+        super().check(training)
 
     def unused_fields(self) -> Sequence[str]:
         idle = ["freeze_observers", "warm_up"] if self.activations is None else []

@@ -6,7 +6,10 @@ import pytest
 import torch
 from sample_models import batches, mlp, pruning, recipe_of
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from two_processes import in_processes, weights_of_script
 
 import paredown
@@ -152,6 +155,34 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path):
                 assert torch.equal(tensor == 0, found[name] == 0), (name, world)
 
 
+#: where the layer has just been decomposed, and its factors have no momenta yet
+LATE = {"svd": {**FAMILIES["svd"], "start": 2}, "prune": FAMILIES["prune"]}
+
+
+def whole_run(rank, world, folder):
+    parts = begun(world, LATE, split=False)
+    go(*parts[:2], 0, 2 * LENGTH, rank, world)
+    distributed.save(folder, *parts)
+    go(*parts[:2], 2 * LENGTH, EPOCHS * LENGTH, rank, world)
+    return whole(parts[0])
+
+
+def resumed_whole(rank, world, folder):
+    parts = begun(world, LATE, split=False)
+    distributed.resume(folder, *parts)
+    go(*parts[:2], 2 * LENGTH, EPOCHS * LENGTH, rank, world)
+    return whole(parts[0])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_whole_models_at_a_change_of_structure(tmp_path):
+    folder = str(tmp_path / "checkpoint")
+    wanted = in_processes(whole_run, 2, tmp_path / "run", folder)[0]
+    assert "4.0.weight" in wanted
+    for found in in_processes(resumed_whole, 2, tmp_path / "again", folder):
+        assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
+
+
 def refusals(rank, world, folder):
     told = {}
 
@@ -172,6 +203,28 @@ def refusals(rank, world, folder):
         manager.modify(model, optimizer, LENGTH, teacher=teacher)
         return model, optimizer, manager
 
+    def managed(model, optimizer, **modifiers):
+        manager = ScheduledManager(Recipe.load(recipe_of(EPOCHS, **modifiers)))
+        manager.modify(model, optimizer, LENGTH)
+
+    def sharded_late():
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        managed(model, optimizer, p=pruning())
+        fully_shard(model)
+        model(torch.randn(4, 16)).sum().backward()
+        optimizer.step()
+
+    def tensor_parallel():
+        model = mlp()
+        parallelize_module(model, init_device_mesh("cpu", (world,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        managed(model, torch.optim.SGD(model.parameters(), 0.1), q={"type": "quantization_aware_training"})
+
+    def zero_redundancy():
+        model = mlp()
+        optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
+        managed(model, optimizer, svd={**FAMILIES["svd"], "start": 1})
+
     attempt("svd", lambda: modified({"svd": {**FAMILIES["svd"], "start": 1}}))
     attempt("blocks", lambda: modified({"prune": {**pruning(0.5), "structure": {"block": [1, 4]}}}))
     attempt("gradients", lambda: modified({"prune": {**pruning(0.5), "type": "movement_pruning"}}))
@@ -180,6 +233,9 @@ def refusals(rank, world, folder):
     attempt("peers", lambda: modified({"peers": {"type": "mutual_learning", "weight": 0.5}}))
     attempt("early optimizer", lambda: modified({"p": pruning()}, lambda m: torch.optim.SGD(m.parameters(), 0.1)))
     attempt("saved", lambda: paredown.save(f"{folder}/c.pt", *modified({"p": pruning()})))
+    attempt("sharded late", sharded_late)
+    attempt("tensor parallel", tensor_parallel)
+    attempt("zero", zero_redundancy)
     attempt("missing", lambda: distributed.resume(f"{folder}/none", *modified({"p": pruning()})))
     modified({"distill": FAMILIES["distill"]}, teacher=mlp(seed=2))
     return told
@@ -195,6 +251,9 @@ def test_what_needs_whole_weights_is_refused_with_what_to_do(tmp_path):
         assert "movement_pruning" in told["gradients"]
         assert "manager.prepare(model) before fully_shard" in told["teacher"]
         assert "copies the model while it trains" in told["average"]
+        assert "none of the model's parameters any more" in told["sharded late"]
+        assert "q (quantization_aware_training) needs weights that are whole" in told["tensor parallel"]
+        assert "svd (svd_decomposition) replaces parameters, and ZeroRedundancyOptimizer" in told["zero"]
         assert "peers (mutual_learning) copies" in told["peers"]
         assert "the optimizer holds none of the model's parameters" in told["early optimizer"]
         assert "paredown.integrations.distributed.save" in told["saved"]
