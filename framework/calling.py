@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Forward", "buffers_kept", "call", "evaluating"]
+__all__ = ["Forward", "buffers_kept", "call", "evaluating", "recomputes"]
 
 Forward = Callable[[nn.Module, Any], Any]
+
+
+def recomputes() -> bool:
+    """Whether a forward runs inside of a backward: the same one again, as activation checkpointing does."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager

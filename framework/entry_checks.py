@@ -22,7 +22,6 @@ __all__ = [
     "check_model",
     "check_module",
     "check_one_shot",
-    "check_optimizers",
     "check_parts",
     "check_scaler",
     "check_teachers",
@@ -107,21 +106,6 @@ def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
         )
 
 
-def check_optimizers(modifiers: Iterable[Modifier], optimizers: Iterable[Optimizer]) -> None:
-    """Refuse changes of structure under an optimizer that cannot follow them.
-
-    Raises:
-        ScheduleError: names the modifier and the optimizer.
-    """
-    late = next((one for one in modifiers if one.structural), None)
-    if late is not None and any(type(one).__name__ == "ZeroRedundancyOptimizer" for one in optimizers):
-        raise ScheduleError(
-            f"{late.name} ({late.type}) replaces parameters, and ZeroRedundancyOptimizer trains only those that it was "
-            "built with: call manager.prepare(model) before the optimizer is built and let it start at 0, or use the "
-            "optimizer without it, or fully_shard"
-        )
-
-
 def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
     """The optimizers themselves, out of wrappers, checked against the model.
 
@@ -194,5 +178,10 @@ def _own_optimizer(given: Any) -> Optimizer:
         raise ParedownError(
             "LBFGS evaluates the model many times in one step, and its line search would see weights that a modifier "
             "changes in between: use SGD, AdamW or another first-order optimizer"
+        )
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        raise ParedownError(
+            "ZeroRedundancyOptimizer keeps momenta where they cannot be cleared, and trains only the parameters that "
+            "it was built with: use its own optimizer (SGD, AdamW), or fully_shard, which splits momenta too"
         )
     return optimizer

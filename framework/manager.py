@@ -19,7 +19,6 @@ from paredown.framework.entry_checks import (
     check_model,
     check_module,
     check_one_shot,
-    check_optimizers,
     check_parts,
     check_scaler,
     check_teachers,
@@ -382,7 +381,6 @@ class ScheduledManager:
         schedule = Schedule(self.recipe.modifiers, training)
         schedule.phases.update(phases or {})
         check_parts(schedule.waiting, training)
-        check_optimizers(schedule.waiting, training.optimizers)
         check_claims(schedule.modifiers, training)
         for modifier in schedule.modifiers:
             modifier.check(training)

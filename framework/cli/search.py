@@ -91,6 +91,9 @@ def _range(override: Any) -> Any:
         whole = isinstance(given.start, int) or "int" in tags
         kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
         convert = int if whole else float
+        if given.start > given.end or ("log" in tags and given.start <= 0):
+            told = f"{override.input_line}: an interval goes from the smaller to the larger, of log from above 0"
+            raise typer.BadParameter(told, param_hint="OVERRIDE")
         return kind(convert(given.start), convert(given.end), log="log" in tags)
     check_range(override)
     texts = list(override.sweep_string_iterator())

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from paredown.framework.sweep.claims import claim
-from paredown.framework.sweep.job_status import JobStatus, read_status, write_status, write_whole
+from paredown.framework.sweep.job_status import JobStatus, write_status, write_whole
 from paredown.framework.sweep.manifest import Manifest
+from paredown.framework.sweep.row import read_row
 
 __all__ = ["SweepJob", "is_finished", "is_through", "mark_failed"]
 
@@ -81,21 +82,13 @@ class SweepJob:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a job gave its results, as far as its folder tells."""
-    return _state(folder) == "finished"
+    """Whether a job gave its results, and they can be read."""
+    return read_row(folder).state == "finished"
 
 
 def is_through(folder: Path) -> bool:
     """Whether a job finished or failed, as far as its folder tells."""
-    return _state(folder) in ("finished", "failed")
-
-
-def _state(folder: Path) -> str | None:
-    try:
-        status = read_status(folder)
-    except (OSError, ValueError):
-        return None
-    return None if status is None else status.state
+    return read_row(folder).state in ("finished", "failed")
 
 
 def mark_failed(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from paredown.framework.calling import recomputes
 from paredown.framework.errors import TargetError
 from paredown.framework.managed import Link
 
@@ -21,22 +23,29 @@ class Capture(Link):
         self.name = name
         self.model, self.layer = model, layer
         self.given: Any = None
+        self.learns = True
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         output = call(module, *args, **kwargs)
-        self.given = output
+        if not recomputes():
+            self.given, self.learns = output, torch.is_grad_enabled() or not module.training
         return output
 
     def take(self) -> Any:
         """What the layer gave; it is let go.
 
         Raises:
-            TargetError: the layer was not called.
+            TargetError: the layer was not called, or a student's layer ran without gradients.
         """
         given, self.given = self.given, None
         if given is None:
             raise TargetError(
                 f"{self.name} was not called in the forward of its model (a parent may use its weight alone, as some "
                 "fused forwards do): pair another layer"
+            )
+        if self.model is None and torch.is_grad_enabled() and not self.learns:
+            raise TargetError(
+                f"{self.name} ran without gradients inside of the model's forward, and would learn nothing: "
+                "checkpoint activations with use_reentrant=False, or pair a layer outside of the part that runs so"
             )
         return given

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calling import recomputes
 from paredown.framework.managed import Link, links_of
 from paredown.framework.shards import put_together
 from paredown.modifiers.quantization.fake_quantize import fake_quantize, quantize, round_through
@@ -204,7 +205,7 @@ class ActivationQuantizer(Quantizer):
         return self._treated(x, module) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def _treated(self, x: Tensor, module: nn.Module) -> Tensor:
-        if self.observation is not None and (module.training or self.always) and x.numel():
+        if self.observation is not None and (module.training or self.always) and x.numel() and not recomputes():
             self._observe(x, module, self.observation)
         if self.passing or not (self.in_eval or module.training):
             return x

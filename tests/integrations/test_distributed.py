@@ -223,7 +223,7 @@ def refusals(rank, world, folder):
     def zero_redundancy():
         model = mlp()
         optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
-        managed(model, optimizer, svd={**FAMILIES["svd"], "start": 1})
+        managed(model, optimizer, p=pruning())
 
     attempt("svd", lambda: modified({"svd": {**FAMILIES["svd"], "start": 1}}))
     attempt("blocks", lambda: modified({"prune": {**pruning(0.5), "structure": {"block": [1, 4]}}}))
@@ -253,7 +253,7 @@ def test_what_needs_whole_weights_is_refused_with_what_to_do(tmp_path):
         assert "copies the model while it trains" in told["average"]
         assert "none of the model's parameters any more" in told["sharded late"]
         assert "q (quantization_aware_training) needs weights that are whole" in told["tensor parallel"]
-        assert "svd (svd_decomposition) replaces parameters, and ZeroRedundancyOptimizer" in told["zero"]
+        assert "ZeroRedundancyOptimizer keeps momenta" in told["zero"]
         assert "peers (mutual_learning) copies" in told["peers"]
         assert "the optimizer holds none of the model's parameters" in told["early optimizer"]
         assert "paredown.integrations.distributed.save" in told["saved"]

@@ -241,6 +241,7 @@ def test_a_damaged_half_trained_checkpoint_means_a_new_start(folder):
         (["run", "recipe.yaml", "-t", "tiny_task:nothing", "-m", f"{SWEPT}=0.5,0.6"], 2, "nothing"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "ax", "a=1"], 2, "optuna"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna"], 2, "nothing is varied"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna", f"{SWEPT}=interval(.9,.2)"], 2, "smaller"),
         (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "--output", "."], 2, "holds the results of a run"),
         (["run", "recipe.yaml", "-m", f"{SWEPT}=0.5"], 2, "--task"),
         (["run", "-m"], 2, "RECIPE"),

@@ -163,6 +163,39 @@ def test_a_search_with_other_objectives_and_failures(paredown):
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
 
 
+@pytest.mark.parametrize("sweeper", [["--sweeper", "optuna", "--trials", "2"], []])
+def test_jobs_that_diverge_end_and_win_nothing(paredown, sweeper):
+    pytest.importorskip("optuna")
+    run = [
+        "run",
+        "recipe.yaml",
+        "-t",
+        "tiny_task:diverging",
+        *sweeper,
+        "-m",
+        f"{SWEPT}=0.95,0.96",
+        "-o",
+        "out",
+        "--json",
+    ]
+    code, told, problems = paredown(*run)
+    assert (code, problems) == (0, "")
+    rows = json.loads(told)
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+    assert [row["accuracy"] for row in rows] == [None, None]
+    assert all("diverged" in row["error"] for row in rows)
+
+
+def test_a_finished_job_whose_report_is_damaged_runs_again(paredown):
+    run = ["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=0.5,0.6", "-o", "out", "-q"]
+    assert paredown(*run)[0] == 0
+    report = paredown / "out" / "1" / "report.json"
+    whole = json.loads(report.read_text())["compressed"]["accuracies"]
+    report.write_text("{")
+    assert paredown("run", "--resume", "out", "-q")[0] == 0
+    assert json.loads(report.read_text())["compressed"]["accuracies"] == whole
+
+
 def test_mistakes_of_a_search(paredown, monkeypatch):
     search = ["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna"]
     code, _, told = paredown(*search, "modifiers.prune.final_sparsty=interval(0.1,0.9)")

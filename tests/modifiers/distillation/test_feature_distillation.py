@@ -7,6 +7,7 @@ from resuming import assert_resumes, going
 from sample_models import batches, conv_net, mlp, train
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from paredown import RecipeError, TargetError
 from paredown.framework.managed import links_of
@@ -243,3 +244,30 @@ def test_a_layer_that_is_not_called_is_named():
     manager_of(FEATURES, pairs={"idle": "used"}).modify(student, sgd(student), 10)
     with pytest.raises(TargetError, match="the student's layer idle was not called"):
         student(batches()[0][0])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.net, self.reentrant = mlp(), reentrant
+
+    def forward(self, x):
+        return self.net[2:](checkpoint(self.net[:2], x.requires_grad_(), use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_whose_activations_are_checkpointed(reentrant):
+    def learn(model):
+        train(model, sgd(model, rate=0), batches(1))
+
+    student, plain, teacher = Checkpointed(reentrant), mlp(), mlp(seed=3)
+    manager = manager_of(FEATURES, pairs={"net.1": "1"}, weight=W, warmup=0)
+    manager.modify(student, sgd(student), 10, teacher=teacher)
+    if reentrant:  # the forward itself runs without gradients
+        with pytest.raises(TargetError, match="net.1 ran without gradients .* use_reentrant=False"):
+            learn(student)
+        return
+    reference = manager_of(FEATURES, pairs={"1": "1"}, weight=W, warmup=0)
+    reference.modify(plain, sgd(plain), 10, teacher=teacher)
+    learn(student), learn(plain)
+    assert torch.equal(gradient(student), gradient(plain))
