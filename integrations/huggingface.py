@@ -53,6 +53,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         self._loaded_from: Path | None = None
         self._schedules = any(SCHEDULES in modifier.claims for modifier in self.manager.recipe.modifiers.values())
         self._rates: list[Any] = []
+        self._began = False
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model as it was handed over: keep it as a teacher, make the changes of structure that are due."""
@@ -63,6 +64,9 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hook the recipe into the optimizer."""
+        if self._began:  # a training that an exception ended
+            self.manager.release()
+            self._loaded_from = None
         accumulate = args.gradient_accumulation_steps
         steps = self._steps_per_epoch(kwargs.get("train_dataloader"), accumulate, state.max_steps)
         if state.global_step:
@@ -76,6 +80,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         scaler = getattr(optimizer, "scaler", None)
         own = getattr(optimizer, "optimizer", optimizer)  # not Accelerate's, on which the Trainer's scheduler hangs
         self.begin(model, own, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
+        self._began = True
         self._forget_early_best(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -101,6 +106,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Audit, and make it permanent."""
         self.report = self.manager.finalize()
+        self._began = False
 
     def _forget_early_best(self, state: Any) -> None:
         if not self.manager.done:

@@ -3,7 +3,8 @@
     manager.events.listeners.append(TensorBoard(manager, "runs/prune90"))
 
 Numbers that modifiers tell (sparsity, bits) are curves over optimizer steps; what happens once (a window that opens or
-ends, ranges that freeze) is a mark; at each event come the losses by term, and the sparsity of every layer.
+ends, ranges that freeze) is a mark; at each event come the losses by term, and the sparsity of every layer (the share
+of zeros among all its parameters, biases too).
 """
 
 from __future__ import annotations

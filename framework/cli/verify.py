@@ -11,6 +11,7 @@ import typer
 
 from paredown.framework.cli.console import AsJson, Quiet, console, print_json, print_problem
 from paredown.framework.cli.recipe_arguments import Source, require_source
+from paredown.framework.errors import ParedownError
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe
@@ -54,6 +55,10 @@ def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet
     if not runs:
         print_problem(f"{recipe}: it records no run; `paredown run RECIPE --task MODULE:FUNCTION --record` writes one")
         raise typer.Exit(1)
+    from paredown.framework.report.proof import check_recorded
+
+    for entry, _ in runs:
+        check_recorded(entry)
     found = [(str(entry.get("task", "")), _again(loaded, entry, name, quiet or as_json)) for entry, name in runs]
     holds = all(one.holds for _, numbers in found for one in numbers)
     if as_json:
@@ -87,7 +92,10 @@ def _again(recipe: Recipe, entry: Mapping[str, Any], task: str, silent: bool) ->
     from paredown.framework.report.proof import compared
 
     run, job = entry["run"], load_task(task)
-    seeds = [int(seed) for seed in run.get("seeds", job.seeds)]
+    try:
+        seeds = [int(seed) for seed in run.get("seeds", job.seeds)]
+    except (TypeError, ValueError):
+        raise ParedownError(f"results: run.seeds is {run['seeds']!r}; a list of integers is wanted") from None
     with Bars(hidden=silent) as bars, TemporaryDirectory() as folder:
         report = run_seeds(job, recipe, seeds, Path(folder), bars.of, _nothing, bool(run.get("apply")))
     return compared(entry, evidence(report, job.name))

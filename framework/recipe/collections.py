@@ -7,6 +7,7 @@ by an entry point of the group `paredown.recipes` (its name comes first in the r
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -79,18 +80,20 @@ def near_names(name: str) -> str:
 
 
 def _of_package(package: str, prefix: str, told: str) -> Iterator[Collection]:
-    """The folder of a package, found without running it."""
+    """The folder of a package, found without running it, nor the packages that it is in."""
+    top, *inner = package.split(".")
     try:
-        spec = find_spec(package)
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        yield Collection(Path(folder), prefix, told)
+        if Path(folder, *inner).is_dir():
+            yield Collection(Path(folder, *inner), prefix, told)
 
 
 def _is_card(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(4).rstrip() == b"---"
+            return file.read(7).removeprefix(BOM_UTF8)[:4].rstrip() == b"---"
     except OSError:
         return False

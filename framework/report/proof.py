@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LEAST_SPREAD", "Compared", "compared"]
+from paredown.framework.errors import ParedownError
+
+__all__ = ["LEAST_SPREAD", "Compared", "check_recorded", "compared"]
 
 #: what two runs of the same seeds may differ by on another machine, where the recorded accuracies lie closer together
 LEAST_SPREAD = 0.002
@@ -36,6 +38,28 @@ class Compared:
         return abs(self.found - self.recorded) <= self.allowed
 
 
+def check_recorded(recorded: Mapping[str, Any]) -> None:
+    """Refuse an entry of `results` that holds no numbers where they belong.
+
+    Raises:
+        ParedownError: names the place.
+
+    >>> check_recorded({"dense": {"accuracies": "high"}})
+    Traceback (most recent call last):
+        ...
+    paredown.framework.errors.ParedownError: results: dense.accuracies is 'high'; a list of numbers is wanted
+    """
+    for model in ("dense", "compressed"):
+        of = recorded.get(model)
+        if of is not None and not isinstance(of, Mapping):
+            raise ParedownError(f"results: {model} is {of!r}; accuracies and bytes are wanted")
+        accuracies, size = ((of or {}).get(name) for name in ("accuracies", "bytes"))
+        if accuracies is not None and not (isinstance(accuracies, Sequence) and all(map(_is_number, accuracies))):
+            raise ParedownError(f"results: {model}.accuracies is {accuracies!r}; a list of numbers is wanted")
+        if size is not None and not _is_number(size):
+            raise ParedownError(f"results: {model}.bytes is {size!r}; a number is wanted")
+
+
 def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Compared]:
     """The numbers of two entries of `results`, side by side.
 
@@ -57,6 +81,10 @@ def _of(model: str, recorded: Any, found: Mapping[str, Any]) -> Iterator[Compare
         yield Compared(f"{model} accuracy", statistics.fmean(ours), statistics.fmean(theirs), _spread(ours))
     if recorded.get("bytes") and found.get("bytes"):
         yield Compared(f"{model} bytes", recorded["bytes"], found["bytes"], SIZE * recorded["bytes"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _spread(accuracies: Sequence[float]) -> float:

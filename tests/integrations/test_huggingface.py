@@ -225,6 +225,24 @@ def test_a_trainer_that_builds_its_model_anew_and_one_that_trains_twice(tmp_path
     assert zeros(second.model) == first == pytest.approx(0.9 * size(second.model), abs=0.5)
 
 
+def test_a_training_that_broke_off_goes_on_in_the_same_process(tmp_path):
+    class Break(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 25 and not broken:
+                broken.append(True)
+                raise KeyboardInterrupt
+
+    broken, recipe = [], recipe_of(EPOCHS, prune=pruning(0.5))
+    whole = trainer(tmp_path / "whole", ParedownCallback(recipe))
+    whole.train()
+    run = trainer(tmp_path / "broken", ParedownCallback(recipe), save_strategy="steps", save_steps=20)
+    run.add_callback(Break())
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.train(resume_from_checkpoint=True)
+    assert furthest(run.model, whole.model) == 0
+
+
 RATE = {"type": "learning_rate", "initial": 0.05, "final": 0.01}
 
 

@@ -4,6 +4,7 @@ import http.server
 import subprocess
 import sys
 import threading
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,13 @@ def test_a_folder_of_the_environment(folders):
     written(folders[1] / "prune90.yaml", description="in front of the bundled one")
     (folders[1] / "card.md").write_text(f"---\n{yaml.safe_dump(recipe_of(4, prune=pruning(0.5)))}---\n# Card\n")
     (folders[1] / "README.md").write_text("# No recipe\n")
+    (folders[1] / "marked.md").write_bytes(BOM_UTF8 + (folders[1] / "card.md").read_bytes())
     assert Recipe.load("team/vision/half").name == "own"
     assert Recipe.load("other").description == "from the second"
     assert Recipe.load("prune90").description == "in front of the bundled one"
     assert Recipe.load("card").modifiers["prune"].final_sparsity == 0.5
     names = recipe_names()
-    assert {"team/vision/half", "other", "card", "int8"} <= set(names)
+    assert {"team/vision/half", "other", "card", "marked", "int8"} <= set(names)
     assert "README" not in names
     assert names["other"].startswith(VARIABLE)
     assert names["int8"] == "bundled"
@@ -67,6 +69,7 @@ sys.path.insert(0, {folder!r})
 from paredown import Recipe
 from paredown.framework.recipe.collections import recipe_names
 print(Recipe.load("team/vision/half").name, recipe_names()["team/vision/half"])
+print(Recipe.load("other/tiny").name)
 print("team_recipes" in sys.modules)
 """
 
@@ -74,14 +77,17 @@ print("team_recipes" in sys.modules)
 def test_an_installed_package_announces_its_recipes(tmp_path):
     written(tmp_path / "team_recipes" / "vision" / "half.yaml", name="theirs")
     (tmp_path / "team_recipes" / "__init__.py").write_text("raise SystemExit('recipes are data: nothing is run')")
+    written(tmp_path / "team_recipes" / "audio" / "tiny.yaml", name="inner")
     information = tmp_path / "team_recipes-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Name: team-recipes\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[paredown.recipes]\nteam = team_recipes\n")
+    (information / "entry_points.txt").write_text(
+        "[paredown.recipes]\nteam = team_recipes\nother = team_recipes.audio\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", PACKAGE.format(folder=str(tmp_path))], capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines() == ["theirs team_recipes", "False"], done.stderr
+    assert done.stdout.splitlines() == ["theirs team_recipes", "inner", "False"], done.stderr
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
