@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from paredown.integrations.conversion.notes import Notes
 from paredown.integrations.conversion.overlaps import New, without_overlaps
 from paredown.integrations.conversion.reading import read, refuse
 from paredown.integrations.conversion.run_length import run_length
+from paredown.integrations.conversion.stages import Stage, shifted, stages_of
 from paredown.integrations.conversion.table import EPOCH_RANGE, TRANSLATORS, why_not
 from paredown.integrations.conversion.times import is_trained
 from paredown.integrations.conversion.variables import Variables
@@ -56,9 +58,12 @@ def convert(text: str, file: str) -> Converted:
     old = old_recipe(root, file, notes)
     variables = Variables(old)
     trained = [modifier for modifier in old.modifiers if is_trained(Fields(modifier, variables, Notes()))]
+    stages = stages_of(old, variables)
     epochs = run_length(trained, variables) if trained else None
+    if total := max((stage.begins + stage.length for stage in stages.values()), default=0):
+        epochs = (total, total) if epochs is None or total > epochs[1] else epochs
     variables.epochs = epochs[1] if epochs else 0
-    modifiers = without_overlaps(_translated(old, variables, notes), notes)
+    modifiers = without_overlaps(_translated(old, variables, stages, notes), notes)
     if not modifiers:
         listed = "".join(f"\n  {note}" for note in notes.sorted())
         raise refuse(file, root.line, f"nothing in it has a counterpart{listed}")
@@ -70,22 +75,27 @@ def convert(text: str, file: str) -> Converted:
     )
 
 
-def _translated(old: OldRecipe, variables: Variables, notes: Notes) -> list[New]:
+def _translated(old: OldRecipe, variables: Variables, stages: Mapping[str, Stage], notes: Notes) -> list[New]:
     found: list[New] = []
+    run = variables.epochs
     for modifier in old.modifiers:
         fields = Fields(modifier, variables, notes)
+        stage = stages.get(modifier.stage or "")
+        variables.epochs = stage.length if stage and stage.length else run
         if modifier.name == EPOCH_RANGE:
             fields.expect("start_epoch", 0, 0.0, -1, -1.0, reason="a run starts at 0")
             fields.value("end_epoch")
         elif modifier.name in TRANSLATORS:
             new = TRANSLATORS[modifier.name](fields)
-            found += [New.of(one, fields) for one in ([new] if isinstance(new, dict) else new or [])]
+            made = [new] if isinstance(new, dict) else new or []
+            found += [New.of(shifted(one, fields, stage) if stage else one, fields) for one in made]
             if not new:
                 continue
         else:
             notes.left_out(modifier.line, modifier.title, why_not(modifier.name))
             continue
         fields.finish()
+    variables.epochs = run
     return found
 
 

@@ -27,6 +27,7 @@ class OldModifier:
     line: int
     tagged: bool
     run_type: str | None = None
+    stage: str | None = None
     #: variables of its stage by the names that they have in the new recipe
     renamed: dict[str, str] = field(default_factory=dict)
 
@@ -52,12 +53,21 @@ def old_recipe(root: Value, file: str, notes: Notes) -> OldRecipe:
     """
     recipe = OldRecipe(file)
     if isinstance(root.value, tuple):
-        recipe.modifiers.extend(_listed(root, file, None, {}))
+        recipe.modifiers.extend(_listed(root, file, _Stage()))
     elif root.items:
         _Sections(recipe, notes).read(root)
     if not recipe.modifiers:
         raise refuse(file, root.line, "no modifiers: neither a recipe of SparseML nor one of llm-compressor")
     return recipe
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What a stage says about its modifiers; those outside of one have none."""
+
+    stage: str | None = None
+    run_type: str | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 class _Sections:
@@ -69,7 +79,7 @@ class _Sections:
     def read(self, root: Value) -> None:
         for key, value in root.items.items():
             if _is_group(key) or _is_modifier(key):
-                self._group(key, value, None, {})
+                self._group(key, value, _Stage())
             elif any(_is_group(name) or _is_modifier(name) for name in value.items):
                 self._stage(key, value)
             else:
@@ -89,12 +99,12 @@ class _Sections:
                 self._variable(renamed[key], given, key)
         for key, group in value.items.items():
             if _is_group(key) or _is_modifier(key):
-                self._group(key, group, str(run_type.value) if run_type else None, renamed)
+                self._group(key, group, _Stage(stage, str(run_type.value) if run_type else None, renamed))
 
-    def _group(self, key: str, value: Value, run_type: str | None, renamed: dict[str, str]) -> None:
+    def _group(self, key: str, value: Value, stage: _Stage) -> None:
         if _is_modifier(key):
             value = Value({key: value}, value.line)
-        self.recipe.modifiers.extend(_listed(value, self.recipe.file, run_type, renamed))
+        self.recipe.modifiers.extend(_listed(value, self.recipe.file, stage))
 
     def _variable(self, name: str, value: Value, key: str) -> None:
         if key in METADATA:
@@ -111,18 +121,18 @@ def _is_modifier(key: str) -> bool:
     return key.endswith("Modifier")
 
 
-def _listed(group: Value, file: str, run_type: str | None, renamed: dict[str, str]) -> Iterator[OldModifier]:
+def _listed(group: Value, file: str, stage: _Stage) -> Iterator[OldModifier]:
     """The modifiers of a list of tags, of a mapping, or of a list of mappings with one key."""
     for entry in group.elements if group.value is not None else ():
         if entry.tag is not None:
-            yield OldModifier(entry.tag, _fields(entry, entry.tag, file), entry.line, True, run_type, renamed)
+            yield OldModifier(entry.tag, _fields(entry, entry.tag, file), entry.line, True, **vars(stage))
             continue
         if not entry.items:
             raise refuse(file, entry.line, f"{entry.plain()!r} is no modifier; one is a tag or a key with its fields")
         for name, fields in entry.items.items():
             if not _is_modifier(name):
                 raise refuse(file, fields.line, f"{name!r} is no modifier: the names of modifiers end in 'Modifier'")
-            yield OldModifier(name, _fields(fields, name, file), fields.line, False, run_type, renamed)
+            yield OldModifier(name, _fields(fields, name, file), fields.line, False, **vars(stage))
 
 
 def _fields(value: Value, name: str, file: str) -> dict[str, Value]:
