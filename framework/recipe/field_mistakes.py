@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, get_args
@@ -59,7 +60,7 @@ def _path(detail: ErrorDetails, root: Node, at: Path) -> Path:
         below = node.child(part) if node is not None else None
         if below is not None:
             path, node = (*path, part), below
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" and path[-1:] != detail["loc"][-1:]:  # else it is there, and null
         path = (*path, detail["loc"][-1])
     return path
 
@@ -96,6 +97,7 @@ def _told(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) -> 
     kind, found = detail["type"], shown(detail["input"])
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
+        message += _near(message, detail["input"])
         return message if _names(message, detail["input"]) else f"found {found}; {message}"
     if kind == "literal_error":
         return f"found {found}; {_choices(details, detail['input'])}"
@@ -105,6 +107,14 @@ def _told(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) -> 
     if kinds:
         return f"found {found}; must be {' or '.join(dict.fromkeys(kinds))}"
     return f"found {found}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _near(message: str, value: object) -> str:
+    """The nearest of the words that the message allows, to a word or key that is none of them."""
+    allowed = re.findall(r"\w{3,}", message.partition("; ")[2])
+    given = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+    wrong = [one for one in given if isinstance(one, str) and one not in allowed]
+    return next((near for one in wrong if (near := did_you_mean(one, allowed))), "")
 
 
 def _names(message: str, value: object) -> bool:
