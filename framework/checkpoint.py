@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +19,9 @@ from paredown.framework.shards import sharded_in
 from paredown.framework.sparse_tensors import pack_zeros, unpack_zeros
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
+from paredown.framework.whole_files import whole_file
 
-__all__ = ["check_plain", "load", "resume", "save", "write_whole"]
+__all__ = ["check_plain", "load", "resume", "save"]
 
 Model = TypeVar("Model", bound=nn.Module)
 PLAIN = (type(None), bool, int, float, str, bytes, Tensor)
@@ -59,16 +58,15 @@ def save(
             "the model's parameters are split among processes: "
             "call paredown.integrations.distributed.save in each of them"
         )
-    write_whole(
-        Path(path),
-        {
-            "model": pack_zeros(unwrap(model).state_dict()),
-            "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
-            "manager": manager.state_dict(teacher=teacher),
-            "random": random_state(),
-            "extra": extra,
-        },
-    )
+    contents = {
+        "model": pack_zeros(unwrap(model).state_dict()),
+        "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
+        "manager": manager.state_dict(teacher=teacher),
+        "random": random_state(),
+        "extra": extra,
+    }
+    with whole_file(Path(path)) as file:
+        torch.save(contents, file)
 
 
 def resume(path: str | Path, model: nn.Module, optimizer: Any, manager: ScheduledManager) -> dict[str, Any]:
@@ -128,20 +126,6 @@ def _read(path: str | Path) -> dict[str, Any]:
     if not isinstance(saved, dict) or not {"model", "optimizers", "manager", "random", "extra"} <= set(saved):
         raise CheckpointError(f"{path} is no checkpoint that paredown.save wrote")
     return {**saved, "model": unpack_zeros(saved["model"])}
-
-
-def write_whole(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write a file that appears whole or not at all: written beside, flushed to the disk, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            torch.save(dict(contents), file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
 
 
 def check_plain(value: Any, place: str) -> None:

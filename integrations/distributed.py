@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from paredown.framework.checkpoint import check_plain, write_whole
+from paredown.framework.checkpoint import check_plain
 from paredown.framework.entry_checks import optimizers_in
 from paredown.framework.errors import CheckpointError
 from paredown.framework.manager import ScheduledManager
@@ -28,6 +28,7 @@ from paredown.framework.random_state import random_state, set_random_state
 from paredown.framework.shards import is_sharded, own_part, whole_of_part
 from paredown.framework.targets import named_parameters, unwrap
 from paredown.framework.tensor_files import load_plain
+from paredown.framework.whole_files import whole_file
 
 __all__ = ["resume", "save"]
 
@@ -184,7 +185,8 @@ def _write(folder: Path, manager: ScheduledManager, plain: dict[str, Any], tenso
     save_parts(tensors, checkpoint_id=str(folder / name))
     dist.barrier()
     if first:
-        write_whole(folder / PLAIN_FILE, {**plain, "folder": name})
+        with whole_file(folder / PLAIN_FILE) as file:
+            torch.save({**plain, "folder": name}, file)
         for earlier in folder.glob("step-*"):
             if earlier.name != name:
                 shutil.rmtree(earlier)

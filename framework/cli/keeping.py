@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +16,8 @@ from paredown.framework.cli.training_loop import TrainingLoop
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.random_state import random_state, set_random_state
 from paredown.framework.report import Report
-from paredown.framework.sweep.job_status import write_whole
 from paredown.framework.tensor_files import load_plain
+from paredown.framework.whole_files import whole_file, write_text
 
 if TYPE_CHECKING:
     from paredown.framework.cli.job import Outcome
@@ -53,17 +51,9 @@ class Keeping:
         return True
 
     def save_dense(self, model: nn.Module) -> None:
-        """Keep a dense model that was just trained, unless another job was faster."""
-        self.dense.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.dense.parent, prefix=f".{self.dense.name}.", delete=False) as file:
+        """Keep a dense model that was just trained; another job's is the same."""
+        with whole_file(self.dense) as file:
             torch.save({"model": model.state_dict(), "random": random_state()}, file)
-        try:
-            os.link(file.name, self.dense)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            os.replace(file.name, self.dense)
-        Path(file.name).unlink(missing_ok=True)
 
     def go_on(self, loop: TrainingLoop, manager: ScheduledManager) -> None:
         """Restore the run from the last epoch's checkpoint, where there is one that fits."""
@@ -84,7 +74,7 @@ class Keeping:
     def save_outcome(self, outcome: Outcome) -> None:
         """Write down what the seed gave; the half-trained checkpoint is no longer needed."""
         values = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
-        write_whole(self.outcome, json.dumps({**values, "report": outcome.report.to_json()}))
+        write_text(self.outcome, json.dumps({**values, "report": outcome.report.to_json()}))
         self.half.unlink(missing_ok=True)
 
     def load_outcome(self) -> Outcome | None:

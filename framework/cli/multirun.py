@@ -21,10 +21,10 @@ from paredown.framework.cli.task_loading import load_task
 from paredown.framework.recipe import Recipe
 from paredown.framework.sweep.claims import is_claimed
 from paredown.framework.sweep.collecting import Sweep, collect
-from paredown.framework.sweep.job_status import write_whole
 from paredown.framework.sweep.manifest import FILE, Manifest, read_manifest, write_manifest
 from paredown.framework.sweep.page import html_page
 from paredown.framework.sweep.row import is_job
+from paredown.framework.whole_files import write_text
 
 __all__ = ["go_on", "run_jobs", "start"]
 
@@ -107,7 +107,7 @@ def _run(wanted: Manifest, folder: Path, hydra: Hydra, hidden: bool, as_json: bo
 
 
 def _tell(found: Sweep, folder: Path, hidden: bool, as_json: bool) -> None:
-    write_whole(folder / "sweep.html", html_page(found, f"Sweep {folder}"))
+    write_text(folder / "sweep.html", html_page(found, f"Sweep {folder}"))
     if as_json or not hidden:
         print_table(found, as_json)
     if not hidden:

@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from paredown.framework.sweep.claims import claim
-from paredown.framework.sweep.job_status import JobStatus, write_status, write_whole
+from paredown.framework.sweep.job_status import JobStatus, write_status
 from paredown.framework.sweep.manifest import Manifest
 from paredown.framework.sweep.row import read_row
+from paredown.framework.whole_files import write_text
 
 __all__ = ["SweepJob", "is_finished", "is_through", "mark_failed"]
 
@@ -54,7 +55,7 @@ class SweepJob:
             try:
                 task = self._run(folder, overrides, _Beat(folder, status))
             except (Exception, SystemExit) as error:  # a task is somebody's code, and the other jobs go on
-                write_whole(folder / "error.txt", traceback.format_exc())
+                write_text(folder / "error.txt", traceback.format_exc())
                 mark_failed(folder, overrides, error, status)
                 return "failed"
             (folder / "error.txt").unlink(missing_ok=True)

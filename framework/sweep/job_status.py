@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FILE", "JobStatus", "read_status", "write_status", "write_whole"]
+from paredown.framework.whole_files import write_text
+
+__all__ = ["FILE", "JobStatus", "read_status", "write_status"]
 
 FILE = "status.json"
 LONGEST = 1_000_000
@@ -40,7 +40,7 @@ class JobStatus:
 
 def write_status(folder: Path, status: JobStatus) -> None:
     """Write it, whole or not at all."""
-    write_whole(folder / FILE, json.dumps(dataclasses.asdict(status), indent=2))
+    write_text(folder / FILE, json.dumps(dataclasses.asdict(status), indent=2))
 
 
 def read_status(folder: Path) -> JobStatus | None:
@@ -67,17 +67,3 @@ def read_status(folder: Path) -> JobStatus | None:
     overrides = plain.get("overrides")
     named = tuple(map(str, overrides if isinstance(overrides, list) else ()))
     return JobStatus(state, named, times[0], times[1], doing, error, task)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that a reader sees whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.sweep.job_status import write_whole
+from paredown.framework.whole_files import write_text
 
 __all__ = ["FILE", "Manifest", "read_manifest", "write_manifest"]
 
@@ -52,7 +52,7 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it into the sweep's folder."""
-    write_whole(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=2))
+    write_text(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=2))
 
 
 def read_manifest(folder: Path) -> Manifest:
