@@ -321,6 +321,8 @@ def _process(rank: int, count: int, folder: str, work: Callable[..., Any], given
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     torch.save(work(rank, count, *given), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # past torch 2.13's end of a process, which FSDP2 on gloo sometimes aborts
 
 
 if __name__ == "__main__":
