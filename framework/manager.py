@@ -34,6 +34,7 @@ from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 from paredown.framework.reporting import Reporter
 from paredown.framework.schedule import Phase, Schedule, check_claims
+from paredown.framework.shards import outlive_gloo, sharded_in
 from paredown.framework.targets import unwrap
 from paredown.framework.training import Training
 
@@ -168,6 +169,8 @@ class ScheduledManager:
         training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
         training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
         training.wrappers = wrappers_in(optimizer)
+        if sharded_in(training.model.parameters()):
+            outlive_gloo()
         phases = self.schedule.phases if prepared and self.schedule is not None else {}
         schedule = self._checked_schedule(training, phases)
         if prepared and self._loaded is not None:

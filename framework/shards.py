@@ -6,6 +6,9 @@ for the moment, never the model.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +20,7 @@ __all__ = [
     "any_of_parts",
     "counts_by_part",
     "is_sharded",
+    "outlive_gloo",
     "own_part",
     "put_together",
     "sharded_in",
@@ -52,6 +56,17 @@ def split_in_forward(model: nn.Module, gathered: bool = False) -> Iterator[nn.Pa
                 yield parameter
         for child in model.children():
             yield from split_in_forward(child, gathered)
+
+
+@functools.cache
+def outlive_gloo() -> None:
+    """Wait a moment at the end of the process (registered once), where gloo's threads are used.
+
+    After FSDP2's last collective one of them still lets go of a tensor, for which it needs the interpreter; torch 2.13
+    aborts the process where that is gone already ("terminate called without an active exception").
+    """
+    if "gloo" in str(dist.get_backend()):
+        atexit.register(time.sleep, 0.2)
 
 
 def own_part(tensor: Any) -> Tensor:

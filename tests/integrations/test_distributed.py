@@ -1,5 +1,7 @@
 """FSDP2: all four families on split parameters, checkpoints on another number of processes, refusals that say why."""
 
+import atexit
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from two_processes import in_processes, weights_of_script
 import paredown
 from paredown import Recipe, ScheduledManager
 from paredown.framework.errors import ParedownError
-from paredown.framework.shards import put_together
+from paredown.framework.shards import outlive_gloo, put_together
 from paredown.integrations import distributed
 
 EPOCHS, LENGTH, MIDDLE = 4, 10, 23
@@ -239,6 +241,23 @@ def refusals(rank, world, folder):
     attempt("missing", lambda: distributed.resume(f"{folder}/none", *modified({"p": pruning()})))
     modified({"distill": FAMILIES["distill"]}, teacher=mlp(seed=2))
     return told
+
+
+def ending(rank, world, split):
+    registered = []
+    outlive_gloo.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atexit, "register", lambda *given: registered.append(given))
+        for _ in range(2):
+            begun(world, {"prune": FAMILIES["prune"]}, split)
+    return [seconds for act, *seconds in registered if act is time.sleep]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [True, False])
+def test_a_process_with_a_split_model_waits_for_gloo_at_its_end(split, tmp_path):
+    for waits in in_processes(ending, 2, tmp_path, split):
+        assert waits == [[0.2]] * split
 
 
 @pytest.mark.slow
