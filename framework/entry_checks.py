@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.loop_hooks import is_managed
 from paredown.framework.modifier import Modifier
+from paredown.framework.optimizers import each_of, layers_of, train_any
 from paredown.framework.shards import is_sharded
 from paredown.framework.targets import unwrap
 from paredown.framework.teachers import teachers_in
@@ -27,7 +28,6 @@ __all__ = [
     "check_teachers",
     "optimizers_in",
     "optimizers_of",
-    "wrappers_in",
 ]
 
 
@@ -120,8 +120,7 @@ def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
         raise ParedownError("the same optimizer was given twice")
     if not optimizers:
         raise ParedownError("modify needs an optimizer; without training, use apply")
-    held = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in model.parameters()):
+    if not train_any(optimizers, model):
         raise ParedownError(
             "the optimizer holds none of the model's parameters: build it from model.parameters() of this very model, "
             "after moving and wrapping it"
@@ -131,12 +130,7 @@ def optimizers_of(model: nn.Module, given: Any) -> list[Optimizer]:
 
 def optimizers_in(given: Any) -> list[Optimizer]:
     """The optimizers in what a user gives: one, a list, or wrappers of them."""
-    return [_own_optimizer(one) for one in _each(given)]
-
-
-def wrappers_in(given: Any) -> list[Any]:
-    """What is around the optimizers that a user gives, as Accelerate's."""
-    return [wrapper for one in _each(given) for wrapper in _layers(one)[:-1]]
+    return [_own_optimizer(one) for one in each_of(given)]
 
 
 def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
@@ -157,21 +151,8 @@ def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
         )
 
 
-def _each(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
-def _layers(given: Any) -> list[Any]:
-    """Wrappers, outermost first, and what is in them."""
-    layers = [given]
-    while not isinstance(layers[-1], Optimizer) and hasattr(layers[-1], "optimizer"):
-        layers.append(layers[-1].optimizer)
-    inner = getattr(layers[-1], "optimizer", None)  # a wrapper that inherits from Optimizer, as Accelerate's
-    return [*layers, inner] if isinstance(inner, Optimizer) else layers
-
-
 def _own_optimizer(given: Any) -> Optimizer:
-    optimizer = _layers(given)[-1]
+    optimizer = layers_of(given)[-1]
     if not isinstance(optimizer, Optimizer):
         raise ParedownError(f"a torch.optim.Optimizer is wanted, not a {type(given).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):

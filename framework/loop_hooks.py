@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.managed import Link, add_link, links_of, remove_links
+from paredown.framework.optimizers import layers_of, train_any
 from paredown.framework.schedule import Schedule
 from paredown.framework.training import Training
 
@@ -107,8 +108,7 @@ class LoopHooks:
 
     def _check_optimizers(self) -> None:
         """Refuse to go on where what is trained is not what the model has: it was sharded after `modify`, or moved."""
-        held = {id(p) for one in self.training.optimizers for group in one.param_groups for p in group["params"]}
-        if not any(id(parameter) in held for parameter in self.training.model.parameters()):
+        if not train_any(self.training.optimizers, self.training.model):
             raise ScheduleError(
                 "the optimizer holds none of the model's parameters any more: something replaced them after modify. "
                 "Wrap or shard the model first (fully_shard), build the optimizer then, and call modify after both"
@@ -123,7 +123,7 @@ class LoopHooks:
             assert clock is not None
             before = clock.steps + clock.skipped
             result = base.step(own, optimizer, *args, **kwargs)
-            if _innermost(optimizer) is self.training.optimizers[0] and clock.steps + clock.skipped == before:
+            if layers_of(optimizer)[-1] is self.training.optimizers[0] and clock.steps + clock.skipped == before:
                 clock.skipped += 1
                 self.training.extras.forget_gradients()
                 if self.training.auxiliary is not None:
@@ -173,11 +173,3 @@ def _skipped_inside(optimizer: Optimizer) -> bool:
     """A fused optimizer is told by the scaler, and skips inside its kernel."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
-
-
-def _innermost(optimizer: Any) -> Any:
-    while not isinstance(optimizer, Optimizer) or hasattr(optimizer, "optimizer"):
-        if not hasattr(optimizer, "optimizer"):
-            break
-        optimizer = optimizer.optimizer
-    return optimizer

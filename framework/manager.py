@@ -24,11 +24,11 @@ from paredown.framework.entry_checks import (
     check_teachers,
     optimizers_in,
     optimizers_of,
-    wrappers_in,
 )
 from paredown.framework.errors import ParedownError, ScheduleError
 from paredown.framework.events import EventLog
 from paredown.framework.loop_hooks import LoopHooks
+from paredown.framework.optimizers import wrappers_in
 from paredown.framework.plan import Plan, make_plan
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from paredown.framework.entry_checks import optimizers_in
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.targets import unwrap
 from paredown.framework.tensor_files import load_plain
@@ -21,8 +22,6 @@ except ImportError:
 
 __all__ = ["STATE_FILE", "ParedownCallback", "RecipeArguments"]
 
-#: what a modifier claims that sets learning rates
-SCHEDULES = "schedule of lr"
 #: what is written into each of the Trainer's checkpoints
 STATE_FILE = "paredown.pt"
 
@@ -51,9 +50,9 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         super().__init__(recipe, **common)
         self.resume_from_checkpoint = resume_from_checkpoint
         self._loaded_from: Path | None = None
-        self._schedules = any(SCHEDULES in modifier.claims for modifier in self.manager.recipe.modifiers.values())
+        self._schedules = self.manager.recipe.claims("schedule of lr")
         self._rates: list[Any] = []
-        self._began = False
+        self._running = False
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model as it was handed over: keep it as a teacher, make the changes of structure that are due."""
@@ -64,7 +63,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hook the recipe into the optimizer."""
-        if self._began:  # a training that an exception ended
+        if self._running:  # a training that an exception ended
             self.manager.release()
             self._loaded_from = None
         accumulate = args.gradient_accumulation_steps
@@ -78,9 +77,9 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         if self.manager.training is not None and self.manager.training.model is not unwrap(model):
             self.manager.release()  # the Trainer built another one (model_init)
         scaler = getattr(optimizer, "scaler", None)
-        own = getattr(optimizer, "optimizer", optimizer)  # not Accelerate's, on which the Trainer's scheduler hangs
+        own = optimizers_in(optimizer)  # without Accelerate's wrapper, on which the Trainer's scheduler hangs
         self.begin(model, own, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
-        self._began = True
+        self._running = True
         self._forget_early_best(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -106,7 +105,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Audit, and make it permanent."""
         self.report = self.manager.finalize()
-        self._began = False
+        self._running = False
 
     def _forget_early_best(self, state: Any) -> None:
         if not self.manager.done:

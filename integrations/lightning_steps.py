@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from paredown.framework.errors import ScheduleError
+from paredown.framework.optimizers import train_any
 
 __all__ = ["optimizers_of", "steps_of"]
 
@@ -38,9 +39,7 @@ def steps_of(trainer: Any, automatic: bool, accumulate: int, epochs: float | Non
 
 def optimizers_of(model: nn.Module, optimizers: Sequence[Any]) -> list[Any]:
     """Those that train the model; all of them where none does, for the error that says so."""
-    own = {id(parameter) for parameter in model.parameters()}
-    found = [one for one in optimizers if any(id(p) in own for group in one.param_groups for p in group["params"])]
-    return found or list(optimizers)
+    return [one for one in optimizers if train_any([one], model)] or list(optimizers)
 
 
 def _of_an_epoch(batches: float, total: float, accumulate: int, epochs: float | None) -> int:

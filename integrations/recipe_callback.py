@@ -13,7 +13,7 @@ from paredown.framework.manager import ScheduledManager
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 
-__all__ = ["RecipeCallback", "check_length"]
+__all__ = ["RecipeCallback"]
 
 
 class RecipeCallback:
@@ -55,7 +55,7 @@ class RecipeCallback:
     def begin(self, model: nn.Module, optimizer: Any, steps_per_epoch: int, total_steps: float, **how: Any) -> None:
         """Hook the recipe in, unless it is longer than the training; what is refused leaves the model as it was."""
         try:
-            check_length(self.manager.recipe, steps_per_epoch, total_steps)
+            _check_length(self.manager.recipe, steps_per_epoch, total_steps)
             self.manager.modify(model, optimizer, steps_per_epoch, strict=self.strict, **how)
         except BaseException:
             self.abandon()
@@ -67,7 +67,7 @@ class RecipeCallback:
             self.manager.take_back()
 
 
-def check_length(recipe: Recipe, steps_per_epoch: int, total_steps: float) -> None:
+def _check_length(recipe: Recipe, steps_per_epoch: int, total_steps: float) -> None:
     """Refuse a recipe that is longer than the training.
 
     Args:

@@ -148,7 +148,7 @@ def _with_recipe(
     length = len(task.train_loader)
     manager.modify(model, optimizer, length, data=task.train_loader, example_inputs=task.example_inputs)
     epochs = manager.recipe.run_epochs or 0
-    scheduled = not any("schedule of lr" in modifier.claims for modifier in manager.recipe.modifiers.values())
+    scheduled = not manager.recipe.claims("schedule of lr")
     loop = TrainingLoop(task, model, optimizer, epochs, progress, "recipe", task.accuracy, scheduled)
     if keeping is not None:
         keeping.go_on(loop, manager)

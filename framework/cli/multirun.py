@@ -92,15 +92,15 @@ def run_jobs(hydra: Hydra, job: SweepJob, jobs: Mapping[int, Sequence[str]]) -> 
 def _run(wanted: Manifest, folder: Path, hydra: Hydra, hidden: bool, as_json: bool) -> None:
     hidden = hidden or as_json
     job = SweepJob(wanted, folder.resolve())
+    left = {n: own for n, own in enumerate(wanted.jobs) if not is_finished(folder / str(n))}
     if not hidden:
-        done = sum(is_finished(folder / str(number)) for number in range(len(wanted.jobs)))
+        done = len(wanted.jobs) - len(left)
         told = f", {done} of them finished" if done else ""
         typer.echo(f"{folder}: {wanted.trials or len(wanted.jobs)} jobs{told}")
     with _stoppable(folder):
         if wanted.trials:
             search(hydra, job, run_jobs)
         else:
-            left = {n: own for n, own in enumerate(wanted.jobs) if not is_finished(folder / str(n))}
             with sweep_bar([folder / str(number) for number in range(len(wanted.jobs))], hidden):
                 run_jobs(hydra, job, left)
     _tell(collect([folder]), folder, hidden, as_json)

@@ -11,7 +11,6 @@ import typer
 
 from paredown.framework.cli.console import AsJson, Quiet, console, print_json, print_problem
 from paredown.framework.cli.recipe_arguments import Source, require_source
-from paredown.framework.errors import ParedownError
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe
@@ -92,10 +91,7 @@ def _again(recipe: Recipe, entry: Mapping[str, Any], task: str, silent: bool) ->
     from paredown.framework.report.proof import compared
 
     run, job = entry["run"], load_task(task)
-    try:
-        seeds = [int(seed) for seed in run.get("seeds", job.seeds)]
-    except (TypeError, ValueError):
-        raise ParedownError(f"results: run.seeds is {run['seeds']!r}; a list of integers is wanted") from None
+    seeds = [int(seed) for seed in run.get("seeds", job.seeds)]
     with Bars(hidden=silent) as bars, TemporaryDirectory() as folder:
         report = run_seeds(job, recipe, seeds, Path(folder), bars.of, _nothing, bool(run.get("apply")))
     return compared(entry, evidence(report, job.name))

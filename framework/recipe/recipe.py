@@ -92,6 +92,10 @@ class Recipe:
         """The evidence that travels with the recipe."""
         return list(self._plain("results") or ())
 
+    def claims(self, what: str) -> bool:
+        """Whether one of its modifiers claims something, such as ``schedule of lr``."""
+        return any(what in modifier.claims for modifier in self.modifiers.values())
+
     def to_yaml(self) -> str:
         """What the author wrote, with variables and expressions, with what it extends merged in, and named."""
         return to_yaml(_in_order({"name": self.name, **self._written.plain()}))

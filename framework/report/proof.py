@@ -58,6 +58,11 @@ def check_recorded(recorded: Mapping[str, Any]) -> None:
             raise ParedownError(f"results: {model}.accuracies is {accuracies!r}; a list of numbers is wanted")
         if size is not None and not _is_number(size):
             raise ParedownError(f"results: {model}.bytes is {size!r}; a number is wanted")
+    seeds = recorded.get("run", {}).get("seeds", ())
+    try:
+        list(map(int, seeds))
+    except (TypeError, ValueError):
+        raise ParedownError(f"results: run.seeds is {seeds!r}; a list of integers is wanted") from None
 
 
 def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Compared]:

@@ -131,10 +131,11 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
         accuracies = tuple(float(value) for value in report.compressed.accuracies)
         if not all(map(math.isfinite, accuracies)):
             problems.append("the accuracy is not a number: the training diverged")
+            accuracies = ()
         return {
             "compressed": _quantities(report.compressed),
             "dense": _quantities(report.dense),
-            "accuracies": accuracies if all(map(math.isfinite, accuracies)) else (),
+            "accuracies": accuracies,
             "recipe": str(report.recipe),
         }
     except (OSError, ParedownError, ValueError, TypeError, LookupError, RecursionError) as error:

@@ -14,7 +14,7 @@ from paredown.framework.modifier import Foreseen, Modifier
 from paredown.framework.time import Time
 from paredown.framework.training import Training
 
-__all__ = ["GroupSchedule"]
+__all__ = ["GroupNumbers", "GroupSchedule"]
 
 Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 
@@ -48,7 +48,7 @@ class GroupSchedule(Modifier):
         return ["initial"] if level and "initial" in self.model_fields_set else []
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        return [parameter for group in self._groups(training) for parameter in group["params"]]
+        return [parameter for one in training.optimizers for group in one.param_groups for parameter in group["params"]]
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         begin = "the optimizer's own" if self.initial is None else f"{self.initial:g}"
@@ -66,9 +66,6 @@ class GroupSchedule(Modifier):
                 before.append(float(group[self.key]))
             for group, own in zip(optimizer.param_groups, before, strict=True):
                 self._set(group, value * (own / largest if largest else 1.0))
-
-    def _groups(self, training: Training) -> list[dict[str, Any]]:
-        return [group for optimizer in training.optimizers for group in optimizer.param_groups]
 
     def _set(self, group: dict[str, Any], value: float) -> None:
         if isinstance(group[self.key], Tensor):
