@@ -55,10 +55,10 @@ def rank_of(method: str, channels: int) -> int:
 
 
 def ours(method: str) -> Decompose:
-    from paredown.modifiers.decomposition.canonical_polyadic import canonical_polyadic
-    from paredown.modifiers.decomposition.factorization import truncated_svd_factors
-    from paredown.modifiers.decomposition.tensor_train import tensor_train_kernel
-    from paredown.modifiers.decomposition.tucker import tucker2
+    from paredown.modifiers.decomposition.forms.canonical_polyadic import canonical_polyadic
+    from paredown.modifiers.decomposition.forms.factorization import truncated_svd_factors
+    from paredown.modifiers.decomposition.forms.tensor_train import tensor_train_kernel
+    from paredown.modifiers.decomposition.forms.tucker import tucker2
 
     def svd(tensor: Tensor, rank: int) -> Tensor:
         left, right = truncated_svd_factors(tensor.flatten(1), rank)

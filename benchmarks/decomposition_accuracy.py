@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.report.latency import measure_latency
-from paredown.framework.report.measure import measure_model
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.measure.latency import measure_latency
 from paredown.integrations.tasks import mnist
 
 METHODS: dict[str, dict[str, Any]] = {

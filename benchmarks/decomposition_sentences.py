@@ -57,7 +57,7 @@ def decompose(model: nn.Module, kept: float, aware: bool, data: Sequence[Any]) -
 
 def row(kept: float, aware: bool, sdist: Path, quick: bool) -> Row:
     """One row's measurement, in this process."""
-    from paredown.framework.report.latency import measure_latency
+    from paredown.framework.measure.latency import measure_latency
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -198,8 +198,8 @@ def peak(name: str, peer: str | None, steps: int) -> float:
 
 def large(pieces: bool) -> float:
     """The loss between large logits, in this process: its peak in bytes."""
-    from paredown.modifiers.distillation.logit_loss import loss_of
-    from paredown.modifiers.distillation.losses import kl_divergence_loss
+    from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
+    from paredown.modifiers.distillation.losses.logit_loss import loss_of
 
     student, teacher = (torch.randn(1024, 32000, requires_grad=grad) for grad in (True, False))
     loss = loss_of("kl") if pieces else None

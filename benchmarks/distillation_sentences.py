@@ -37,7 +37,7 @@ from quantization_accuracy import Batch, embeddings, minilm, probe
 from torch import Tensor, nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.report.latency import measure_latency
+from paredown.framework.measure.latency import measure_latency
 
 KEPT = (0, 2, 5)
 RATE, BATCH, TOKENS, LONGEST = 1e-3, 32, 32, 24

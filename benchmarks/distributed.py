@@ -37,7 +37,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from paredown import Recipe, ScheduledManager
-from paredown.modifiers.pruning.selection import find_threshold
+from paredown.modifiers.pruning.selection.select import find_threshold
 
 SPARSITY = 0.9
 #: of a score: an odd number of rows, so that no two processes hold the same number

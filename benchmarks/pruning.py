@@ -31,7 +31,7 @@ from torch.ao.pruning import WeightNormSparsifier
 from torch.nn.utils import prune
 
 from paredown import Recipe, ScheduledManager
-from paredown.modifiers.pruning.masks import MaskForm, apply_masks_, prune_smallest_
+from paredown.modifiers.pruning.masks.apply import MaskForm, apply_masks_, prune_smallest_
 
 SPARSITY = 0.9
 TENSORS = 60

@@ -40,8 +40,8 @@ Compress = Callable[[nn.Module, Tensor], object]
 
 def by_magnitude(structure: str) -> Compress:
     """The smallest weights of each layer, or of every four."""
-    from paredown.modifiers.pruning.masks import prune_smallest_
-    from paredown.modifiers.pruning.structure import Pattern
+    from paredown.modifiers.pruning.masks.apply import prune_smallest_
+    from paredown.modifiers.pruning.scoring.units import Pattern
 
     def compress(model: nn.Module, calibration: Tensor) -> None:
         for layer in pruned_layers(model):

@@ -30,8 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import call, evaluating
-from paredown.framework.channels import (
+from paredown.framework.measure.latency import measure_latency
+from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.graph.fusion import export_graph, tensors_of
+from paredown.framework.model.surgery import Surgery
+from paredown.modifiers.pruning.removal.channels import (
     Removal,
     analyse,
     commit,
@@ -42,9 +45,6 @@ from paredown.framework.channels import (
     runner,
     verified,
 )
-from paredown.framework.graph import export_graph, tensors_of
-from paredown.framework.report.latency import measure_latency
-from paredown.framework.surgery import Surgery
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from architectures import ARCHITECTURES

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from paredown.framework.errors import CheckpointError, ScheduleError
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.targets import unwrap
-from paredown.framework.tensor_files import load_plain
+from paredown.framework.model.targets import unwrap
+from paredown.framework.run.manager import ScheduledManager
+from paredown.framework.storage.files import load_plain
 
 __all__ = ["STATE_FILE", "modify"]
 

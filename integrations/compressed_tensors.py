@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.framework.calling import Forward
 from paredown.framework.errors import ExportError
-from paredown.framework.managed import base_class, links_of, without_links
-from paredown.framework.targets import unwrap
-from paredown.integrations.compressed_layers import Quantized, compressed_tensors_of, scheme_of
-from paredown.integrations.verification import (
+from paredown.framework.model.forward import Forward
+from paredown.framework.model.links import base_class, links_of, without_links
+from paredown.framework.model.targets import unwrap
+from paredown.integrations.export.compressed_layers import Quantized, compressed_tensors_of, scheme_of
+from paredown.integrations.export.verification import (
     Agreement,
     Exported,
     agree,
@@ -28,7 +28,7 @@ from paredown.integrations.verification import (
     reason_of,
     require,
 )
-from paredown.modifiers.quantization.links import ActivationQuantizer, WeightQuantizer
+from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = ["export"]
 

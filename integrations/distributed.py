@@ -20,15 +20,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from paredown.framework.checkpoint import check_plain
-from paredown.framework.entry_checks import optimizers_in
+from paredown.framework.distributed.shards import is_sharded, own_part, whole_of_part
 from paredown.framework.errors import CheckpointError
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.random_state import random_state, set_random_state
-from paredown.framework.shards import is_sharded, own_part, whole_of_part
-from paredown.framework.targets import named_parameters, unwrap
-from paredown.framework.tensor_files import load_plain
-from paredown.framework.whole_files import whole_file
+from paredown.framework.model.targets import named_parameters, unwrap
+from paredown.framework.run.checkpoint import check_plain
+from paredown.framework.run.checks import optimizers_in
+from paredown.framework.run.manager import ScheduledManager
+from paredown.framework.storage.files import load_plain
+from paredown.framework.storage.random_state import random_state, set_random_state
+from paredown.framework.storage.whole_files import whole_file
 
 __all__ = ["resume", "save"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from paredown.framework.entry_checks import optimizers_in
 from paredown.framework.errors import CheckpointError, ParedownError
-from paredown.framework.targets import unwrap
-from paredown.framework.tensor_files import load_plain
-from paredown.integrations.recipe_callback import RecipeCallback
+from paredown.framework.model.targets import unwrap
+from paredown.framework.run.checks import optimizers_in
+from paredown.framework.storage.files import load_plain
+from paredown.integrations.trainers.recipe_callback import RecipeCallback
 
 try:
     from transformers import TrainerCallback

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from paredown.framework.errors import CheckpointError, ParedownError
-from paredown.framework.restoring import Rebuilt, rebuild_model
-from paredown.integrations.lightning_steps import optimizers_of, steps_of
-from paredown.integrations.recipe_callback import RecipeCallback
+from paredown.framework.run.restoring import Rebuilt, rebuild_model
+from paredown.integrations.trainers.lightning_steps import optimizers_of, steps_of
+from paredown.integrations.trainers.recipe_callback import RecipeCallback
 
 __all__ = ["ParedownCallback"]
 

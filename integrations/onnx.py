@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import Forward
 from paredown.framework.errors import ExportError
-from paredown.integrations.export_copy import dense_copy, export_copy
-from paredown.integrations.verification import (
+from paredown.framework.model.forward import Forward
+from paredown.integrations.export.copy import dense_copy, export_copy
+from paredown.integrations.export.verification import (
     Agreement,
     Called,
     Exported,
@@ -122,7 +122,7 @@ def call_session(session: nn.Module, example_inputs: Any) -> Any:
 
 
 def _written(model: nn.Module, example_inputs: Any, forward: Forward | None) -> nn.Module:
-    from paredown.integrations.onnx_operators import OnnxSpelling
+    from paredown.integrations.export.onnx_operators import OnnxSpelling
 
     return export_copy(model, example_inputs, forward, OnnxSpelling())
 
@@ -135,7 +135,7 @@ def _write(
     opset: int,
     options: Mapping[str, Any],
 ) -> None:
-    from paredown.integrations.onnx_operators import translations
+    from paredown.integrations.export.onnx_operators import translations
 
     model = model if forward is None else Called(model, forward)
     args, kwargs = arguments(example_inputs, forward)

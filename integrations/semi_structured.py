@@ -16,8 +16,8 @@ from torch.sparse import (
 )
 
 from paredown.framework.errors import ExportError
-from paredown.framework.managed import links_of
-from paredown.framework.targets import match, unwrap
+from paredown.framework.model.links import links_of
+from paredown.framework.model.targets import match, unwrap
 
 __all__ = ["check", "convert"]
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calling import Forward
 from paredown.framework.errors import ExportError
-from paredown.framework.graph import tensors_of
-from paredown.integrations.export_copy import dense_copy, export_copy
-from paredown.integrations.plain_operators import dequantized, dynamic_grid, float_grid, to_grid
-from paredown.integrations.stored_weights import StoredWeight
-from paredown.integrations.verification import (
+from paredown.framework.model.forward import Forward
+from paredown.framework.model.graph.fusion import tensors_of
+from paredown.integrations.export.copy import dense_copy, export_copy
+from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid, to_grid
+from paredown.integrations.export.stored_weights import StoredWeight
+from paredown.integrations.export.verification import (
     Called,
     Exported,
     agree,
@@ -29,13 +29,13 @@ from paredown.integrations.verification import (
     reason_of,
     time_in_turns,
 )
-from paredown.modifiers.quantization.scheme import ActivationScheme
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
 __all__ = ["export"]
 
 
 class _AtenSpelling:
-    """See `paredown.integrations.export_copy.Spelling`."""
+    """See `paredown.integrations.export.copy.Spelling`."""
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         return zero_point

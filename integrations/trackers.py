@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.report.measure import measure_model
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.run.manager import ScheduledManager
 
 __all__ = ["MLflow", "TensorBoard", "Tracker", "WeightsAndBiases"]
 

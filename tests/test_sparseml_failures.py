@@ -7,7 +7,7 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 STEPS = 4
 DATA = batches(STEPS)

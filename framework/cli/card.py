@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from paredown.framework.cli.arguments import Overrides, Source, require_source
 from paredown.framework.cli.console import Output, write
-from paredown.framework.cli.recipe_arguments import Overrides, Source, require_source
 
 __all__ = ["card", "register"]
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paredown.framework.cli.arguments import require_source
 from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, write
-from paredown.framework.cli.recipe_arguments import require_source
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe

@@ -6,8 +6,8 @@ import dataclasses
 
 import typer
 
+from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source
 from paredown.framework.cli.console import AsJson, Output, print_json, write
-from paredown.framework.cli.recipe_arguments import Overrides, Source, TaskName, require_source
 
 __all__ = ["plan", "register"]
 
@@ -34,8 +34,8 @@ def plan(
 ) -> None:
     """Show which layers each modifier matches, when, and the size to be expected."""
     require_source(recipe)
-    from paredown.framework.cli.task_loading import load_task
-    from paredown.framework.manager import ScheduledManager
+    from paredown.framework.experiments.task_loading import load_task
+    from paredown.framework.run.manager import ScheduledManager
 
     manager, job = ScheduledManager.from_yaml(recipe, overrides or []), load_task(task)
     length = len(job.train_loader)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from paredown.framework.cli.arguments import require_source
 from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, write
-from paredown.framework.cli.recipe_arguments import require_source
 
 __all__ = ["list_recipes", "register", "show_recipe"]
 
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def list_recipes(as_json: AsJson = False, quiet: Quiet = False, output: Output = None) -> None:
     """List the recipes that are installed: bundled ones, those of packages, and of folders in PAREDOWN_RECIPES."""
     from paredown.framework.recipe import Recipe
-    from paredown.framework.recipe.collections import recipe_names
+    from paredown.framework.recipe.reading.collections import recipe_names
 
     if quiet and not as_json:
         text = "\n".join(recipe_names())
@@ -66,7 +66,7 @@ def list_recipes(as_json: AsJson = False, quiet: Quiet = False, output: Output =
 def show_recipe(name: Name, resolved: Resolved = False, as_json: AsJson = False, output: Output = None) -> None:
     """Print a recipe as YAML, with what it extends merged in."""
     from paredown.framework.recipe import Recipe
-    from paredown.framework.recipe.writing import to_yaml
+    from paredown.framework.recipe.tree.writing import to_yaml
 
     require_source(name)
     recipe = Recipe.load(name)

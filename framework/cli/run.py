@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paredown.framework.cli.arguments import Overrides, require_source
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
-from paredown.framework.cli.recipe_arguments import Overrides, require_source
 
 if TYPE_CHECKING:
+    from paredown.framework.experiments.sweep.manifest import Manifest
     from paredown.framework.recipe import Recipe
-    from paredown.framework.sweep.manifest import Manifest
 
 __all__ = ["register", "run"]
 
@@ -105,7 +105,7 @@ def run(
             quiet,
         )
         return
-    from paredown.framework.cli.multirun import start
+    from paredown.framework.experiments.sweep.running import start
 
     loaded = Recipe.load(recipe)
     wanted = _manifest(loaded, task, overrides or [], seeds, one_shot, record, trials if sweeper else 0, objectives)
@@ -117,9 +117,9 @@ def run(
 def _run(
     recipe: Recipe, task: str, output: Path, seeds: int | None, one_shot: bool, record: bool, as_json: bool, quiet: bool
 ) -> None:
-    from paredown.framework.cli.job import run_seeds
-    from paredown.framework.cli.results import write_results
-    from paredown.framework.cli.task_loading import load_task
+    from paredown.framework.experiments.folder import write_results
+    from paredown.framework.experiments.seeds import run_seeds
+    from paredown.framework.experiments.task_loading import load_task
     from paredown.framework.report.evidence import repeatable
 
     job = load_task(task)
@@ -136,8 +136,8 @@ def _run(
 
 
 def _go_on(folder: Path, others: list[str], quiet: bool, as_json: bool) -> None:
-    from paredown.framework.cli.multirun import go_on
-    from paredown.framework.cli.sweep_overrides import split_hydra
+    from paredown.framework.experiments.sweep.overrides import split_hydra
+    from paredown.framework.experiments.sweep.running import go_on
 
     own, hydra = split_hydra(others)
     if own:
@@ -157,9 +157,9 @@ def _manifest(
     trials: int,
     objectives: str,
 ) -> Manifest:
-    from paredown.framework.cli.sweep_overrides import split_hydra
-    from paredown.framework.sweep.manifest import Manifest
-    from paredown.framework.sweep.row import QUANTITIES
+    from paredown.framework.experiments.sweep.manifest import Manifest
+    from paredown.framework.experiments.sweep.overrides import split_hydra
+    from paredown.framework.experiments.sweep.row import QUANTITIES
 
     own, hydra = split_hydra(overrides)
     names = tuple(name.strip() for name in objectives.split(","))

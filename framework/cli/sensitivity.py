@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Output, Quiet, print_json, write
-from paredown.framework.cli.recipe_arguments import Overrides, Source, TaskName, require_source
 from paredown.framework.cli.settings_recipe import Wanted
 
 if TYPE_CHECKING:
-    from paredown.framework.cli.task import Task
-    from paredown.framework.modifier import Modifier
-    from paredown.framework.sensitivity import Loss, Sensitivity, Trial
-    from paredown.framework.training import Training
+    from paredown.framework.calibration.sensitivity import Loss, Sensitivity, Trial
+    from paredown.framework.experiments.task import Task
+    from paredown.framework.modifier.base import Modifier
+    from paredown.framework.modifier.training import Training
 
 __all__ = ["register", "sensitivity"]
 
@@ -99,11 +99,11 @@ def _scan(
     recipe: str, overrides: list[str], task: str, samples: int, measure: Measure, wanted: Wanted | None, silent: bool
 ) -> tuple[list[Sensitivity], dict[str, Any]]:
     """What was found, and what was written of it."""
-    from paredown.framework.cli.job import train_dense
-    from paredown.framework.cli.task_loading import load_task
+    from paredown.framework.calibration.sensitivity import scan
+    from paredown.framework.experiments.seeds import train_dense
+    from paredown.framework.experiments.task_loading import load_task
+    from paredown.framework.modifier.training import Training
     from paredown.framework.recipe import Recipe
-    from paredown.framework.sensitivity import scan
-    from paredown.framework.training import Training
 
     loaded, job = Recipe.load(recipe, overrides), load_task(task)
     with Bars(hidden=silent) as bars:
@@ -134,7 +134,7 @@ def _loss_of(job: Task) -> Loss:
 
 def _table(found: Sequence[Sensitivity], measure: Measure) -> str:
     """A row a layer, a column a setting."""
-    from paredown.framework.sensitivity import shown
+    from paredown.framework.calibration.sensitivity import shown
 
     settings = {each.setting: shown(each.setting, each.unit) for each in found}
     layers = list(dict.fromkeys(each.layer for each in found))

@@ -13,10 +13,10 @@ import yaml
 from paredown.framework.cli.console import write
 
 if TYPE_CHECKING:
-    from paredown.framework.modifier import Modifier
+    from paredown.framework.calibration.sensitivity import Sensitivity
+    from paredown.framework.modifier.base import Modifier
+    from paredown.framework.modifier.training import Training
     from paredown.framework.recipe import Recipe
-    from paredown.framework.sensitivity import Sensitivity
-    from paredown.framework.training import Training
 
 __all__ = ["Wanted"]
 
@@ -65,8 +65,8 @@ class Wanted:
         Raises:
             typer.BadParameter: the target cannot be met (exit code 2).
         """
+        from paredown.framework.calibration.sensitivity import choose
         from paredown.framework.errors import ScheduleError
-        from paredown.framework.sensitivity import choose
 
         try:
             choice = choose(found, self.target)

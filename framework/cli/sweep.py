@@ -10,7 +10,7 @@ import typer
 from paredown.framework.cli.console import AsJson, Output, console, print_problem, write
 
 if TYPE_CHECKING:
-    from paredown.framework.sweep.collecting import Sweep
+    from paredown.framework.experiments.sweep.collecting import Sweep
 
 __all__ = ["print_table", "register", "sweep"]
 
@@ -52,7 +52,7 @@ def sweep(
 
     With --pick: write the recipe of the best job, its overrides folded in, its results filled.
     """
-    from paredown.framework.sweep.collecting import collect
+    from paredown.framework.experiments.sweep.collecting import collect
 
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
@@ -70,7 +70,7 @@ def sweep(
 
 def print_table(found: Sweep, as_json: bool = False) -> None:
     """Print the table and how many jobs are in which state."""
-    from paredown.framework.sweep.table import SHORT_HEAD, short_cells, summary, to_json, told
+    from paredown.framework.experiments.sweep.table import SHORT_HEAD, short_cells, summary, to_json, told
 
     if as_json:
         typer.echo(to_json(found))
@@ -94,10 +94,10 @@ def print_table(found: Sweep, as_json: bool = False) -> None:
 
 
 def _pick(found: Sweep, text: str, by: str, output: Path | None) -> None:
-    from paredown.framework.recipe.positions import did_you_mean
-    from paredown.framework.sweep.condition import Condition
-    from paredown.framework.sweep.picking import pick, winning_recipe
-    from paredown.framework.sweep.row import QUANTITIES
+    from paredown.framework.experiments.sweep.condition import Condition
+    from paredown.framework.experiments.sweep.picking import pick, winning_recipe
+    from paredown.framework.experiments.sweep.row import QUANTITIES
+    from paredown.framework.recipe.tree.positions import did_you_mean
 
     if by not in QUANTITIES:
         near = did_you_mean(by, QUANTITIES)
@@ -116,8 +116,8 @@ def _pick(found: Sweep, text: str, by: str, output: Path | None) -> None:
 
 
 def _file_text(found: Sweep, output: Path, title: str) -> str:
-    from paredown.framework.sweep.page import html_page
-    from paredown.framework.sweep.table import to_csv, to_json
+    from paredown.framework.experiments.sweep.page import html_page
+    from paredown.framework.experiments.sweep.table import to_csv, to_json
 
     if output.suffix == ".html":
         return html_page(found, f"Sweep {title}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paredown.framework.cli.console import console
-from paredown.framework.sweep.job_status import read_status
+from paredown.framework.experiments.sweep.job_status import read_status
 
 __all__ = ["sweep_bar"]
 

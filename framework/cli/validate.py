@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from paredown.framework.cli.arguments import require_source, split_overrides
 from paredown.framework.cli.console import AsJson, Output, Quiet, print_json, print_problem
-from paredown.framework.cli.recipe_arguments import require_source, split_overrides
 
 __all__ = ["register", "validate"]
 

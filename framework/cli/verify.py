@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paredown.framework.cli.arguments import Source, require_source
 from paredown.framework.cli.console import AsJson, Quiet, console, print_json, print_problem
-from paredown.framework.cli.recipe_arguments import Source, require_source
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe
@@ -85,8 +85,8 @@ def _task_of(entry: Mapping[str, Any], given: str | None, recipe: str) -> str:
 
 def _again(recipe: Recipe, entry: Mapping[str, Any], task: str, silent: bool) -> list[Compared]:
     from paredown.framework.cli.bars import Bars
-    from paredown.framework.cli.job import run_seeds
-    from paredown.framework.cli.task_loading import load_task
+    from paredown.framework.experiments.seeds import run_seeds
+    from paredown.framework.experiments.task_loading import load_task
     from paredown.framework.report.evidence import evidence
     from paredown.framework.report.proof import compared
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from paredown.framework.modifier import Modifier
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.recipe import Recipe
-from paredown.framework.time import Time
 
 __all__ = ["ABSENT", "Difference", "differences", "window_told"]
 

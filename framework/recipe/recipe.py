@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paredown.framework.errors import Mistake, RecipeError
-from paredown.framework.modifier import Modifier
-from paredown.framework.recipe.extending import extended
-from paredown.framework.recipe.merging import with_value
-from paredown.framework.recipe.nodes import Node
-from paredown.framework.recipe.overrides import overridden, with_variables
-from paredown.framework.recipe.positions import Position, shown
-from paredown.framework.recipe.schema import recipe_schema
-from paredown.framework.recipe.sources import Document, find_file, read_file, read_mapping
-from paredown.framework.recipe.spelling import misspelt_variables
-from paredown.framework.recipe.validation import FIELDS, validated
-from paredown.framework.recipe.writing import to_yaml
-from paredown.framework.time import Time
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.time import Time
+from paredown.framework.recipe.checking.document import FIELDS, validated
+from paredown.framework.recipe.checking.schema import recipe_schema
+from paredown.framework.recipe.reading.extending import extended
+from paredown.framework.recipe.reading.sources import Document, find_file, read_file, read_mapping
+from paredown.framework.recipe.resolving.overrides import overridden, with_variables
+from paredown.framework.recipe.resolving.spelling import misspelt_variables
+from paredown.framework.recipe.tree.merging import with_value
+from paredown.framework.recipe.tree.nodes import Node
+from paredown.framework.recipe.tree.positions import Position, shown
+from paredown.framework.recipe.tree.writing import to_yaml
 
 if TYPE_CHECKING:
-    from paredown.framework.recipe.omegaconf_nodes import App
+    from paredown.framework.recipe.reading.omegaconf import App
 
 __all__ = ["Recipe"]
 
@@ -137,7 +137,9 @@ def _load(source: Any, overrides: list[str], variables: dict[str, object]) -> Re
 
 
 def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -> Recipe:
-    from paredown.framework.recipe.interpolation import resolved  # OmegaConf's parser takes 30 ms: not at import
+    from paredown.framework.recipe.resolving.interpolation import (
+        resolved,  # OmegaConf's parser takes 30 ms: not at import
+    )
 
     values = resolved(root, app)
     content = validated(values.root, values.broken)
@@ -153,7 +155,7 @@ def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -
 
 
 def _read(source: Any) -> tuple[Document, App | None]:
-    from paredown.framework.recipe.omegaconf_nodes import app_around, is_config, read_config
+    from paredown.framework.recipe.reading.omegaconf import app_around, is_config, read_config
 
     if isinstance(source, Recipe):
         return Document(source._written, source.name, None), None

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from paredown.framework.clock import Clock
-from paredown.framework.modifier import Modifier
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.clock import Clock
 from paredown.framework.recipe import Recipe
 from paredown.framework.recipe.comparing import window_told
 from paredown.framework.report.charts import timeline

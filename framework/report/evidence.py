@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from paredown.framework.recipe.writing import to_yaml
+from paredown.framework.recipe.tree.writing import to_yaml
 from paredown.framework.report.report import Report
 
 __all__ = ["evidence", "repeatable", "with_evidence"]

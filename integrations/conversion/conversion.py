@@ -9,12 +9,12 @@ from typing import Any
 from paredown.integrations.conversion.dialects import OldRecipe, old_recipe
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.notes import Notes
-from paredown.integrations.conversion.overlaps import New, without_overlaps
 from paredown.integrations.conversion.reading import read, refuse
-from paredown.integrations.conversion.run_length import run_length
-from paredown.integrations.conversion.stages import Stage, shifted, stages_of
 from paredown.integrations.conversion.table import EPOCH_RANGE, TRANSLATORS, why_not
-from paredown.integrations.conversion.times import is_trained
+from paredown.integrations.conversion.translators.overlaps import New, without_overlaps
+from paredown.integrations.conversion.translators.run_length import run_length
+from paredown.integrations.conversion.translators.stages import Stage, shifted, stages_of
+from paredown.integrations.conversion.translators.times import is_trained
 from paredown.integrations.conversion.variables import Variables
 
 __all__ = ["Converted", "convert"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paredown.framework.errors import RecipeError
 from paredown.framework.recipe import Recipe
-from paredown.framework.recipe.writing import to_yaml
+from paredown.framework.recipe.tree.writing import to_yaml
 from paredown.integrations.conversion.conversion import Converted
 from paredown.integrations.conversion.reading import refuse
 

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from paredown.framework.errors import RecipeError
-from paredown.framework.recipe.cards import front_matter
-from paredown.framework.recipe.positions import Position
-from paredown.framework.recipe.scalars import core_scalar
+from paredown.framework.recipe.reading.cards import front_matter
+from paredown.framework.recipe.tree.positions import Position
+from paredown.framework.recipe.tree.scalars import core_scalar
 
 __all__ = ["Value", "read", "refuse"]
 

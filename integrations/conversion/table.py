@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from paredown.integrations.conversion.distillation import DISTILLATION
 from paredown.integrations.conversion.fields import Fields
-from paredown.integrations.conversion.llm_compressor import LLM_COMPRESSOR
-from paredown.integrations.conversion.pruning import PRUNING
-from paredown.integrations.conversion.training import TRAINING
+from paredown.integrations.conversion.translators.distillation import DISTILLATION
+from paredown.integrations.conversion.translators.llm_compressor import LLM_COMPRESSOR
+from paredown.integrations.conversion.translators.pruning import PRUNING
+from paredown.integrations.conversion.translators.training import TRAINING
 
 __all__ = ["EPOCH_RANGE", "TRANSLATORS", "WITHOUT", "why_not"]
 

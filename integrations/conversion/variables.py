@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from paredown.framework.recipe.expression import evaluate
+from paredown.framework.recipe.resolving.expression import evaluate
 from paredown.integrations.conversion.dialects import OldRecipe
 from paredown.integrations.conversion.expressions import is_evaluated, names_in, parts_of, written
 from paredown.integrations.conversion.reading import Value, refuse

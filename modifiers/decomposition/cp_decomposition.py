@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from paredown.modifiers.decomposition.canonical_polyadic import canonical_polyadic, full_rank
 from paredown.modifiers.decomposition.decomposition import Decomposition
-from paredown.modifiers.decomposition.factorization import wide
-from paredown.modifiers.decomposition.form import Form, Ranks
-from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import KernelForm, kernel_form, modes
-from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
+from paredown.modifiers.decomposition.forms.base import Form, Ranks
+from paredown.modifiers.decomposition.forms.canonical_polyadic import canonical_polyadic, full_rank
+from paredown.modifiers.decomposition.forms.factorization import wide
+from paredown.modifiers.decomposition.forms.geometry import Geometry
+from paredown.modifiers.decomposition.forms.kernel_forms import KernelForm, kernel_form, modes
+from paredown.modifiers.decomposition.forms.variational_bayes import rank_by_variational_bayes
 
 #: the squared norms of the terms over that of the tensor; above it they cancel each other, and cannot be trained
 MOST_SENSITIVITY = 10.0

@@ -9,30 +9,30 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Strict
 from torch import nn
 
-from paredown.framework.batch_norm_statistics import has_batch_norms
-from paredown.framework.curves import Curve, curve_value
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.sensitivity import Trial
-from paredown.framework.surgery import refusal_to_replace
-from paredown.framework.targets import named_modules
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.framework.weights import refuse_not_finite
-from paredown.modifiers.decomposition.choice import (
+from paredown.framework.calibration.batch_norms import has_batch_norms
+from paredown.framework.calibration.sensitivity import Trial
+from paredown.framework.model.surgery import refusal_to_replace
+from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.decomposition.choice.choose import (
     Choice,
     Guard,
     choose_ranks,
     foreseen_lines,
     refuse_what_cannot_run,
 )
-from paredown.modifiers.decomposition.form import Form, Ranks
-from paredown.modifiers.decomposition.geometry import KINDS, Geometry
-from paredown.modifiers.decomposition.guard import told
-from paredown.modifiers.decomposition.projected_attention import projected_attention
-from paredown.modifiers.decomposition.rank_budget import choose_within_budget, layer_ratios, ratio_trials
-from paredown.modifiers.decomposition.ranks import Budgeted, Rank, Ratio
-from paredown.modifiers.decomposition.replacement import UNCHANGED, decompose_layers
-from paredown.modifiers.decomposition.sites import Site, Sites, bias_of, find_sites
+from paredown.modifiers.decomposition.choice.guard import told
+from paredown.modifiers.decomposition.choice.rank_budget import choose_within_budget, layer_ratios, ratio_trials
+from paredown.modifiers.decomposition.choice.ranks import Budgeted, Rank, Ratio
+from paredown.modifiers.decomposition.choice.replacement import UNCHANGED, decompose_layers
+from paredown.modifiers.decomposition.choice.sites import Site, Sites, bias_of, find_sites
+from paredown.modifiers.decomposition.forms.base import Form, Ranks
+from paredown.modifiers.decomposition.forms.geometry import KINDS, Geometry
+from paredown.modifiers.decomposition.forms.projected_attention import projected_attention
 
 __all__ = ["Decomposition"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from paredown.modifiers.decomposition.decomposition import Decomposition
-from paredown.modifiers.decomposition.form import Form
-from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.matrix_forms import ChannelForm, SpatialForm
+from paredown.modifiers.decomposition.forms.base import Form
+from paredown.modifiers.decomposition.forms.geometry import Geometry
+from paredown.modifiers.decomposition.forms.matrix_forms import ChannelForm, SpatialForm
 
 
 class SvdDecomposition(Decomposition):

@@ -11,19 +11,19 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from paredown.modifiers.decomposition.decomposition import Decomposition
-from paredown.modifiers.decomposition.factorization import rank_for_energy
-from paredown.modifiers.decomposition.form import Form, Ranks
-from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import CoreForm, kernel_form
-from paredown.modifiers.decomposition.tensor_train import (
+from paredown.modifiers.decomposition.forms.base import Form, Ranks
+from paredown.modifiers.decomposition.forms.factorization import rank_for_energy
+from paredown.modifiers.decomposition.forms.geometry import Geometry
+from paredown.modifiers.decomposition.forms.kernel_forms import CoreForm, kernel_form
+from paredown.modifiers.decomposition.forms.tensor_train import (
     balanced_dimensions,
     matrix_of,
     tensor_train_kernel,
     tensor_train_matrix,
     tensor_train_ranks,
 )
-from paredown.modifiers.decomposition.tensor_train_layers import TensorTrainEmbedding, TensorTrainLinear
-from paredown.modifiers.decomposition.variational_bayes import rank_by_variational_bayes
+from paredown.modifiers.decomposition.forms.tensor_train_layers import TensorTrainEmbedding, TensorTrainLinear
+from paredown.modifiers.decomposition.forms.variational_bayes import rank_by_variational_bayes
 
 
 class TrainForm(CoreForm):

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from paredown.modifiers.decomposition.decomposition import Decomposition
-from paredown.modifiers.decomposition.form import Form
-from paredown.modifiers.decomposition.geometry import Geometry
-from paredown.modifiers.decomposition.kernel_forms import CoreForm, kernel_form
-from paredown.modifiers.decomposition.tucker import tucker2
+from paredown.modifiers.decomposition.forms.base import Form
+from paredown.modifiers.decomposition.forms.geometry import Geometry
+from paredown.modifiers.decomposition.forms.kernel_forms import CoreForm, kernel_form
+from paredown.modifiers.decomposition.forms.tucker import tucker2
 
 
 class TuckerForm(CoreForm):

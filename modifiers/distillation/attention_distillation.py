@@ -9,18 +9,18 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
-from paredown.framework.training import Training
-from paredown.framework.varying import Number, Varying
-from paredown.modifiers.distillation.attention_losses import (
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Number, Varying
+from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
+from paredown.modifiers.distillation.losses.attention import (
     attention_distribution_loss,
     attention_squared_loss,
     attention_transfer_loss,
     relation_loss,
 )
-from paredown.modifiers.distillation.features import hidden_state, tokens_that_count
-from paredown.modifiers.distillation.paired import Difference, Layers, Paired
+from paredown.modifiers.distillation.signals.features import hidden_state, tokens_that_count
 
 __all__ = ["AttentionDistillation"]
 

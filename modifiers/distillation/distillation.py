@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Pass, Term
-from paredown.framework.modifier import Modifier
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.framework.varying import Varying, ends_of, moves, value_at
+from paredown.framework.auxiliary.losses import Pass, Term
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Varying, ends_of, moves, value_at
 
 __all__ = ["Compute", "Distillation"]
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Pass
-from paredown.framework.calling import call, evaluating
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.framework.varying import Varying
-from paredown.modifiers.distillation.adapters import Adapters
-from paredown.modifiers.distillation.feature_losses import cosine_loss, relative_squared_loss, squared_loss
-from paredown.modifiers.distillation.features import channel_dimension, hidden_state, tokens_that_count
-from paredown.modifiers.distillation.paired import Difference, Layers, Paired
-from paredown.modifiers.distillation.taught import for_teacher
+from paredown.framework.auxiliary.losses import Pass
+from paredown.framework.model.forward import call, evaluating
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Varying
+from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
+from paredown.modifiers.distillation.losses.features import cosine_loss, relative_squared_loss, squared_loss
+from paredown.modifiers.distillation.signals.adapters import Adapters
+from paredown.modifiers.distillation.signals.features import channel_dimension, hidden_state, tokens_that_count
+from paredown.modifiers.distillation.teacher_losses import for_teacher
 
 __all__ = ["FeatureDistillation"]
 

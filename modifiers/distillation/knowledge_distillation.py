@@ -9,24 +9,24 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Pass
-from paredown.framework.modifier import Foreseen
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.framework.varying import ends_of, value_at
+from paredown.framework.auxiliary.losses import Pass
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import ends_of, value_at
 from paredown.modifiers.distillation.distillation import Compute
-from paredown.modifiers.distillation.logit_loss import Decoupled, LogitLoss, loss_of
-from paredown.modifiers.distillation.losses import standardized
-from paredown.modifiers.distillation.outputs import (
+from paredown.modifiers.distillation.losses.divergences import standardized
+from paredown.modifiers.distillation.losses.logit_loss import Decoupled, LogitLoss, loss_of
+from paredown.modifiers.distillation.losses.softening import Temperature, moving, temperature_in
+from paredown.modifiers.distillation.signals.outputs import (
     class_dimension_of,
     labels_of,
     logits_of,
     predicts_next,
     same_classes,
 )
-from paredown.modifiers.distillation.remembered import Remembering, remembered
-from paredown.modifiers.distillation.softening import Temperature, moving, temperature_in
-from paredown.modifiers.distillation.taught import Copied, Taught, saying
+from paredown.modifiers.distillation.signals.teacher_cache import Remembering, remembered
+from paredown.modifiers.distillation.teacher_losses import Copied, Taught, saying
 
 __all__ = ["KnowledgeDistillation"]
 

@@ -10,16 +10,17 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.auxiliary_loss import Pass
+from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.losses import Pass
+from paredown.framework.auxiliary.modules import seeded
 from paredown.framework.errors import TargetError
-from paredown.framework.extras import seeded
-from paredown.framework.followers import Follower
-from paredown.framework.modifier import Foreseen
-from paredown.framework.training import Training
-from paredown.framework.varying import Varying
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Varying
 from paredown.modifiers.distillation.distillation import Compute, Distillation
-from paredown.modifiers.distillation.losses import kl_divergence_loss
-from paredown.modifiers.distillation.outputs import (
+from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
+from paredown.modifiers.distillation.losses.softening import Temperature, moving, temperature_in
+from paredown.modifiers.distillation.signals.outputs import (
     class_dimension_of,
     labelled,
     labels_of,
@@ -27,7 +28,6 @@ from paredown.modifiers.distillation.outputs import (
     loss_in,
     predicts_next,
 )
-from paredown.modifiers.distillation.softening import Temperature, moving, temperature_in
 
 __all__ = ["MutualLearning", "Peers"]
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from paredown.framework.auxiliary_loss import Pass
-from paredown.framework.modifier import Foreseen
-from paredown.framework.training import Training
-from paredown.framework.varying import Varying
+from paredown.framework.auxiliary.losses import Pass
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Varying
 from paredown.modifiers.distillation.distillation import Compute
-from paredown.modifiers.distillation.features import embeddings, hidden_state, tokens_that_count
-from paredown.modifiers.distillation.paired import Difference, Layers, Paired
-from paredown.modifiers.distillation.relations import angle_loss, distance_loss, similarity_loss
-from paredown.modifiers.distillation.taught import Copied, saying
+from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
+from paredown.modifiers.distillation.losses.relations import angle_loss, distance_loss, similarity_loss
+from paredown.modifiers.distillation.signals.features import embeddings, hidden_state, tokens_that_count
+from paredown.modifiers.distillation.teacher_losses import Copied, saying
 
 __all__ = ["RelationalDistillation"]
 

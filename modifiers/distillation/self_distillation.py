@@ -11,22 +11,27 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from paredown.framework.auxiliary_loss import Pass
-from paredown.framework.calling import call, evaluating
+from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
-from paredown.framework.followers import Follower
-from paredown.framework.modifier import Foreseen, Share
-from paredown.framework.targets import match_roots, named_modules
-from paredown.framework.training import Training
-from paredown.framework.varying import Number, Varying
-from paredown.modifiers.distillation.captured import Capture
+from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.targets import match_roots, named_modules
+from paredown.framework.modifier.base import Foreseen, Share
+from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.varying import Number, Varying
 from paredown.modifiers.distillation.distillation import Compute, Distillation
-from paredown.modifiers.distillation.early_exits import EarlyExits, Exit
-from paredown.modifiers.distillation.feature_losses import relative_squared_loss
-from paredown.modifiers.distillation.features import channel_dimension, embeddings, hidden_state, tokens_that_count
-from paredown.modifiers.distillation.losses import kl_divergence_loss
-from paredown.modifiers.distillation.outputs import labelled, labels_of, logits_of, predicts_next
-from paredown.modifiers.distillation.running_exits import RunningExits
+from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
+from paredown.modifiers.distillation.losses.features import relative_squared_loss
+from paredown.modifiers.distillation.signals.captured import Capture
+from paredown.modifiers.distillation.signals.early_exits import EarlyExits, Exit
+from paredown.modifiers.distillation.signals.features import (
+    channel_dimension,
+    embeddings,
+    hidden_state,
+    tokens_that_count,
+)
+from paredown.modifiers.distillation.signals.outputs import labelled, labels_of, logits_of, predicts_next
+from paredown.modifiers.distillation.signals.running_exits import RunningExits
 
 __all__ = ["Exits", "SelfDistillation"]
 
@@ -45,7 +50,7 @@ class SelfDistillation(Distillation):
     at the exit + imitation x T^2 KL(model || exit) [+ hint_weight x the squared error of the exit's embedding to that
     of the layer ``hint``, relative to its size]. The model learns through its exits. They are trained by an optimizer
     like the loop's, saved with the run, and gone at the end, or left on the model as ``model.exits``: then
-    `paredown.modifiers.distillation.early_exits.early_exit` leaves the model at the first one that is sure.
+    `paredown.modifiers.distillation.signals.early_exits.early_exit` leaves the model at the first one that is sure.
 
     What the loop's loss would be at an exit is read off its gradient at the model's logits, which tells the targets of
     a softmax cross-entropy; of a forward that is given ``labels``, the cross-entropy with them is taken. Any other loss

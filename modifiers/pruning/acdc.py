@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, CriterionName, criterion_named
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
-from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
-from paredown.modifiers.pruning.scope import ScopeField
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.base import MaskPruning
+from paredown.modifiers.pruning.masks.scope import ScopeField
+from paredown.modifiers.pruning.masks.state import MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionName, criterion_named
 
 __all__ = ["Acdc", "AcdcState"]
 

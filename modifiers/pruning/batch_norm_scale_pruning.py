@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ScheduleError, TargetError
-from paredown.framework.graph import batch_norms_after
-from paredown.framework.modifier import Modifier
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.framework.model.graph.fusion import batch_norms_after
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
-from paredown.modifiers.pruning.prunable import layer_of
-from paredown.modifiers.pruning.structure import TRANSPOSED, StructureField
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
+from paredown.modifiers.pruning.scoring.prunable import layer_of
+from paredown.modifiers.pruning.scoring.units import TRANSPOSED, StructureField
 
 __all__ = ["BatchNormScaleCriterion", "BatchNormScalePruning"]
 

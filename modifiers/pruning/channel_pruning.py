@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from paredown.modifiers.pruning.channel_removal import ChannelRemoval
+from paredown.modifiers.pruning.removal.channel_removal import ChannelRemoval
 
 __all__ = ["ChannelPruning"]
 

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from paredown.framework.modifier import Foreseen
-from paredown.framework.shards import own_part, sum_of_parts
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.held_masks import HeldMasks
-from paredown.modifiers.pruning.mask_state import Masks, MaskState, weights_of
-from paredown.modifiers.pruning.masks import mask_of
-from paredown.modifiers.pruning.prunable import layer_of
+from paredown.framework.distributed.shards import own_part, sum_of_parts
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.apply import mask_of
+from paredown.modifiers.pruning.masks.held_masks import HeldMasks
+from paredown.modifiers.pruning.masks.state import Masks, MaskState, weights_of
+from paredown.modifiers.pruning.scoring.prunable import layer_of
 
 
 class ConstantSparsity(HeldMasks):

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier import Modifier
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
-from paredown.modifiers.pruning.prunable import layer_of
-from paredown.modifiers.pruning.scope import ScopeField
-from paredown.modifiers.pruning.structure import StructureField, output_first
+from paredown.modifiers.pruning.masks.scope import ScopeField
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
+from paredown.modifiers.pruning.scoring.prunable import layer_of
+from paredown.modifiers.pruning.scoring.units import StructureField, output_first
 
 __all__ = ["GeometricMedianCriterion", "GeometricMedianPruning", "distances_to_others"]
 

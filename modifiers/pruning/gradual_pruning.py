@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from pydantic import ValidationInfo, field_validator
 
-from paredown.framework.curves import Curve, curve_value
-from paredown.framework.modifier import Share
-from paredown.framework.registry import type_name
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
-from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
+from paredown.framework.modifier.base import Share
+from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.registry import type_name
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.base import MaskPruning
+from paredown.modifiers.pruning.masks.state import MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.scoring.criterion import Criterion
 
 __all__ = ["GradualPruning"]
 

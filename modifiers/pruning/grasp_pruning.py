@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier import Modifier
-from paredown.framework.processes import mean_of_all
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.gradients import losses_on_data
+from paredown.framework.distributed.processes import mean_of_all
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
+from paredown.modifiers.pruning.scoring.gradients import losses_on_data
 
 __all__ = ["GraspCriterion", "GraspPruning"]
 

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, Strict
 
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.channel_removal import ChannelRemoval
-from paredown.modifiers.pruning.channel_view import ChannelView, look
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.channel_removal import ChannelRemoval
+from paredown.modifiers.pruning.removal.channel_view import ChannelView, look
 
 __all__ = ["HeadPruning"]
 

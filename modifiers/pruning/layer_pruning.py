@@ -9,17 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import AfterValidator
 
-from paredown.framework.channels import configuration_of, settings_for
-from paredown.framework.curves import share_of
 from paredown.framework.errors import TargetError
-from paredown.framework.modifier import Foreseen
-from paredown.framework.report.latency import measure_latency
-from paredown.framework.report.measure import measure_model
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import criterion_named
-from paredown.modifiers.pruning.layer_trial import Setting, left_out, tried
-from paredown.modifiers.pruning.structured import StructuredPruning
-from paredown.modifiers.pruning.whole_layers import Layer, find_layers
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.measure.latency import measure_latency
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.base import StructuredPruning
+from paredown.modifiers.pruning.removal.channels import configuration_of, settings_for
+from paredown.modifiers.pruning.removal.layer_trial import Setting, left_out, tried
+from paredown.modifiers.pruning.removal.whole_layers import Layer, find_layers
+from paredown.modifiers.pruning.scoring.criterion import criterion_named
 
 __all__ = ["LayerPruning", "LayerState"]
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.momenta import forget_
-from paredown.framework.state import containers
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, CriterionName, Statistics, criterion_named
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
-from paredown.modifiers.pruning.mask_state import Masks, MaskState, refuse_nan_gradients
+from paredown.framework.model.momenta import forget_
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.framework.storage.state import containers
+from paredown.modifiers.pruning.masks.base import MaskPruning
+from paredown.modifiers.pruning.masks.state import Masks, MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionName, Statistics, criterion_named
 
 __all__ = ["LotteryTicket", "LotteryTicketState", "share_after"]
 

@@ -8,13 +8,13 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.damped_moments import inverse_moments
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.layer_rows import Goal
-from paredown.modifiers.pruning.least_squares import refitted
-from paredown.modifiers.pruning.selection import smallest
-from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
-from paredown.modifiers.pruning.structure import Pattern
+from paredown.framework.calibration.damped_moments import inverse_moments
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.rows import Goal
+from paredown.modifiers.pruning.scoring.units import Pattern
+from paredown.modifiers.pruning.selection.select import smallest
+from paredown.modifiers.pruning.streamed.base import Damping, StreamedPruning
+from paredown.modifiers.pruning.streamed.least_squares import refitted
 
 __all__ = ["OptimalBrainCompression", "optimal_brain_rows", "removal_traces"]
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.modifier import Modifier
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
 
 __all__ = ["RandomCriterion", "RandomPruning"]
 

@@ -9,17 +9,17 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.curves import Curve, curve_value, share_of
-from paredown.framework.modifier import Share
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched, criterion_named
-from paredown.modifiers.pruning.gradients import step_gradients
-from paredown.modifiers.pruning.mask_pruning import MaskPruning
-from paredown.modifiers.pruning.mask_state import MaskState, refuse_nan_gradients
-from paredown.modifiers.pruning.masks import apply_masks_, mask_keeping, to_bool
-from paredown.modifiers.pruning.prunable import Prunable
-from paredown.modifiers.pruning.scope import ScopeField
-from paredown.modifiers.pruning.selection import smallest
+from paredown.framework.modifier.base import Share
+from paredown.framework.modifier.curves import Curve, curve_value, share_of
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.apply import apply_masks_, mask_keeping, to_bool
+from paredown.modifiers.pruning.masks.base import MaskPruning
+from paredown.modifiers.pruning.masks.scope import ScopeField
+from paredown.modifiers.pruning.masks.state import MaskState, refuse_nan_gradients
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched, criterion_named
+from paredown.modifiers.pruning.scoring.gradients import step_gradients
+from paredown.modifiers.pruning.scoring.prunable import Prunable
+from paredown.modifiers.pruning.selection.select import smallest
 
 __all__ = ["Rigl", "RiglState", "moved_connections"]
 

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier import Modifier
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
 
 __all__ = ["SnipCriterion", "SnipPruning"]
 

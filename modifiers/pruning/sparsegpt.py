@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
-from paredown.framework.damped_moments import inverse_factor
-from paredown.modifiers.pruning.exact_counts import shared_out
-from paredown.modifiers.pruning.layer_rows import Goal
-from paredown.modifiers.pruning.least_squares import refitted
-from paredown.modifiers.pruning.selection import smallest
-from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
-from paredown.modifiers.pruning.structure import Pattern
+from paredown.framework.calibration.damped_moments import inverse_factor
+from paredown.modifiers.pruning.masks.rows import Goal
+from paredown.modifiers.pruning.scoring.units import Pattern
+from paredown.modifiers.pruning.selection.exact_counts import shared_out
+from paredown.modifiers.pruning.selection.select import smallest
+from paredown.modifiers.pruning.streamed.base import Damping, StreamedPruning
+from paredown.modifiers.pruning.streamed.least_squares import refitted
 
 __all__ = ["SparseGPT", "sparsegpt_rows"]
 

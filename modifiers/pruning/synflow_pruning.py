@@ -12,14 +12,14 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from paredown.framework.calling import call
 from paredown.framework.errors import ScheduleError, TargetError
-from paredown.framework.graph import tensors_of
-from paredown.framework.managed import without_links
-from paredown.framework.modifier import Modifier
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Criterion, Watched
+from paredown.framework.model.forward import call
+from paredown.framework.model.graph.fusion import tensors_of
+from paredown.framework.model.links import without_links
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
 
 __all__ = ["SynflowCriterion", "SynflowPruning"]
 

@@ -8,18 +8,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier import Modifier
-from paredown.framework.second_moments import mean_squares
-from paredown.framework.streaming import Unit
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.framework.weights import refuse_not_finite
-from paredown.modifiers.pruning.criterion import Criterion, Watched
-from paredown.modifiers.pruning.exact_counts import shared_out, smallest_in_rows
-from paredown.modifiers.pruning.layer_rows import Goal
-from paredown.modifiers.pruning.least_squares import refitted
-from paredown.modifiers.pruning.streamed_pruning import Damping, StreamedPruning
-from paredown.modifiers.pruning.structure import Pattern
+from paredown.framework.calibration.second_moments import mean_squares
+from paredown.framework.calibration.streaming import Unit
+from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.masks.rows import Goal
+from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
+from paredown.modifiers.pruning.scoring.units import Pattern
+from paredown.modifiers.pruning.selection.exact_counts import shared_out, smallest_in_rows
+from paredown.modifiers.pruning.streamed.base import Damping, StreamedPruning
+from paredown.modifiers.pruning.streamed.least_squares import refitted
 
 __all__ = ["WandaCriterion", "WandaPruning", "wanda_scores"]
 

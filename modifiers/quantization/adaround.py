@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, Strict, model_validator
 from torch import Tensor
 
-from paredown.framework.second_moments import SecondMoments
-from paredown.modifiers.quantization.quantized_layers import Grid
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import spread, view_for
+from paredown.framework.calibration.second_moments import SecondMoments
+from paredown.modifiers.quantization.layers.stored import Grid
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import spread, view_for
 from paredown.modifiers.quantization.weight_reconstruction import WeightReconstruction
 
 __all__ = ["Adaround", "adaround_weight"]

@@ -11,19 +11,19 @@ from typing import Annotated, Any
 from pydantic import Field, Strict
 from torch import nn
 
-from paredown.framework.allocation import Option, allocate
-from paredown.framework.budget import Budget
+from paredown.framework.calibration.allocation import Option, allocate
+from paredown.framework.calibration.sensitivity import Trial, scan
 from paredown.framework.errors import ScheduleError
-from paredown.framework.managed import add_link, remove_links
-from paredown.framework.modifier import Modifier
-from paredown.framework.report.measure import measure_model
-from paredown.framework.sensitivity import Trial, scan
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.layer_schemes import LayerSchemes
-from paredown.modifiers.quantization.layers import channel_of, weight_names
-from paredown.modifiers.quantization.links import WeightQuantizer
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import view_of
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.model.links import add_link, remove_links
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.fields import Budget
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer
+from paredown.modifiers.quantization.layers.schemes import LayerSchemes
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import view_of
 
 __all__ = ["WidthBudget", "choose_widths", "width_trials"]
 

@@ -8,17 +8,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calibration.second_moments import SecondMoments
 from paredown.framework.errors import TargetError
-from paredown.framework.graph import Scaling, scalings
-from paredown.framework.second_moments import SecondMoments
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.fake_quantize import clip_limits, rounded
-from paredown.modifiers.quantization.moved_scales import move_scale_
-from paredown.modifiers.quantization.quantized_layers import Grid
-from paredown.modifiers.quantization.scales import affine_parameters, weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import kept_scale, spread, view_for, view_of
+from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.moved_scales import move_scale_
+from paredown.modifiers.quantization.layers.stored import Grid
+from paredown.modifiers.quantization.numbers.fake_quantize import clip_limits, rounded
+from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import kept_scale, spread, view_for, view_of
 from paredown.modifiers.quantization.weight_reconstruction import WeightReconstruction
 
 __all__ = ["Awq", "clipped_grid", "salience"]

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.errors import TargetError
-from paredown.framework.graph import batch_norms_after
-from paredown.framework.managed import Link, base_class, links_of
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.processes import sum_of_all
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.links import ActivationQuantizer, WeightQuantizer
+from paredown.framework.model.graph.fusion import batch_norms_after
+from paredown.framework.model.links import Link, base_class, links_of
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
 from paredown.modifiers.quantization.post_training import Samples, require_data
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
-from paredown.modifiers.quantization.scheme import ActivationScheme
 
 
 class DynamicQuantization(PostTrainingQuantization):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.errors import TargetError
-from paredown.framework.graph import Graph, Scaling, batch_norms_after, scalings
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.targets import named_modules, named_parameters
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.moved_scales import geometric, move_scale_
+from paredown.framework.model.graph.fusion import Graph, Scaling, batch_norms_after, scalings
+from paredown.framework.model.targets import named_modules, named_parameters
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
 
 __all__ = ["Equalization", "equalizing"]
 

@@ -8,14 +8,14 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
-from paredown.framework.damped_moments import inverse_factor
-from paredown.framework.second_moments import SecondMoments
-from paredown.modifiers.quantization.fake_quantize import clip_limits
-from paredown.modifiers.quantization.number_formats import FLOAT_FORMATS, round_float_
-from paredown.modifiers.quantization.quantized_layers import Grid
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import spread, view_for
+from paredown.framework.calibration.damped_moments import inverse_factor
+from paredown.framework.calibration.second_moments import SecondMoments
+from paredown.modifiers.quantization.layers.stored import Grid
+from paredown.modifiers.quantization.numbers.fake_quantize import clip_limits
+from paredown.modifiers.quantization.numbers.formats import FLOAT_FORMATS, round_float_
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import spread, view_for
 from paredown.modifiers.quantization.weight_reconstruction import WeightReconstruction
 
 __all__ = ["Gptq", "gptq_weight"]

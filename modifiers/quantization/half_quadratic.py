@@ -8,13 +8,13 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
+from paredown.modifiers.quantization.numbers.scales import affine_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import kept_scale, view_of
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
-from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers
-from paredown.modifiers.quantization.scales import affine_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import kept_scale, view_of
 
 __all__ = ["AffineWeightScheme", "HalfQuadratic", "half_quadratic_grid"]
 

@@ -10,20 +10,20 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.processes import mean_of_all
-from paredown.framework.targets import named_modules
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.layers import channel_of, weight_names
-from paredown.modifiers.quantization.learned_quantizers import (
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.layers.learned_quantizers import (
     LearnedActivationQuantizer,
     LearnedWeightQuantizer,
     first_weight_scale,
 )
+from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers, put, put_weight_quantizer
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
-from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers, put, put_weight_quantizer
-from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
 
 __all__ = ["LearnedStepSize"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field, Strict
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier import Modifier
-from paredown.framework.training import Training
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.stored import QuantizedLayers
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
-from paredown.modifiers.quantization.quantized_layers import QuantizedLayers
 
 __all__ = ["PostTrainingQuantization", "Samples", "require_data"]
 

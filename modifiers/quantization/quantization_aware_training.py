@@ -9,17 +9,17 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from paredown.framework.curves import Curve, curve_value
+from paredown.framework.distributed.shards import split_in_forward
 from paredown.framework.errors import TargetError
-from paredown.framework.shards import split_in_forward
-from paredown.framework.time import Time
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.frozen_statistics import freeze_statistics
-from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer
-from paredown.modifiers.quantization.observers import Observation
+from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.frozen_statistics import freeze_statistics
+from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer
+from paredown.modifiers.quantization.layers.stored import QuantizedLayers
+from paredown.modifiers.quantization.numbers.observers import Observation
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, Bits, WeightScheme
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
-from paredown.modifiers.quantization.quantized_layers import QuantizedLayers
-from paredown.modifiers.quantization.scheme import ActivationScheme, Bits, WeightScheme
 
 
 class QuantizationAwareTraining(QuantizationModifier):

@@ -9,25 +9,18 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 from torch import nn
 
+from paredown.framework.calibration.sensitivity import Trial
 from paredown.framework.errors import ScheduleError, TargetError
-from paredown.framework.fast_paths import restore_fast_path, use_slow_path
-from paredown.framework.managed import Link
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.sensitivity import Trial
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.framework.weights import refuse_not_finite
+from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
+from paredown.framework.model.links import Link
+from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
-from paredown.modifiers.quantization.folded_batch_norms import folded_batch_norms
-from paredown.modifiers.quantization.fusable_outputs import fusable_outputs
-from paredown.modifiers.quantization.layer_schemes import (
-    LayerSchemes,
-    Override,
-    merged,
-    misfit_of,
-    overrides_by_layer,
-)
-from paredown.modifiers.quantization.layers import (
+from paredown.modifiers.quantization.layers.folded_batch_norms import folded_batch_norms
+from paredown.modifiers.quantization.layers.fusable_outputs import fusable_outputs
+from paredown.modifiers.quantization.layers.kinds import (
     LAYERS,
     channel_of,
     parent_attention,
@@ -36,16 +29,23 @@ from paredown.modifiers.quantization.layers import (
     untreated,
     weight_names,
 )
-from paredown.modifiers.quantization.links import ActivationQuantizer, Place, WeightQuantizer, write_grid
-from paredown.modifiers.quantization.observers import Observation
-from paredown.modifiers.quantization.quantized_layers import (
+from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer, write_grid
+from paredown.modifiers.quantization.layers.schemes import (
+    LayerSchemes,
+    Override,
+    merged,
+    misfit_of,
+    overrides_by_layer,
+)
+from paredown.modifiers.quantization.layers.stored import (
     Grid,
     QuantizedLayers,
     put,
     put_weight_quantizer,
     remove_buffers,
 )
-from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
+from paredown.modifiers.quantization.numbers.observers import Observation
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
 
 __all__ = ["QuantizationModifier"]
 

@@ -9,15 +9,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.calibration.second_moments import refuse_not_finite_inputs
+from paredown.framework.calibration.streaming import InputTaker
+from paredown.framework.distributed.processes import extremes_of_all
 from paredown.framework.errors import TargetError
-from paredown.framework.graph import Scaling, scalings
-from paredown.framework.modifier import Foreseen, Share, TargetedModifier
-from paredown.framework.processes import extremes_of_all
-from paredown.framework.second_moments import refuse_not_finite_inputs
-from paredown.framework.streaming import InputTaker
-from paredown.framework.targets import named_modules
-from paredown.framework.training import Training
-from paredown.modifiers.quantization.moved_scales import geometric, move_scale_
+from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.base import Foreseen, Share, TargetedModifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
 from paredown.modifiers.quantization.post_training import Samples, require_data
 
 __all__ = ["Smoothquant", "smoothing"]

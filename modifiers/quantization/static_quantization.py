@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
-from paredown.modifiers.quantization.scheme import ActivationScheme
 
 
 class StaticQuantization(PostTrainingQuantization):

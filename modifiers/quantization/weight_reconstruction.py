@@ -9,16 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.graph import Scaling
-from paredown.framework.kept_tensors import KeptTensors
-from paredown.framework.second_moments import SecondMoments, second_moments
-from paredown.framework.streaming import stream
-from paredown.framework.targets import named_modules, named_parameters
-from paredown.framework.training import Training
-from paredown.framework.weights import tied_to
+from paredown.framework.calibration.rollback import KeptTensors
+from paredown.framework.calibration.second_moments import SecondMoments, second_moments
+from paredown.framework.calibration.streaming import stream
+from paredown.framework.model.graph.fusion import Scaling
+from paredown.framework.model.targets import named_modules, named_parameters
+from paredown.framework.model.weights import tied_to
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
-from paredown.modifiers.quantization.quantized_layers import Grid, QuantizedLayers
-from paredown.modifiers.quantization.scheme import WeightScheme
 
 __all__ = ["WeightReconstruction"]
 

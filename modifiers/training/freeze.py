@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from paredown.framework.errors import TargetError
-from paredown.framework.modifier import Foreseen, TargetedModifier
-from paredown.framework.targets import match_parameters, named_parameters
-from paredown.framework.training import Training
+from paredown.framework.model.targets import match_parameters, named_parameters
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.training import Training
 
 
 @dataclass

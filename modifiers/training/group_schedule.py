@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.curves import Curve, curve_value
-from paredown.framework.modifier import Foreseen, Modifier
-from paredown.framework.time import Time
-from paredown.framework.training import Training
+from paredown.framework.modifier.base import Foreseen, Modifier
+from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
 
 __all__ = ["GroupNumbers", "GroupSchedule"]
 

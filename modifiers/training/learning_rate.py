@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.training import Training
+from paredown.framework.modifier.training import Training
 from paredown.modifiers.training.group_schedule import GroupNumbers, GroupSchedule
 
 

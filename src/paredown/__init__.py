@@ -6,7 +6,6 @@ manager = ScheduledManager.from_yaml("recipe.yaml")
 optimizer = manager.modify(model, optimizer, steps_per_epoch=len(loader))
 """
 
-from paredown.framework.checkpoint import load, resume, save
 from paredown.framework.errors import (
     CheckpointError,
     ExportError,
@@ -15,13 +14,14 @@ from paredown.framework.errors import (
     ScheduleError,
     TargetError,
 )
-from paredown.framework.manager import ScheduledManager
-from paredown.framework.modifier import Modifier
-from paredown.framework.plan import Plan
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
-from paredown.framework.time import Time
-from paredown.framework.training import Training
+from paredown.framework.run.checkpoint import load, resume, save
+from paredown.framework.run.manager import ScheduledManager
+from paredown.framework.run.plan import Plan
 
 __version__ = "0.1.0"
 __all__ = [

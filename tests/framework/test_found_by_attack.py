@@ -10,7 +10,7 @@ from sample_models import batches, mlp, pruning, recipe_of, size, train, zeros
 from torch import nn
 
 from paredown import ParedownError, Recipe, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 KD = {"type": "knowledge_distillation"}
 

@@ -9,7 +9,7 @@ from sample_models import batches, mlp, pruning, recipe_of, size, train, weights
 from torch import nn
 
 from paredown import ParedownError, Recipe, ScheduledManager, ScheduleError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 
 def manager_of(epochs=4, **modifiers):

@@ -11,8 +11,8 @@ from paredown.framework.errors import ExportError
 
 transformers = pytest.importorskip("transformers")
 helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
-from paredown.integrations.compressed_layers import pack  # noqa: E402
 from paredown.integrations.compressed_tensors import export  # noqa: E402
+from paredown.integrations.export.compressed_layers import pack  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENS = {"input_ids": torch.arange(16).reshape(2, 8)}

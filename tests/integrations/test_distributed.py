@@ -16,8 +16,8 @@ from two_processes import in_processes, weights_of_script
 
 import paredown
 from paredown import Recipe, ScheduledManager
+from paredown.framework.distributed.shards import outlive_gloo, put_together
 from paredown.framework.errors import ParedownError
-from paredown.framework.shards import outlive_gloo, put_together
 from paredown.integrations import distributed
 
 EPOCHS, LENGTH, MIDDLE = 4, 10, 23

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize
 
 from paredown import Recipe, RecipeError
-from paredown.framework.recipe.collections import recipe_names
+from paredown.framework.recipe.reading.collections import recipe_names
 
 ROOT = Path(__file__).parent.parent.parent
 APP = """

@@ -10,7 +10,7 @@ from torch import nn
 
 from paredown import Recipe, ScheduledManager
 from paredown.framework.errors import ExportError
-from paredown.framework.managed import links_of
+from paredown.framework.model.links import links_of
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

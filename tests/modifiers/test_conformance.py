@@ -10,7 +10,7 @@ from torch import nn
 
 import paredown
 from paredown import ParedownError, Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.framework.registry import registry
+from paredown.framework.modifier.registry import registry
 
 DATA = batches(4, image=True)
 TYPES = sorted(registry().types)

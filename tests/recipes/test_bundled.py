@@ -6,7 +6,7 @@ from sample_models import batches
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.recipe.collections import recipe_names
+from paredown.framework.recipe.reading.collections import recipe_names
 
 STEPS = 4
 #: what a recipe of these names is for

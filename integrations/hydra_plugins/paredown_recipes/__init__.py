@@ -80,7 +80,7 @@ def _name(config_path: str) -> str:
 
 
 def _names() -> list[str]:
-    from paredown.framework.recipe.collections import recipe_names
+    from paredown.framework.recipe.reading.collections import recipe_names
 
     return list(recipe_names())
 

@@ -13,7 +13,7 @@ from paredown import Recipe
 TASK = """
 import torch
 from torch import nn
-from paredown.framework.cli.task import Task
+from paredown.framework.experiments.task import Task
 
 def batches(seed):
     g = torch.Generator().manual_seed(seed)

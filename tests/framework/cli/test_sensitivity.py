@@ -8,12 +8,12 @@ from sample_models import batches, mlp
 
 from paredown import Recipe, ScheduledManager
 from paredown.framework.cli.main import main
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 TASK = """
 import torch
 from sample_models import batches, mlp
-from paredown.framework.cli.task import Task
+from paredown.framework.experiments.task import Task
 
 
 def task():

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from paredown import Recipe
-from paredown.framework.recipe.collections import recipe_names
 from paredown.framework.recipe.comparing import differences
+from paredown.framework.recipe.reading.collections import recipe_names
 
 BASE = {
     "recipe": 1,

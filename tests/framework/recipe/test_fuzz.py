@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from paredown.framework.errors import RecipeError
 from paredown.framework.recipe import Recipe
 from paredown.framework.recipe.recipe import _finished
-from paredown.framework.recipe.yaml_nodes import read_yaml
+from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 
 GOOD = """\
 recipe: 1

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from paredown.framework.errors import RecipeError
 from paredown.framework.recipe import Recipe
-from paredown.framework.recipe.expression import evaluate
-from paredown.framework.recipe.scalars import core_scalar
-from paredown.framework.recipe.writing import to_yaml
-from paredown.framework.recipe.yaml_nodes import read_yaml
+from paredown.framework.recipe.resolving.expression import evaluate
+from paredown.framework.recipe.tree.scalars import core_scalar
+from paredown.framework.recipe.tree.writing import to_yaml
+from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 
 PRUNE = {"type": "magnitude_pruning", "start": 1, "end": 3, "final_sparsity": 0.9}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from paredown.framework.managed import Link, add_link
-from paredown.framework.report.latency import measure_latency
-from paredown.framework.report.measure import measure_model
-from paredown.framework.report.storage import bytes_on_disk, pack_integers, read_sparse, write_compressed
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.measure.latency import measure_latency
+from paredown.framework.measure.size import bytes_on_disk, pack_integers, read_sparse, write_compressed
+from paredown.framework.model.links import Link, add_link
 
 
 class Int4(Link):
@@ -139,8 +139,8 @@ def test_tensors_of_any_type_are_stored(dtype, tmp_path):
 
 
 def test_the_form_of_a_large_tensor_is_found_on_a_part_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("paredown.framework.report.storage.SAMPLE", 1024)
-    monkeypatch.setattr("paredown.framework.report.storage.PIECE", 64)
+    monkeypatch.setattr("paredown.framework.measure.size.SAMPLE", 1024)
+    monkeypatch.setattr("paredown.framework.measure.size.PIECE", 64)
     model = nn.Linear(300, 100)
     write_compressed(model, tmp_path / "model.zip")
     assert zipfile.ZipFile(tmp_path / "model.zip").namelist() == ["weight", "bias"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paredown.framework.registry import registry
+from paredown.framework.modifier.registry import registry
 from paredown.integrations.conversion.conversion import convert
 from paredown.integrations.conversion.expressions import parts_of, written
-from paredown.integrations.conversion.schemes import PRESETS
 from paredown.integrations.conversion.table import TRANSLATORS, WITHOUT, why_not
-from paredown.integrations.conversion.targets import layer_patterns, prefix_pattern
+from paredown.integrations.conversion.translators.schemes import PRESETS
+from paredown.integrations.conversion.translators.targets import layer_patterns, prefix_pattern
 
 #: the modifiers for PyTorch of SparseML 1.8 by tag, and those of its stages and of llm-compressor 0.6
 TAGGED = [

@@ -6,7 +6,7 @@ from sample_models import batches, mlp, pruning, recipe_of, train, zeros
 from torch import nn
 
 from paredown import Recipe, RecipeError, ScheduledManager, TargetError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 
 def manager_of(rank, epochs=2, guard="none", more=None, **fields):

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorly.decomposition import partial_tucker, tensor_train
 
-from paredown.modifiers.decomposition.tensor_train import (
+from paredown.modifiers.decomposition.forms.tensor_train import (
     balanced_dimensions,
     matrix_of,
     tensor_train_kernel,
     tensor_train_matrix,
     tensor_train_ranks,
 )
-from paredown.modifiers.decomposition.tucker import clamped_ranks, tucker2
+from paredown.modifiers.decomposition.forms.tucker import clamped_ranks, tucker2
 
 DECOMPOSITIONS = [tucker2, tensor_train_kernel]
 

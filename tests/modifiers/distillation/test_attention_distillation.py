@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paredown import TargetError
-from paredown.modifiers.distillation.attention_losses import (
+from paredown.modifiers.distillation.losses.attention import (
     attention_distribution_loss,
     attention_squared_loss,
     attention_transfer_loss,

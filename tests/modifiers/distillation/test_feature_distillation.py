@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from paredown import RecipeError, TargetError
-from paredown.framework.managed import links_of
-from paredown.modifiers.distillation.adapters import ChannelMap, pooled_alike
-from paredown.modifiers.distillation.feature_losses import cosine_loss, relative_squared_loss, squared_loss
-from paredown.modifiers.distillation.pairs import paired_layers
+from paredown.framework.model.links import links_of
+from paredown.modifiers.distillation.losses.features import cosine_loss, relative_squared_loss, squared_loss
+from paredown.modifiers.distillation.signals.adapters import ChannelMap, pooled_alike
+from paredown.modifiers.distillation.signals.pairs import paired_layers
 
 FEATURES = "feature_distillation"
 W = 0.6

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from paredown import RecipeError, TargetError
-from paredown.modifiers.distillation.correlation import correlation_loss
-from paredown.modifiers.distillation.decoupled import decoupled_loss
-from paredown.modifiers.distillation.losses import (
+from paredown.modifiers.distillation.losses.correlation import correlation_loss
+from paredown.modifiers.distillation.losses.decoupled import decoupled_loss
+from paredown.modifiers.distillation.losses.divergences import (
     jensen_shannon_loss,
     kl_divergence_loss,
     reverse_kl_loss,
@@ -142,7 +142,7 @@ def test_classes_are_the_second_dimension_of_images():
 
 
 def test_large_logits_are_taken_in_pieces(monkeypatch):
-    from paredown.modifiers.distillation import logit_loss
+    from paredown.modifiers.distillation.losses import logit_loss
 
     monkeypatch.setattr(logit_loss, "LARGEST", 16)
     for loss in ("kl", "decoupled"):

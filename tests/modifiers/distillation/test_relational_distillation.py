@@ -5,8 +5,8 @@ from sample_models import mlp
 from torch import nn
 from torch.nn import functional as F
 
-from paredown.modifiers.distillation.features import embeddings
-from paredown.modifiers.distillation.relations import angle_loss, distance_loss, similarity_loss
+from paredown.modifiers.distillation.losses.relations import angle_loss, distance_loss, similarity_loss
+from paredown.modifiers.distillation.signals.features import embeddings
 
 RELATIONS = "relational_distillation"
 W = 0.3

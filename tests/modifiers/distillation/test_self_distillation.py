@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 import paredown
 from paredown import RecipeError, TargetError
-from paredown.framework.managed import links_of
-from paredown.modifiers.distillation.early_exits import EarlyExits, early_exit
-from paredown.modifiers.distillation.feature_losses import relative_squared_loss
-from paredown.modifiers.distillation.losses import kl_divergence_loss
+from paredown.framework.model.links import links_of
+from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
+from paredown.modifiers.distillation.losses.features import relative_squared_loss
+from paredown.modifiers.distillation.signals.early_exits import EarlyExits, early_exit
 
 SELF = "self_distillation"
 W, A, T = 0.4, 0.3, 3.0

@@ -11,15 +11,15 @@ from sample_models import recipe_of
 from torch import nn
 
 from paredown import Recipe, RecipeError, ScheduledManager, TargetError
-from paredown.framework.curves import share_of
-from paredown.modifiers.pruning.scope import (
+from paredown.framework.modifier.curves import share_of
+from paredown.modifiers.pruning.masks.scope import (
     erdos_renyi_kernel_shares,
     lamp_scores,
     outlier_shares,
     uniform_plus_shares,
     whole_counts,
 )
-from paredown.modifiers.pruning.structure import structure_of
+from paredown.modifiers.pruning.scoring.units import structure_of
 
 STRUCTURES = [
     "unstructured",
@@ -239,7 +239,7 @@ def test_counts_are_exact_at_every_step(structure, scope):
 
 @pytest.mark.parametrize("structure", ["unstructured", {"block": [2, 3]}, "channel"])
 def test_a_global_choice_does_not_depend_on_the_order_or_chunking(structure, monkeypatch):
-    from paredown.modifiers.pruning import chunks
+    from paredown.modifiers.pruning.selection import chunks
 
     def marks(order):
         net = Net()

@@ -8,7 +8,7 @@ from torch import nn
 
 import paredown
 from paredown import ParedownError, Recipe, RecipeError, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.report.measure import measure_model
+from paredown.framework.measure.counts import measure_model
 
 DATA = batches(4, image=True)
 X = DATA[0][0]
@@ -232,7 +232,7 @@ def test_masks_of_another_modifier_shrink_along():
 
 
 def test_a_wrapped_model_is_refused_after_it_was_counted():
-    from paredown.framework.surgery import Surgery
+    from paredown.framework.model.surgery import Surgery
 
     surgery = Surgery(mlp(), [], {}, "DistributedDataParallel has counted")
     with pytest.raises(TargetError, match="has counted"):

@@ -9,11 +9,11 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.curves import share_of
-from paredown.framework.report.storage import bytes_on_disk
-from paredown.framework.state import PerParameter
-from paredown.modifiers.pruning.gradients import loss_of
-from paredown.modifiers.pruning.scope import uniform_plus_shares
+from paredown.framework.measure.size import bytes_on_disk
+from paredown.framework.modifier.curves import share_of
+from paredown.framework.storage.state import PerParameter
+from paredown.modifiers.pruning.masks.scope import uniform_plus_shares
+from paredown.modifiers.pruning.scoring.gradients import loss_of
 
 DATA = batches(6)
 GRADIENTS = ["taylor_pruning", "snip_pruning", "fisher_pruning", "movement_pruning", "grasp_pruning"]

@@ -6,7 +6,7 @@ from sample_models import batches, conv_net, mlp, recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 DATA = [(x.double(), y) for x, y in batches(3)]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, ScheduledManager, TargetError
-from paredown.modifiers.pruning.whole_layers import block_influence
+from paredown.modifiers.pruning.removal.whole_layers import block_influence
 
 DATA = batches(4, image=True)
 X = DATA[0][0]

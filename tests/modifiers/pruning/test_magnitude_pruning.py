@@ -4,7 +4,7 @@ from sample_models import conv_net, mlp, pruning, recipe_of, size, weights, zero
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 
 def applied(model, **fields):

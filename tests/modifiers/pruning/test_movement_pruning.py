@@ -7,7 +7,7 @@ from sample_models import batches, mlp, recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 
 LR = 0.5
 

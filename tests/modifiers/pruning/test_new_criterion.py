@@ -8,12 +8,12 @@ from sample_models import batches, conv_net, recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.registry import Registry, registry
 from paredown.framework.recipe import validation as validation_module
-from paredown.framework.registry import Registry, registry
-from paredown.modifiers.pruning import criterion as criterion_module
-from paredown.modifiers.pruning.criterion import Criterion
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
+from paredown.modifiers.pruning.scoring import criterion as criterion_module
+from paredown.modifiers.pruning.scoring.criterion import Criterion
 
 
 class Position(Criterion):

@@ -12,8 +12,8 @@ from torch import nn
 from paredown import Recipe, ScheduledManager
 from paredown.modifiers.pruning import optimal_brain_compression
 from paredown.modifiers.pruning.optimal_brain_compression import optimal_brain_rows, removal_traces
+from paredown.modifiers.pruning.scoring.units import Pattern
 from paredown.modifiers.pruning.sparsegpt import sparsegpt_rows
-from paredown.modifiers.pruning.structure import Pattern
 
 
 def plain_trace(row, moments, allowed=lambda column, gone: True):

@@ -6,8 +6,8 @@ from sample_models import conv_net, mlp, recipe_of, weights
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, TargetError
-from paredown.modifiers.pruning.criterion import criterion_named, criterion_names
 from paredown.modifiers.pruning.geometric_median_pruning import distances_to_others
+from paredown.modifiers.pruning.scoring.criterion import criterion_named, criterion_names
 
 X = torch.randn(2, 1, 8, 8)
 

@@ -8,7 +8,7 @@ from sample_models import batches, conv_net, mlp, recipe_of, size, weights, zero
 from torch import nn
 
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.framework.curves import share_of
+from paredown.framework.modifier.curves import share_of
 from paredown.modifiers.pruning.rigl import moved_connections
 
 

@@ -6,10 +6,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from two_processes import in_processes
 
+from paredown.framework.distributed.shards import own_part, put_together, whole_of_part
 from paredown.framework.errors import TargetError
-from paredown.framework.shards import own_part, put_together, whole_of_part
-from paredown.modifiers.pruning.masks import prune_smallest_, to_bool
-from paredown.modifiers.pruning.selection import smallest
+from paredown.modifiers.pruning.masks.apply import prune_smallest_, to_bool
+from paredown.modifiers.pruning.selection.select import smallest
 
 #: rows that do not divide, a part that is empty (one row for two or three processes), a scalar's worth, a plain tensor
 SHAPES = [(7, 5), (1, 9), (64, 3), (2, 2, 3, 3), (5,)]

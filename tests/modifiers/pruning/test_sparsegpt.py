@@ -4,8 +4,8 @@ import pytest
 import torch
 from correlated_inputs import correlated, cost, damped, moments_of
 
+from paredown.modifiers.pruning.scoring.units import Pattern
 from paredown.modifiers.pruning.sparsegpt import sparsegpt_rows
-from paredown.modifiers.pruning.structure import Pattern
 
 
 def reference(weight, moments, choose, step):

@@ -7,7 +7,7 @@ import torch
 from sample_models import recipe_of
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.graph import tensors_of
+from paredown.framework.model.graph.fusion import tensors_of
 
 transformers = pytest.importorskip("transformers")
 

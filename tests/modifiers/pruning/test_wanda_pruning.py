@@ -7,9 +7,9 @@ from sample_models import recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.training import Training
-from paredown.modifiers.pruning.criterion import Watched, criterion_named
-from paredown.modifiers.pruning.least_squares import least_squares_update
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.scoring.criterion import Watched, criterion_named
+from paredown.modifiers.pruning.streamed.least_squares import least_squares_update
 from paredown.modifiers.pruning.wanda_pruning import WandaPruning, wanda_scores
 
 
@@ -62,7 +62,7 @@ def test_the_update_is_least_squares(damping):
 
 
 def test_updated_weights_of_a_model_and_of_groups(monkeypatch):
-    monkeypatch.setattr("paredown.modifiers.pruning.least_squares.BATCH", 100)
+    monkeypatch.setattr("paredown.modifiers.pruning.streamed.least_squares.BATCH", 100)
     torch.manual_seed(0)
     data = [(torch.randn(8, 4, 9, 9).cumsum(2),) for _ in range(3)]
     ends = []

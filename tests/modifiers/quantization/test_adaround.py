@@ -8,10 +8,10 @@ from sample_models import batches, conv_net, recipe_of
 
 from paredown import Recipe, ScheduledManager
 from paredown.modifiers.quantization.adaround import adaround_weight
-from paredown.modifiers.quantization.fake_quantize import fake_quantize
-from paredown.modifiers.quantization.quantized_layers import Grid
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
+from paredown.modifiers.quantization.layers.stored import Grid
+from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
 
 
 def result_error(new, weight, moments):

@@ -6,7 +6,7 @@ from sample_models import batches, recipe_of
 from torch import nn
 
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.modifiers.quantization.links import weight_quantizer
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
 
 AUTO = {"bits": "auto"}
 

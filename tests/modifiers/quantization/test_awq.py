@@ -9,10 +9,10 @@ from torch import nn
 
 from paredown import Recipe, ScheduledManager
 from paredown.modifiers.quantization.awq import CLIPPING, clipped_grid, salience
-from paredown.modifiers.quantization.fake_quantize import fake_quantize
-from paredown.modifiers.quantization.scales import affine_parameters, weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import spread, view_for
+from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize
+from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import spread, view_for
 
 
 class Feed(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.modifiers.quantization.links import weight_quantizer
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
 
 DATA = [(x,) for x, _ in batches()]
 

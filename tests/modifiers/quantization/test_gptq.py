@@ -8,13 +8,13 @@ from sample_models import recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, TargetError
-from paredown.framework.second_moments import input_columns
-from paredown.modifiers.quantization.fake_quantize import fake_quantize
+from paredown.framework.calibration.second_moments import input_columns
 from paredown.modifiers.quantization.gptq import gptq_weight
-from paredown.modifiers.quantization.quantized_layers import Grid
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
-from paredown.modifiers.quantization.weight_layout import spread, view_for
+from paredown.modifiers.quantization.layers.stored import Grid
+from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import spread, view_for
 
 
 def correlated(samples, n, seed=0):

@@ -6,8 +6,8 @@ from sample_models import mlp, recipe_of
 
 from paredown import Recipe, RecipeError, ScheduledManager
 from paredown.modifiers.quantization.half_quadratic import NORM, AffineWeightScheme, half_quadratic_grid
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.weight_layout import spread, view_for
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.weight_layout import spread, view_for
 
 SCHEME = AffineWeightScheme(bits=4, group_size=32)
 

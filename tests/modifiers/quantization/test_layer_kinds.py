@@ -8,11 +8,11 @@ from sample_models import recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
-from paredown.modifiers.quantization.fake_quantize import fake_quantize
-from paredown.modifiers.quantization.layers import LAYERS, channel_of, weight_names
-from paredown.modifiers.quantization.links import weight_quantizer
-from paredown.modifiers.quantization.scales import weight_parameters
-from paredown.modifiers.quantization.scheme import WeightScheme
+from paredown.modifiers.quantization.layers.kinds import LAYERS, channel_of, weight_names
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
+from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
 
 
 class Recurrent(nn.Module):

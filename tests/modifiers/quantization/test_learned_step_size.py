@@ -10,8 +10,8 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
-from paredown.modifiers.quantization.learned_quantizers import first_weight_scale, learned_round
-from paredown.modifiers.quantization.scheme import ActivationScheme, WeightScheme
+from paredown.modifiers.quantization.layers.learned_quantizers import first_weight_scale, learned_round
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
 
 LSQ = {"type": "learned_step_size", "weights": {"bits": 4}}
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, TargetError
-from paredown.framework.managed import links_of
-from paredown.modifiers.quantization.links import ActivationQuantizer, weight_quantizer
+from paredown.framework.model.links import links_of
+from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, weight_quantizer
 
 INT8 = {"type": "quantization_aware_training"}
 

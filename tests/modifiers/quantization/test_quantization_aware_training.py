@@ -6,8 +6,8 @@ from sample_models import batches, conv_net, mlp, pruning, recipe_of, train, zer
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.managed import links_of
-from paredown.modifiers.quantization.links import weight_quantizer
+from paredown.framework.model.links import links_of
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
 
 INT8 = {"type": "quantization_aware_training"}
 

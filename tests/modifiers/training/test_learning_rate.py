@@ -3,7 +3,7 @@ import torch
 from sample_models import batches, mlp, recipe_of, train
 
 from paredown import Recipe, ScheduledManager, ScheduleError
-from paredown.framework.curves import curve_value
+from paredown.framework.modifier.curves import curve_value
 
 
 def hooked(fields, groups=None):

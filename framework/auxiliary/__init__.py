@@ -1,0 +1,1 @@
+"""What trains beside the model: auxiliary losses, teachers, extra modules."""

@@ -1,0 +1,261 @@
+"""Losses that reach the gradient of a loop that does not know of them.
+
+The managed forward of the model computes the terms from its output and passes a copy of that output through an
+autograd function: the identity forwards; backwards it gives the incoming gradient on, times (1 - sum of weights), and
+hands each term its own gradient. The total is (1 - sum of weights) x the user's loss + sum of weight x term.
+
+Three doors, one engine: (a) nothing to add, (b) `AuxiliaryLosses.combine`, (c) a wrapped criterion. Which one is open
+is known by the time of backward through a 0-d tensor that the graph reads there. Backward passes are counted by the
+gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled graph.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.injection import Controls, counted, inject
+from paredown.framework.errors import ParedownError, ScheduleError, TargetError
+from paredown.framework.model.links import Link
+
+__all__ = ["AuxiliaryLosses", "Pass", "Scaling", "Term"]
+
+OTHER_DOORS = (
+    "compute the loss once a forward and pass it through `loss = manager.loss(loss)`, "
+    "or wrap the criterion: `criterion = manager.wrap_criterion(criterion)`"
+)
+
+
+@dataclass
+class Scaling:
+    """What the user declared to do to the loss after it was computed."""
+
+    accumulate: int | None = None
+    grad_scaler: Any = None
+
+    @property
+    def scale(self) -> float:
+        """What gradients are too large by; 1 without a scaler."""
+        active = self.grad_scaler is not None and self.grad_scaler.is_enabled()
+        return float(self.grad_scaler.get_scale()) if active else 1.0
+
+    def live_scale(self, device: torch.device) -> Tensor:
+        """The scaler's scale, a 0-d tensor that the scaler updates in place; 1 where there is none."""
+        if self.grad_scaler is None or not self.grad_scaler.is_enabled():
+            return torch.ones((), dtype=torch.float64, device=device)
+        self.grad_scaler.scale(torch.zeros((), device=device))  # creates its scale where that was not done yet
+        scale: Tensor = self.grad_scaler._scale
+        return scale
+
+
+@dataclass
+class Pass:
+    """One training forward of the model.
+
+    Attributes:
+        output: what the model gave.
+        args, kwargs: what it was called with.
+        weight: of the term that is computed, 0-d.
+        shared: what the terms of one forward share, such as a teacher's output.
+        followers: what terms want to learn from the loop's own loss too.
+    """
+
+    output: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    weight: Tensor
+    shared: dict[str, Any] = field(default_factory=dict)
+    followers: list[Follower] = field(default_factory=list)
+
+
+@dataclass
+class Term:
+    """One auxiliary loss: ``compute(forward)`` gives a 0-d tensor; ``add`` leaves the own loss whole.
+
+    ``settings`` are 0-d tensors that ``compute`` reads and that may move over time.
+    """
+
+    compute: Callable[[Pass], Tensor]
+    weight: float
+    add: bool = False
+    settings: dict[str, Tensor] = field(default_factory=dict)
+
+
+class AuxiliaryLosses(Link):
+    """The link around the model's forward that computes all terms and injects their gradients."""
+
+    def __init__(self, terms: Mapping[str, Term], scaling: Scaling, device: torch.device) -> None:
+        self.terms = dict(terms)
+        self.scaling = scaling
+        self.weights = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.each_weight = self.weights.unbind()
+        self.values = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        self.fp16 = torch.zeros((), dtype=torch.float64, device=device)
+        self.forwards = torch.zeros((), dtype=torch.int64, device=device)
+        self.controls = Controls(
+            keep=torch.zeros((), dtype=torch.float64, device=device),
+            share=torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device),
+            scale=scaling.live_scale(device),
+            door=torch.zeros((), dtype=torch.float64, device=device),
+            ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
+        )
+        self.before = 0
+        self.told: list[Tensor] = []
+        self.pending: Tensor | None = None
+        self.combined = 0
+        self.total: Tensor | None = None
+        self.called = False
+        self.reweigh()
+
+    def reweigh(self) -> None:
+        """Take over the terms' weights.
+
+        Raises:
+            ScheduleError: they are more than 1 in sum.
+        """
+        replacing = sum(term.weight for term in self.terms.values() if not term.add)
+        if replacing > 1 + 1e-12:
+            parts = ", ".join(f"{name} {term.weight:g}" for name, term in self.terms.items() if not term.add)
+            raise ScheduleError(f"the weights of the auxiliary losses are {replacing:g} in sum, above 1: {parts}")
+        self.controls.set_keep(1 - replacing)
+        self.weights.data.copy_(torch.tensor([term.weight for term in self.terms.values()], dtype=torch.float64))
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        output = call(module, *args, **kwargs)
+        if not (module.training and torch.is_grad_enabled()):
+            return output
+        if self._unscaled_fp16():
+            self.fp16.fill_(1.0)
+        return self._inject(output, args, kwargs)
+
+    def combine(self, loss: Tensor) -> Tensor:
+        """Door (b): the whole loss, explicitly; the injection steps aside for this backward."""
+        if self.pending is None:
+            return loss
+        self.controls.open(explicit=True)
+        pending, self.pending = self.pending, None
+        self.combined += 1
+        total = loss * self.controls.keep.to(loss.dtype) + counted(pending, self.controls.ticket).to(loss.dtype)
+        self.total = total.detach()
+        return total
+
+    def last_losses(self) -> dict[str, float]:
+        """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c).
+
+        Nothing before the first forward.
+        """
+        if not int(self.forwards):
+            return {}
+        if self.told:
+            self.values.copy_(torch.stack([value.double() for value in self.told]))
+            self.told = []
+        told = dict(zip(self.terms, self.values.tolist(), strict=True))
+        told["injected"] = float((self.values * self.weights).sum())
+        return told if self.total is None else {**told, "total": float(self.total)}
+
+    def check_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the optimizer takes a step: every term must have reached its gradient once, and rightly scaled.
+
+        Raises:
+            ParedownError: scaling that was not declared, a second backward, or a term that no backward reached.
+        """
+        forwards = int(self.forwards) - self.before
+        backwards = 0 if self.controls.ticket.grad is None else int(self.controls.ticket.grad)
+        combined = self.combined
+        self._notice_silence(forwards)
+        self.reset()
+        if not combined:
+            self._check_scaling(forwards, optimizer)
+        elif combined != forwards:
+            raise ParedownError(
+                f"{forwards} training forwards, but {combined} calls of manager.loss or of the wrapped criterion "
+                "in this step: call it once after each forward"
+            )
+        self._check_backwards(forwards, backwards)
+
+    def reset(self) -> None:
+        """Begin the count of the next step."""
+        self.before = int(self.forwards)
+        self.controls.ticket.grad = None
+        self.pending = None
+        self.combined = 0
+        self.controls.open(explicit=False)
+
+    def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        forward = Pass(output, args, kwargs, self.weights)
+        values = []
+        for weight, term in zip(self.each_weight, self.terms.values(), strict=True):
+            forward.weight = weight
+            values.append(term.compute(forward))
+        weighted = self._weighted(values)
+        passed_on = inject(output, weighted, self.controls, forward.followers)
+        if passed_on is None:
+            raise TargetError(
+                f"the model's output, a {type(output).__name__}, holds no tensor with a gradient: "
+                f"{', '.join(self.terms)} cannot reach the weights through it"
+            )
+        with torch.no_grad():
+            self.forwards.add_(1)
+        self.pending = weighted
+        return passed_on
+
+    def _weighted(self, values: Sequence[Tensor]) -> Tensor:
+        """The sum of weight x term; the values are noted. What is not compiled needs no tensors for the weights."""
+        if torch.compiler.is_compiling():
+            terms = torch.stack([value.double() for value in values])
+            with torch.no_grad():
+                self.values.copy_(terms)
+            return (terms * self.weights.to(terms.device)).sum()
+        self.told = [value.detach() for value in values]
+        parts = [value * term.weight for value, term in zip(values, self.terms.values(), strict=True)]
+        return parts[0] if len(parts) == 1 else torch.stack([part.double() for part in parts]).sum()
+
+    def _unscaled_fp16(self) -> bool:
+        kind = self.controls.keep.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        return half and self.scaling.grad_scaler is None
+
+    def _notice_silence(self, forwards: int) -> None:
+        """Warn once where the loop never calls the model itself, so that no term is ever computed."""
+        if not forwards and not self.called:
+            warnings.warn(
+                f"{', '.join(self.terms)}: the model's own forward was not called in the first training step, so "
+                "nothing was added to the loss; the loop may call a part of the model: give that part to modify",
+                stacklevel=4,
+            )
+        self.called = True
+
+    def _check_scaling(self, forwards: int, optimizer: torch.optim.Optimizer) -> None:
+        names = ", ".join(self.terms)
+        if forwards > 1 and self.scaling.accumulate is None and self.scaling.grad_scaler is None:
+            raise ParedownError(
+                f"{forwards} training forwards in one optimizer step: if the loss is divided by {forwards}, the "
+                f"gradient of {names} is wrong unless that is declared; add it: "
+                f"manager.modify(..., accumulate={forwards}); or, if the loop scales nothing, accumulate=1"
+            )
+        scaled = self.scaling.grad_scaler is None and getattr(optimizer, "grad_scale", None) is not None
+        if scaled or bool(self.fp16):
+            sign = "a GradScaler steps the optimizer" if scaled else "the forward runs under fp16 autocast"
+            raise ParedownError(
+                f"{sign}: the loss is scaled after it was computed, and the gradient of {names} is wrong unless that "
+                "is declared; add it: manager.modify(..., grad_scaler=scaler)"
+            )
+
+    def _check_backwards(self, forwards: int, backwards: int) -> None:
+        names = ", ".join(self.terms)
+        if backwards > forwards:
+            raise ParedownError(
+                f"{backwards} backward passes went through {forwards} forward of the model, and each brought the "
+                f"gradient of {names}: {OTHER_DOORS}"
+            )
+        if backwards < forwards:
+            raise ParedownError(
+                f"{names} was computed in {forwards} training forwards but reached a gradient in {backwards}: run "
+                f"forwards that are not trained on under torch.no_grad(), or {OTHER_DOORS}"
+            )

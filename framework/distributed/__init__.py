@@ -1,0 +1,1 @@
+"""Several processes: what they agree on, parameters that are split among them, DistributedDataParallel."""

@@ -1,0 +1,1 @@
+"""Tasks, seeds, folders, sweeps: many runs, from Python."""

@@ -1,0 +1,1 @@
+"""Sweeps: many jobs, their folders, and what came out of them."""

@@ -1,0 +1,135 @@
+"""The conditions of `--pick`: `accuracy >= dense - 0.01 and bytes <= 0.2 * dense`; walked by hand, never run."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from paredown.framework.experiments.sweep.row import QUANTITIES, Row
+from paredown.framework.recipe.tree.positions import did_you_mean, shown
+
+__all__ = ["Condition"]
+
+LONGEST = 500
+ALLOWED = f"comparisons joined by `and`, of {', '.join(QUANTITIES)}, dense, numbers, + - * / and parentheses"
+_COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a job must hold to be picked.
+
+    ``dense`` is the dense model's same quantity as the one it is compared with: in ``bytes <= 0.2 * dense`` its bytes.
+    """
+
+    text: str
+    comparisons: tuple[ast.Compare, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read a condition.
+
+        Raises:
+            ValueError: anything but what ``ALLOWED`` names.
+
+        >>> Condition.parse("accuracy >= dense - 0.01 and bytes < 5e4").quantities
+        ('accuracy', 'bytes')
+        """
+        if len(text) > LONGEST:
+            raise ValueError(f"a condition of {len(text)} characters; at most {LONGEST} are read")
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+            comparisons = tuple(_joined(tree))
+            for comparison in comparisons:
+                _check(comparison)
+        except (SyntaxError, RecursionError, MemoryError):
+            raise ValueError(f"{shown(text)} is no condition; it takes {ALLOWED}") from None
+        return cls(text, comparisons)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The quantities that are named, in their order."""
+        return tuple(dict.fromkeys(name for comparison in self.comparisons for name in _named(comparison)))
+
+    def holds(self, row: Row) -> bool:
+        """Whether a job holds it; one that lacks a quantity does not."""
+        return all(_holds(comparison, row) for comparison in self.comparisons)
+
+
+def _joined(tree: ast.expr) -> Iterator[ast.Compare]:
+    parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
+    for part in parts:
+        if isinstance(part, ast.BoolOp) and isinstance(part.op, ast.And):
+            yield from _joined(part)
+        elif isinstance(part, ast.Compare):
+            yield part
+        else:
+            raise ValueError(f"{shown(ast.unparse(part))} is no comparison; a condition takes {ALLOWED}")
+
+
+def _check(comparison: ast.Compare) -> None:
+    for sign in comparison.ops:
+        if type(sign) not in _COMPARISONS:
+            raise ValueError(f"{shown(ast.unparse(comparison))}: it is compared by < <= > >= == !=")
+    for side in (comparison.left, *comparison.comparators):
+        _check_side(side)
+    named = set(_named(comparison))
+    has_dense = any(isinstance(node, ast.Name) and node.id == "dense" for node in ast.walk(comparison))
+    if has_dense and len(named) != 1:
+        found = "none" if not named else " and ".join(sorted(named))
+        raise ValueError(f"{shown(ast.unparse(comparison))}: dense stands beside one quantity, found {found}")
+
+
+def _check_side(node: ast.expr) -> None:
+    if isinstance(node, ast.Name):
+        if node.id not in (*QUANTITIES, "dense"):
+            known = f"; it takes {', '.join(QUANTITIES)}, dense"
+            raise ValueError(f"unknown name {node.id!r}{did_you_mean(node.id, (*QUANTITIES, 'dense'))}{known}")
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        _check_side(node.left)
+        _check_side(node.right)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        _check_side(node.operand)
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+        raise ValueError(f"{shown(ast.unparse(node))} has no place in a condition; it takes {ALLOWED}")
+
+
+def _named(comparison: ast.Compare) -> list[str]:
+    return [node.id for node in ast.walk(comparison) if isinstance(node, ast.Name) and node.id in QUANTITIES]
+
+
+def _holds(comparison: ast.Compare, row: Row) -> bool:
+    named = _named(comparison)
+    values = {**row.compressed, **({"dense": row.dense[named[0]]} if named and named[0] in row.dense else {})}
+    try:
+        sides = [_value(side, values) for side in (comparison.left, *comparison.comparators)]
+    except (KeyError, ZeroDivisionError, OverflowError):
+        return False
+    pairs = zip(comparison.ops, sides, sides[1:], strict=False)
+    return all(_COMPARISONS[type(sign)](left, right) for sign, left, right in pairs)
+
+
+def _value(node: ast.expr, values: dict[str, float]) -> float:
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    if isinstance(node, ast.BinOp):
+        return _ARITHMETIC[type(node.op)](_value(node.left, values), _value(node.right, values))
+    if isinstance(node, ast.UnaryOp):
+        operand = _value(node.operand, values)
+        return -operand if isinstance(node.op, ast.USub) else operand
+    return float(node.value)  # type: ignore[attr-defined]

@@ -1,0 +1,162 @@
+"""One job of a sweep: what its folder tells, however much of it is there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paredown.framework.errors import ParedownError
+from paredown.framework.experiments.sweep.claims import is_claimed
+from paredown.framework.experiments.sweep.job_status import FILE, JobStatus, read_status
+from paredown.framework.report import Report, Summary
+
+__all__ = ["COSTS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
+
+REPORT = "report.json"
+OVERRIDES = Path(".hydra", "overrides.yaml")
+#: what a job is compared by, the more the better first
+QUANTITIES = ("accuracy", "bytes", "macs", "latency", "nonzeros", "sparsity")
+#: what the Pareto fronts are against
+COSTS = ("bytes", "macs", "latency")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job.
+
+    Attributes:
+        folder: where it lies.
+        overrides: what distinguishes it.
+        state: ``finished``, ``failed``, ``running``, ``unfinished`` (killed, or half written) or ``waiting``.
+        error: why it failed, or what cannot be read.
+        compressed, dense: the quantities that were measured, by name; latency is the median, in milliseconds.
+        accuracies: one a seed.
+        seconds: how long it took.
+        doing: how far a running or unfinished job is.
+        task: the name of what was trained, where the folder tells it.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...] = ()
+    state: str = "waiting"
+    error: str = ""
+    compressed: Mapping[str, float] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
+    accuracies: tuple[float, ...] = ()
+    seconds: float | None = None
+    doing: str = ""
+    task: str = ""
+    recipe: str = ""
+
+    @property
+    def label(self) -> str:
+        """The overrides in one line; the recipe's name where there are none."""
+        return " ".join(self.overrides) or self.recipe or self.folder.name
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the accuracy over seeds; None for one seed."""
+        if len(self.accuracies) < 2:
+            return None
+        mean = sum(self.accuracies) / len(self.accuracies)
+        return math.sqrt(sum((value - mean) ** 2 for value in self.accuracies) / (len(self.accuracies) - 1))
+
+
+def is_job(folder: Path) -> bool:
+    """Whether a folder is one of a job: of `paredown run`, or of a Hydra app that wrote a report."""
+    return any((folder / name).exists() for name in (FILE, REPORT, OVERRIDES))
+
+
+def read_row(folder: Path) -> Row:
+    """What a job's folder tells. A file that is broken or half written is told of, and never raises."""
+    problems: list[str] = []
+    status, overrides = _status(folder, problems), _overrides(folder, problems)
+    values = _report_values(folder, problems)
+    state = _state(folder, status, values)
+    ended = status.ended if status else None
+    error = status.error if status and status.state == "failed" else "; ".join(problems)
+    return Row(
+        folder,
+        overrides or (status.overrides if status else ()),
+        state,
+        error,
+        seconds=None if ended is None or status is None or status.started is None else ended - status.started,
+        doing=status.doing if status and state in ("running", "unfinished") else "",
+        task=status.task if status else "",
+        **(values if state == "finished" else {}),
+    )
+
+
+def _state(folder: Path, status: JobStatus | None, values: Mapping[str, Any]) -> str:
+    if status is None and values:
+        return "finished"
+    if status is not None and status.state == "failed":
+        return "failed"
+    if status is not None and status.state == "finished":
+        return "finished" if values else "unfinished"
+    return "running" if is_claimed(folder) else "unfinished"
+
+
+def _status(folder: Path, problems: list[str]) -> JobStatus | None:
+    try:
+        return read_status(folder)
+    except (OSError, ValueError) as error:
+        problems.append(f"{FILE} cannot be read: {_first_line(error)}")
+        return None
+
+
+def _overrides(folder: Path, problems: list[str]) -> tuple[str, ...]:
+    path = folder / OVERRIDES
+    if not path.exists():
+        return ()
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return tuple(map(str, plain)) if isinstance(plain, list) else ()
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        problems.append(f"{OVERRIDES} cannot be read: {_first_line(error)}")
+        return ()
+
+
+def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
+    path = folder / REPORT
+    if not path.exists():
+        return {}
+    try:
+        report = Report.from_json(path.read_text(encoding="utf-8"))
+        accuracies = tuple(float(value) for value in report.compressed.accuracies)
+        if not all(map(math.isfinite, accuracies)):
+            problems.append("the accuracy is not a number: the training diverged")
+            accuracies = ()
+        return {
+            "compressed": _quantities(report.compressed),
+            "dense": _quantities(report.dense),
+            "accuracies": accuracies,
+            "recipe": str(report.recipe),
+        }
+    except (OSError, ParedownError, ValueError, TypeError, LookupError, RecursionError) as error:
+        problems.append(f"{REPORT} cannot be read: {_first_line(error)}")
+        return {}
+
+
+def _quantities(summary: Summary) -> dict[str, float]:
+    """The quantities of one model that were measured; a model that diverged has no accuracy.
+
+    Raises:
+        TypeError, ValueError: one is no number.
+    """
+    latency = None if summary.latency is None else summary.latency[1]
+    accuracy = summary.accuracy if summary.accuracy is not None and math.isfinite(summary.accuracy) else None
+    measured = (accuracy, summary.bytes, summary.macs, latency, summary.nonzeros, summary.sparsity)
+    found = {name: value for name, value in zip(QUANTITIES, measured, strict=True) if value is not None}
+    if not all(math.isfinite(value) for value in found.values()):
+        raise ValueError("a quantity is not finite")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

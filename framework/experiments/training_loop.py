@@ -1,0 +1,85 @@
+"""A plain training loop on a task, that can be left after an epoch and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.framework.experiments.task import Task
+
+__all__ = ["Progress", "TrainingLoop"]
+
+#: told after every optimizer step: (what is trained, step, steps in all, last accuracy or None)
+Progress = Callable[[str, int, int, float | None], None]
+
+
+@dataclass
+class TrainingLoop:
+    """Training of a model for some epochs.
+
+    Attributes:
+        task, model, optimizer: of the run.
+        epochs: how long; part of an epoch counts.
+        progress: told after every step; ``what`` is trained.
+        evaluate: gives a point of ``curve`` after every epoch.
+        scheduled: whether the task's scheduler runs.
+        step: how many steps are done.
+        curve: (epoch, accuracy).
+    """
+
+    task: Task
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epochs: float
+    progress: Progress
+    what: str
+    evaluate: Callable[[nn.Module], float] | None = None
+    scheduled: bool = True
+    step: int = 0
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.length = len(self.task.train_loader)
+        self.total = round(self.epochs * self.length)
+        make = self.task.scheduler if self.total and self.scheduled else None
+        self.scheduler = None if make is None else make(self.optimizer, self.total)
+
+    def run(self, after_epoch: Callable[[], None] | None = None) -> list[tuple[float, float]]:
+        """Train what is left, and give the curve; ``after_epoch`` is called between two epochs."""
+        while self.step < self.total:
+            self._epoch()
+            if self.evaluate is not None:
+                self.curve.append((self.step / self.length, self.evaluate(self.model)))
+            if after_epoch is not None and self.step < self.total:
+                after_epoch()
+        return self.curve
+
+    def state(self) -> dict[str, Any]:
+        """Where the loop is, beside model and optimizer."""
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        return {"step": self.step, "curve": [list(point) for point in self.curve], "scheduler": scheduler}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, after model and optimizer were restored."""
+        self.step = state["step"]
+        self.curve[:] = [(at, accuracy) for at, accuracy in state["curve"]]
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def _epoch(self) -> None:
+        self.model.train()
+        for x, y in self.task.train_loader:
+            if self.step == self.total:
+                break
+            self.optimizer.zero_grad()
+            loss: Any = self.task.loss(self.model(x), y)
+            loss.backward()
+            self.optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
+            self.step += 1
+            self.progress(self.what, self.step, self.total, self.curve[-1][1] if self.curve else None)

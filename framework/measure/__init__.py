@@ -1,0 +1,1 @@
+"""Counts of a model: parameters, multiply-accumulates, bytes, latency."""

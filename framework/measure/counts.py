@@ -1,0 +1,108 @@
+"""What a model is, layer by layer: parameters, non-zeros, bits, multiply-accumulates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from paredown.framework.distributed.shards import own_part, sum_of_parts
+from paredown.framework.measure.size import stored_codes
+from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.links import base_class
+from paredown.framework.model.targets import named_modules, unwrap
+
+__all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
+
+
+@dataclass(frozen=True)
+class LayerMeasures:
+    """One module that owns parameters. A parameter that several modules share counts at the first.
+
+    ``bits`` is what its parameters take when each is stored at its own width, zeros included; ``macs`` the
+    multiply-accumulates of one forward of the example inputs, None where none were given.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    nonzeros: int
+    bits: int
+    macs: int | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros, 0 to 1."""
+        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
+
+
+@dataclass(frozen=True)
+class ModelMeasures:
+    """A whole model. ``macs`` also counts what belongs to no layer with parameters (attention's products)."""
+
+    layers: tuple[LayerMeasures, ...]
+    macs: int | None = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def nonzeros(self) -> int:
+        return sum(layer.nonzeros for layer in self.layers)
+
+    @property
+    def bits(self) -> int:
+        return sum(layer.bits for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros, 0 to 1."""
+        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
+
+
+def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward | None = None) -> ModelMeasures:
+    """Measure a model without changing it.
+
+    Args:
+        model: any module, also wrapped or compiled (what is inside is measured).
+        example_inputs: a tensor, a tuple of the model's positional arguments or a dict of named ones, on its device;
+            needed for ``macs``.
+        forward: called as ``forward(model, example_inputs)`` where the above does not fit.
+    """
+    inner = unwrap(model)
+    macs = None if example_inputs is None else _macs(inner, example_inputs, forward)
+    seen: set[int] = set()
+    layers = [
+        _measure_layer(name, module, seen, None if macs is None else macs.get(name, 0))
+        for name, module in named_modules(inner).items()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    return ModelMeasures(tuple(layers), None if macs is None else macs["Global"])
+
+
+def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | None) -> LayerMeasures:
+    codes = stored_codes(module)
+    count = nonzeros = bits = 0
+    for key, parameter in module.named_parameters(recurse=False):
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        stored, width = codes.get(key, (None, parameter.element_size() * 8))
+        count += parameter.numel()
+        nonzeros += int(sum_of_parts(own_part(parameter).count_nonzero(), parameter))
+        bits += (parameter.numel() if stored is None else stored.numel()) * width
+    return LayerMeasures(name, base_class(module).__name__, count, nonzeros, bits, macs)
+
+
+def _macs(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, int]:
+    products = sdpa_kernel(SDPBackend.MATH)  # the fused kernels of the CPU are not counted
+    with evaluating(model), buffers_kept(model), products, FlopCounterMode(display=False) as counter:
+        call(model, example_inputs, forward)
+    prefix = f"{type(model).__name__}"
+    counts = {place: sum(operations.values()) // 2 for place, operations in counter.get_flop_counts().items()}
+    macs = {place.removeprefix(f"{prefix}."): count for place, count in counts.items()}
+    return {"": counts.get(prefix, 0), **macs, "Global": counts.get("Global", 0)}

@@ -1,0 +1,1 @@
+"""The contract of a modifier: what a plug-in imports."""

@@ -1,0 +1,231 @@
+"""The contract of a modifier: one class, one file; its fields are its YAML fields, its docstring is its page.
+
+A modifier is a frozen pydantic model and functions on an explicit state. The manager keeps the states, saves and
+restores them (`paredown.framework.storage.state`), so no modifier writes a ``state_dict`` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict
+from torch import nn
+
+from paredown.framework.modifier.time import Time
+
+if TYPE_CHECKING:
+    from paredown.framework.calibration.sensitivity import Trial
+    from paredown.framework.modifier.training import Training
+
+__all__ = ["Foreseen", "Modifier", "Options", "Share", "TargetedModifier"]
+
+Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """A frozen mapping of fields inside a modifier; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A line of the plan: what a modifier will do to one layer, or why it leaves it alone.
+
+    ``parameters``, ``density`` (share of weights that stay non-zero) and ``bits`` (per weight) are those of the layer
+    afterwards, where the modifier changes them.
+    """
+
+    layer: str
+    effect: str
+    refused: bool = False
+    parameters: int | None = None
+    density: float | None = None
+    bits: int | None = None
+
+
+class Modifier(Options):
+    """Base of all modifiers.
+
+    A subclass gives ``type`` a ``Literal`` with its name, and overrides what it needs of the methods below. The
+    manager calls them in this order: ``on_start`` when the window opens, then ``attach``; ``on_update`` on the grid
+    (progress 0 at the start, 1 exactly once at the end); ``on_step`` after every optimizer step while the window is
+    open and, where ``holds``, afterwards; ``on_end`` after the final update; ``on_finalize`` and ``detach``.
+
+    Each call computes everything first and commits last, so that a failure leaves the model as it was.
+    """
+
+    #: fewest fields, beside ``type``, of a working modifier: conformance tests, schema and reference use it
+    example: ClassVar[Mapping[str, Any]] = {}
+    #: what it claims of a parameter ("zeros", "grid", "structure", ...): the same in overlapping windows conflicts
+    claims: ClassVar[frozenset[str]] = frozenset()
+    #: a dataclass with the state, of what `paredown.framework.storage.state` can save; None where there is no state
+    state_type: ClassVar[type | None] = None
+    #: changes modules or shapes: what `ScheduledManager.prepare` does before an optimizer is built
+    structural: ClassVar[bool] = False
+    #: cannot work in `ScheduledManager.apply`
+    needs_training: ClassVar[bool] = False
+    #: needs training, but what it made is part of the model for inference
+    stays: ClassVar[bool] = False
+
+    type: str
+    start: Time = Time.parse(0)
+    """When the window opens (inclusive)."""
+    end: Time | None = None
+    """When the final update is made. Default: the end of the run."""
+
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """The key under ``modifiers`` in the recipe."""
+        return self._name or self.type
+
+    def named(self, name: str) -> Modifier:
+        """The same modifier under the recipe's name."""
+        copy = self.model_copy()
+        copy._name = name
+        return copy
+
+    @property
+    def grid(self) -> Time | None:
+        """Distance between updates; None: a fiftieth of the window."""
+        return getattr(self, "every", None)
+
+    @property
+    def acts_once(self) -> bool:
+        """Whether its one update, at ``start``, is the final one."""
+        return False
+
+    @property
+    def holds(self) -> bool:
+        """Whether ``on_step`` goes on after the window's end."""
+        return bool(getattr(self, "hold", False))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it needs ``data`` in `ScheduledManager.apply`."""
+        return False
+
+    @property
+    def keeps_initial_model(self) -> bool:
+        """Whether it needs a frozen copy of the model as it was handed over."""
+        return False
+
+    @property
+    def kept(self) -> bool:
+        """Whether what it made is part of the compressed model."""
+        return self.stays or not self.needs_training
+
+    @property
+    def works_on_parts(self) -> bool:
+        """Whether it can act on parameters that are split among processes (FSDP2, tensor parallelism)."""
+        return True
+
+    @property
+    def copies_model(self) -> bool:
+        """Whether it keeps a copy of the model as it was at some time of the run."""
+        return False
+
+    def later_times(self) -> Mapping[str, Time]:
+        """Further times among the fields, by field name (``freeze_observers``): checked against the run's length."""
+        return {}
+
+    def unused_fields(self) -> Sequence[str]:
+        """Fields that were set but that another field's value makes irrelevant: the plan lists them."""
+        return ()
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        """The parameters that its ``claims`` are about."""
+        return ()
+
+    def check(self, training: Training) -> None:
+        """Raise what is wrong with this modifier on this model, before anything is changed; cheap."""
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        """Further lines of the plan."""
+        return ()
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        """What it will do, layer by layer, without doing it: the plan."""
+        return ()
+
+    def trials(self, training: Training) -> Sequence[Trial]:
+        """What a scan of the model's sensitivity tries: each layer alone, at several settings."""
+        return ()
+
+    def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The fields of a recipe, in plain values, that treat each layer by a setting of its own (one of its trials';
+        None: it is left alone); a field that is None is to be left out. None: there are no such fields."""
+        return None
+
+    def on_start(self, training: Training) -> Any:
+        """Open the window; return the state (an instance of ``state_type``) or None."""
+        return None
+
+    def attach(self, training: Training, state: Any) -> None:
+        """Build what is not state (managed forwards, teacher); after ``on_start`` and after every load."""
+
+    def on_update(self, training: Training, state: Any) -> None:
+        """Act on the grid, at ``training.progress(self)``."""
+
+    def on_step(self, training: Training, state: Any) -> None:
+        """Act after an optimizer step."""
+
+    def on_end(self, training: Training, state: Any) -> None:
+        """Act after the final update."""
+
+    def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
+        """What replaced ``module`` when ``spec`` was recorded, with any contents: a checkpoint loads them after."""
+        raise TypeError(f"{self.type} replaces no modules")
+
+    def on_finalize(self, training: Training, state: Any) -> None:
+        """Make permanent what is to stay."""
+
+    def detach(self, training: Training, state: Any) -> None:
+        """Take off what ``attach`` built, as far as it is not part of the compressed model."""
+
+    def withdraw(self, training: Training, state: Any) -> None:
+        """Take off everything, also what would be part of the compressed model: the run is given up."""
+        training.unmanage(self)
+        training.remove_loss(self)
+        self.detach(training, state)
+
+    def unreached(self, training: Training, state: Any) -> str | None:
+        """Asked when the run stops inside the window: what was reached and what was wanted; None: nothing is owed."""
+        return None
+
+
+class TargetedModifier(Modifier):
+    """Base of modifiers that act on layers or parameters of the model."""
+
+    #: the layers that are its business: the default of ``targets``, and what is taken below a name
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
+
+    targets: tuple[str, ...] = ()
+    """Class names, module names with globs, "re:" patterns. Default: the layer kinds of the family."""
+    ignore: tuple[str, ...] = ()
+    """The same, for what is left alone."""
+
+    @property
+    def works_on_parts(self) -> bool:
+        return False
+
+    def check(self, training: Training) -> None:
+        training.targets(self)
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        weights = (module._parameters.get("weight") for module in training.targets(self).values())
+        return [weight for weight in weights if weight is not None]
+
+    def tell_refusals(self, training: Training, reasons: Mapping[str, str]) -> None:
+        """Record why layers are left alone, each reason once."""
+        known = {(event.get("layer"), event.get("reason")) for event in training.events}
+        for name, reason in reasons.items():
+            if (name, reason) not in known:
+                training.record(self, "left alone", layer=name, reason=reason)
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        return [f"ignore {pattern!r} matches nothing" for pattern in training.matches(self).idle_ignores]

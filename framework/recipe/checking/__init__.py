@@ -1,0 +1,1 @@
+"""Validation of a recipe, and its JSON Schema."""

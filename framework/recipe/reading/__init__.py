@@ -1,0 +1,1 @@
+"""Reading a recipe from wherever it lies: files, packages, checkpoints, hubs, OmegaConf."""

@@ -1,0 +1,48 @@
+"""The recipe inside a checkpoint or a model folder that paredown wrote."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from paredown.framework.errors import RecipeError
+from paredown.framework.recipe.tree.positions import Position
+
+__all__ = ["checkpoint_recipe", "is_checkpoint"]
+
+#: what `paredown.save` writes; tried in a folder, in this order, after `recipe.yaml`
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the file is an archive as `torch.save` writes it."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def checkpoint_recipe(path: Path) -> str:
+    """The YAML text of the recipe in a checkpoint.
+
+    Only tensors and plain values are read (``weights_only=True``), so a file from a stranger runs no code.
+
+    Raises:
+        RecipeError: not a readable checkpoint, or one without a recipe.
+    """
+    content = _content(path)
+    manager = content.get("manager") if isinstance(content, Mapping) else None
+    for holder in (manager, content):
+        text = holder.get("recipe") if isinstance(holder, Mapping) else None
+        if isinstance(text, str):
+            return text
+    raise RecipeError([Position(str(path)).mistake("a checkpoint without a recipe; was it written by paredown.save?")])
+
+
+def _content(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a stranger's file may fail in any way
+        reason = str(error).strip().split("\n")[0][:200]
+        raise RecipeError([Position(str(path)).mistake(f"cannot be read as a checkpoint: {reason}")]) from error

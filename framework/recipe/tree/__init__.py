@@ -1,0 +1,1 @@
+"""A recipe as a tree of nodes that know their positions."""

@@ -1,0 +1,182 @@
+"""The report of a run: what the model was when it was handed over, beside what it is."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.distributed.shards import sharded_in
+from paredown.framework.errors import ParedownError
+from paredown.framework.measure.counts import LayerMeasures, ModelMeasures, measure_model
+from paredown.framework.measure.latency import Latency, measure_latency
+from paredown.framework.measure.size import bytes_on_disk, stored_codes
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
+from paredown.framework.recipe import Recipe
+from paredown.framework.report.report import LayerRow, Report, Summary
+
+__all__ = ["Reporter", "versions"]
+
+Quartiles = tuple[float, float, float]
+
+SHARDED = "the model is split among processes: bytes on disk and latency are not measured"
+SIMULATED = "quantization is simulated in floating point here: latency is PyTorch's, not that of an integer runtime"
+NO_DENSE_LATENCY = "the dense model's latency is not measured: no copy of it was kept (report(dense=model) gives one)"
+
+
+class Reporter:
+    """Remembers the counts of the dense model, and compares.
+
+    Args:
+        training: the run; its model is counted now.
+        recipe: what runs.
+    """
+
+    def __init__(self, training: Training, recipe: Recipe) -> None:
+        self.training = training
+        self.recipe = recipe
+        self.before, _, trouble = self._counted()
+        if trouble:
+            raise ParedownError(f"example_inputs: {trouble[0]}")
+        self.plain_bytes = _plain_bytes(training.model)
+
+    def report(self, evaluate: Callable[[nn.Module], float] | None = None, dense: nn.Module | None = None) -> Report:
+        """The comparison, measured now.
+
+        Args:
+            evaluate: gives a model's accuracy.
+            dense: the original model, for its file, latency and accuracy; by default the copy that was kept as a
+                teacher, if one was.
+        """
+        model = self.training.model
+        dense = self.training.teachers.initial if dense is None else dense
+        after, inputs, trouble = self._counted()
+        latencies = self._latencies(dense, inputs)
+        return Report(
+            recipe=self.recipe.name,
+            recipe_text=self.recipe.to_yaml(),
+            dense=_summary(self.before, dense, self.plain_bytes, latencies[0], evaluate),
+            compressed=_summary(after, model, _plain_bytes(model), latencies[1], evaluate),
+            layers=tuple(_rows(self.before, after)),
+            windows=tuple(_windows(self.recipe.modifiers.values(), self.training)),
+            events=tuple(self.training.events),
+            history=_history(self.training),
+            notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.training)),
+            versions=versions(),
+        )
+
+    def _counted(self) -> tuple[ModelMeasures, Any, list[str]]:
+        """The counts and the example inputs; where the model cannot run on these, without them and with the reason."""
+        model, inputs = self.training.model, self.training.example_inputs
+        try:
+            return measure_model(model, inputs), inputs, []
+        except (RuntimeError, TypeError, ValueError) as error:
+            if inputs is None:
+                raise
+            reason = f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"
+            return measure_model(model), None, [reason]
+
+    def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
+        if inputs is None or sharded_in(self.training.model.parameters()):
+            return None, None
+        models = {} if dense is None else {"dense": dense}
+        measured = measure_latency({**models, "compressed": self.training.model}, inputs)
+        return _quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    from paredown import __version__
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "paredown": __version__}
+
+
+def _summary(
+    counted: ModelMeasures,
+    model: nn.Module | None,
+    plain_bytes: int,
+    latency: Quartiles | None,
+    evaluate: Callable[[nn.Module], float] | None,
+) -> Summary:
+    return Summary(
+        parameters=counted.parameters,
+        nonzeros=counted.nonzeros,
+        bytes=None if model is None or sharded_in(model.parameters()) else bytes_on_disk(model),
+        bytes_plain=plain_bytes,
+        macs=counted.macs,
+        latency=latency,
+        accuracies=() if evaluate is None or model is None else (float(evaluate(model)),),
+    )
+
+
+def _quartiles(latency: Latency | None) -> Quartiles | None:
+    return None if latency is None else (latency.low, latency.median, latency.high)
+
+
+def _plain_bytes(model: nn.Module) -> int:
+    tensors = [tensor for tensor in model.state_dict().values() if isinstance(tensor, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _rows(before: ModelMeasures, after: ModelMeasures) -> Iterable[LayerRow]:
+    for dense in before.layers:
+        heirs = [one for one in after.layers if one.name == dense.name or one.name.startswith(f"{dense.name}.")]
+        now = _together(heirs, dense)
+        yield LayerRow(
+            name=dense.name,
+            kind=dense.kind,
+            parameters=(dense.parameters, now.parameters),
+            nonzeros=(dense.nonzeros, now.nonzeros),
+            bits=(dense.bits / max(dense.parameters, 1), now.bits / max(now.parameters, 1)),
+            macs=None if dense.macs is None else (dense.macs, now.macs or 0),
+        )
+
+
+def _together(layers: list[LayerMeasures], dense: LayerMeasures) -> LayerMeasures:
+    return LayerMeasures(
+        name=dense.name,
+        kind=dense.kind,
+        parameters=sum(layer.parameters for layer in layers),
+        nonzeros=sum(layer.nonzeros for layer in layers),
+        bits=sum(layer.bits for layer in layers),
+        macs=sum(layer.macs or 0 for layer in layers),
+    )
+
+
+def _windows(modifiers: Iterable[Modifier], training: Training) -> Iterable[dict[str, Any]]:
+    for modifier in modifiers:
+        row: dict[str, Any] = {"name": modifier.name, "type": modifier.type}
+        if training.clock is not None:
+            window = training.clock.window(modifier)
+            row |= {"start": window.start, "end": window.end, "steps_per_epoch": training.clock.steps_per_epoch}
+        yield row
+
+
+def _history(training: Training) -> dict[str, list[tuple[float, float]]]:
+    """Every number that modifiers tell of in their updates, as a curve over epochs, held to the end of the run."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for event in training.events:
+        for name, value in event.items():
+            if event["event"] == "update" and isinstance(value, float) and name != "epoch":
+                curves.setdefault(f"{name} ({event['modifier']})", []).append((event["epoch"], value))
+    now = 0.0 if training.clock is None else training.clock.epoch
+    return {name: [*points, (now, points[-1][1])] if points[-1][0] < now else points for name, points in curves.items()}
+
+
+def _remarks(training: Training) -> Iterable[str]:
+    """What modifiers had to say on the way, each once."""
+    return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in training.events if "remark" in event)
+
+
+def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:
+    if sharded_in(model.parameters()):
+        yield SHARDED
+        return
+    if inputs is not None and any(stored_codes(module) for module in model.modules()):
+        yield SIMULATED
+    if inputs is not None and dense is None:
+        yield NO_DENSE_LATENCY

@@ -1,0 +1,1 @@
+"""A recipe at work on a model: the manager, the schedule, hooks, checkpoints."""

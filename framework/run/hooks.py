@@ -1,0 +1,175 @@
+"""Hooks on the optimizers of somebody else's loop: they drive the clock and let the schedule act."""
+
+from __future__ import annotations
+
+import copyreg
+import math
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from paredown.framework.errors import ScheduleError
+from paredown.framework.model.links import Link, add_link, links_of, remove_links
+from paredown.framework.model.optimizers import layers_of, train_any
+from paredown.framework.modifier.training import Training
+from paredown.framework.run.schedule import Schedule
+
+__all__ = ["LoopHooks", "is_managed"]
+
+
+class LoopHooks:
+    """Step hooks on every optimizer, a count of training forwards, and an eye on the gradient scaler.
+
+    While ``paused``, steps are not the training's: torch fills an optimizer's state by one.
+    """
+
+    def __init__(self, training: Training, schedule: Schedule) -> None:
+        self.training = training
+        self.schedule = schedule
+        self.seen_first_step = False
+        self.paused = False
+        self._handles: list[RemovableHandle] = []
+        self._counter = _ForwardCounter(self)
+
+    def attach(self) -> None:
+        """Hook on."""
+        before, after = (_not_compiled(hook) for hook in (self._before_step, self._after_step))
+        for optimizer in self.training.optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(before))
+            self._handles.append(optimizer.register_step_post_hook(after))
+        add_link(self.training.model, self._counter)
+        scaler = self.training.scaling.grad_scaler
+        if scaler is not None:
+            self._watch(scaler)
+
+    def remove(self) -> None:
+        """Take everything off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        remove_links(self.training.model, [self._counter])
+        scaler = self.training.scaling.grad_scaler
+        if scaler is not None and hasattr(type(scaler), "_paredown_base"):
+            scaler.__class__ = type(scaler)._paredown_base
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.paused or _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
+            return
+        self._check_losses(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.paused:
+            return
+        if _has_closure(args, kwargs):
+            self._check_losses(optimizer)
+        clock = self.training.clock
+        assert clock is not None
+        self.training.stepped = optimizer
+        if optimizer is not self.training.optimizers[0]:
+            self.schedule.hold()
+        elif _skipped_inside(optimizer):
+            clock.skipped += 1
+            self.training.extras.forget_gradients()
+        else:
+            clock.steps += 1
+            self.training.extras.step(self.training.scaling.scale)
+            self._first_step()
+            self.schedule.after_step()
+            self.training.renew_reducer()
+
+    def _check_losses(self, optimizer: Optimizer) -> None:
+        if self.training.auxiliary is not None:
+            self.training.auxiliary.check_step(optimizer)
+
+    def _first_step(self) -> None:
+        if self.seen_first_step:
+            return
+        self.seen_first_step = True
+        self.training.surgery.settle()
+        self._check_optimizers()
+        forwards = int(self._counter.forwards)
+        clock, scaling = self.training.clock, self.training.scaling
+        if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
+            right = math.ceil(clock.steps_per_epoch / forwards)
+            warnings.warn(
+                f"{forwards} training forwards ran before the first optimizer step, and steps_per_epoch is "
+                f"{clock.steps_per_epoch}. If the loop accumulates gradients and {clock.steps_per_epoch} is the number "
+                f"of batches, an epoch has {right} optimizer steps: modify(..., steps_per_epoch={right}, "
+                f"accumulate={forwards}). If {clock.steps_per_epoch} already counts optimizer steps, say "
+                f"accumulate={forwards} alone; if nothing is accumulated, accumulate=1.",
+                stacklevel=4,
+            )
+
+    def _check_optimizers(self) -> None:
+        """Refuse to go on where what is trained is not what the model has: it was sharded after `modify`, or moved."""
+        if not train_any(self.training.optimizers, self.training.model):
+            raise ScheduleError(
+                "the optimizer holds none of the model's parameters any more: something replaced them after modify. "
+                "Wrap or shard the model first (fully_shard), build the optimizer then, and call modify after both"
+            )
+
+    def _watch(self, scaler: Any) -> None:
+        """Count the steps that the scaler leaves out because gradients are not finite; a copy of it is plain."""
+        base = type(scaler)
+
+        def step(own: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            clock = self.training.clock
+            assert clock is not None
+            before = clock.steps + clock.skipped
+            result = base.step(own, optimizer, *args, **kwargs)
+            if layers_of(optimizer)[-1] is self.training.optimizers[0] and clock.steps + clock.skipped == before:
+                clock.skipped += 1
+                self.training.extras.forget_gradients()
+                if self.training.auxiliary is not None:
+                    self.training.auxiliary.reset()
+            return result
+
+        def reduce_ex(own: Any, protocol: Any) -> Any:
+            return copyreg._reconstructor, (base, object, None), own.__getstate__()  # type: ignore[attr-defined]
+
+        members = {"step": step, "__reduce_ex__": reduce_ex, "_paredown_base": base, "__module__": base.__module__}
+        scaler.__class__ = type(base.__name__, (base,), members)
+
+
+class _ForwardCounter(Link):
+    """Counts training forwards in a tensor (a Python counter would cost a second compiled graph)."""
+
+    def __init__(self, hooks: LoopHooks) -> None:
+        self.hooks = weakref.ref(hooks)
+        self.forwards = torch.zeros((), dtype=torch.int64)
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if module.training and torch.is_grad_enabled():
+            self.forwards.add_(1)
+        return call(module, *args, **kwargs)
+
+
+def is_managed(model: nn.Module) -> bool:
+    """Whether a manager has hooks on the model or a part of it; what one that is gone left there is taken off."""
+    for module in model.modules():
+        counters = [link for link in links_of(module) if isinstance(link, _ForwardCounter)]
+        remove_links(module, [link for link in counters if link.hooks() is None])
+        if any(link.hooks() is not None for link in counters):
+            return True
+    return False
+
+
+def _not_compiled(hook: Callable[..., None]) -> Any:
+    """Under a compiled optimizer step the hooks run as they are."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+
+
+def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None
+
+
+def _skipped_inside(optimizer: Optimizer) -> bool:
+    """A fused optimizer is told by the scaler, and skips inside its kernel."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

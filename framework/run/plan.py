@@ -1,0 +1,169 @@
+"""What is foreseen, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from paredown.framework.errors import ParedownError
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.modifier.base import Foreseen, Modifier
+from paredown.framework.modifier.training import Training
+from paredown.framework.recipe import Recipe
+from paredown.framework.run.schedule import Schedule, check_claims
+
+__all__ = ["Plan", "PlannedModifier", "make_plan"]
+
+
+@dataclass(frozen=True)
+class PlannedModifier:
+    """One modifier of a plan.
+
+    ``start`` and ``end`` are as the recipe has them; ``steps`` is the window in optimizer steps where these are known.
+    """
+
+    name: str
+    type: str
+    start: str
+    end: str
+    steps: tuple[int, int] | None
+    layers: tuple[Foreseen, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will do to a model: which layers each modifier matched, when, and the size to be expected.
+
+    ``parameters`` and ``bits`` (weights and biases at their widths, zeros not stored) are pairs (before, after);
+    ``macs`` too, None without example inputs.
+    """
+
+    recipe: str
+    modifiers: tuple[PlannedModifier, ...]
+    parameters: tuple[int, int]
+    bits: tuple[int, int]
+    macs: tuple[int, int] | None
+    run_epochs: float | None
+    steps_per_epoch: int | None
+
+    def __str__(self) -> str:
+        lines = [f"Plan of {self.recipe}" + (f", {self.run_epochs:g} epochs" if self.run_epochs else "")]
+        for modifier in self.modifiers:
+            lines += ["", *_modifier_lines(modifier, self.steps_per_epoch)]
+        lines += ["", *self._totals()]
+        return "\n".join(lines)
+
+    def plot(self) -> Any:
+        """The timeline as a matplotlib figure. Needs the extra ``paredown[report]``."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ParedownError("Plan.plot needs matplotlib: pip install 'paredown[report]'") from None
+        figure = Figure(figsize=(8, 1 + 0.4 * len(self.modifiers)), layout="constrained")
+        axes = figure.subplots()
+        for place, modifier in enumerate(self.modifiers):
+            left, right = modifier.steps or (0, 1)
+            axes.barh(place, max(right - left, 1), left=left, height=0.6)
+        axes.set_yticks(range(len(self.modifiers)), [modifier.name for modifier in self.modifiers])
+        axes.invert_yaxis()
+        axes.set_xlabel("optimizer steps")
+        return figure
+
+    def _totals(self) -> list[str]:
+        rows = [("parameters", *self.parameters), ("bytes, zeros not stored", self.bits[0] // 8, self.bits[1] // 8)]
+        if self.macs is not None:
+            rows.append(("multiply-accumulates", *self.macs))
+        return [
+            f"  {name:<26}{before:>16,} -> {after:>16,}  (x{after / max(before, 1):.3f})"
+            for name, before, after in rows
+        ]
+
+
+def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:
+    """The plan of a schedule that has not begun.
+
+    Raises:
+        ParedownError: what ``modify`` would refuse about the targets, the windows and the claims.
+    """
+    training = schedule.training
+    check_claims(schedule.modifiers, training)
+    planned = tuple(_planned(modifier, training) for modifier in schedule.modifiers)
+    before = {name: _own_parameters(module) for name, module in training.model.named_modules()}
+    lines = [line for modifier in planned for line in modifier.layers if not line.refused]
+    return Plan(
+        recipe=recipe.name,
+        modifiers=planned,
+        parameters=(sum(before.values()), sum(_counts(before, lines).values())),
+        bits=(_bits(training.model), _bits_after(training.model, before, lines)),
+        macs=_macs(training, before, lines),
+        run_epochs=recipe.run_epochs,
+        steps_per_epoch=None if training.clock is None else training.clock.steps_per_epoch,
+    )
+
+
+def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
+    remarks = [f"{field} is set but has no effect here" for field in modifier.unused_fields()]
+    if modifier.acts_once and "end" in modifier.model_fields_set:
+        remarks.append("end is set but has no effect: it acts once, at start")
+    remarks += modifier.remarks(training)
+    window = None if training.clock is None else training.clock.window(modifier)
+    end = str(modifier.end) if modifier.end is not None else "the end of the run"
+    return PlannedModifier(
+        name=modifier.name,
+        type=modifier.type,
+        start=str(modifier.start),
+        end=str(modifier.start) if modifier.acts_once else end,
+        steps=None if window is None else (window.start, window.end),
+        layers=tuple(modifier.foresee(training)),
+        remarks=tuple(remarks),
+    )
+
+
+def _modifier_lines(modifier: PlannedModifier, steps_per_epoch: int | None) -> list[str]:
+    steps = "" if modifier.steps is None else f", steps {modifier.steps[0]} to {modifier.steps[1]}"
+    lines = [f"{modifier.name} ({modifier.type}): from {modifier.start} to {modifier.end}{steps}"]
+    lines += [f"  {line.layer:<32} {'left alone: ' if line.refused else ''}{line.effect}" for line in modifier.layers]
+    return lines + [f"  note: {remark}" for remark in modifier.remarks]
+
+
+def _own_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _counts(before: dict[str, int], lines: Sequence[Foreseen]) -> dict[str, int]:
+    after = dict(before)
+    after.update({line.layer: line.parameters for line in lines if line.parameters is not None})
+    return after
+
+
+def _bits(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() * 8 for parameter in model.parameters())
+
+
+def _bits_after(model: nn.Module, before: dict[str, int], lines: Sequence[Foreseen]) -> int:
+    total = _bits(model)
+    counts = _counts(before, lines)
+    for name, module in model.named_modules():
+        own = [line for line in lines if line.layer == name]
+        if not own or not before[name]:
+            continue
+        width = next(module.parameters(recurse=False)).element_size() * 8
+        bits = next((line.bits for line in reversed(own) if line.bits is not None), width)
+        density = min((line.density for line in own if line.density is not None), default=1.0)
+        total += round(counts[name] * density * bits) - before[name] * width
+    return total
+
+
+def _macs(training: Training, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[int, int] | None:
+    if training.example_inputs is None:
+        return None
+    measured = measure_model(training.model, training.example_inputs)
+    counts = _counts(before, lines)
+    per_layer = {layer.name: layer.macs or 0 for layer in measured.layers}
+    total = sum(per_layer.values())
+    after = sum(macs * counts.get(name, 1) / max(before.get(name, 1), 1) for name, macs in per_layer.items())
+    return total, round(after)

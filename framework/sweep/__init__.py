@@ -1,1 +1,0 @@
-"""What came out of a sweep: collected from its folders, compared, shown, and the best one picked."""

@@ -1,0 +1,1 @@
+"""Translating the modifiers of other tools' recipes."""

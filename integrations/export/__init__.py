@@ -1,0 +1,1 @@
+"""Preparing a model for another program, and checking that program's output against it."""

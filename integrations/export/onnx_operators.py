@@ -1,0 +1,178 @@
+"""Quantization as operators of a traced graph, and what they become in ONNX.
+
+`torch.export` keeps each custom operator as one node, and `torch.onnx.export` translates it by a table into
+QuantizeLinear, DequantizeLinear and their kin: no graph is searched for patterns afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid
+from paredown.integrations.export.stored_weights import StoredWeight
+from paredown.integrations.export.verification import require
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
+
+__all__ = ["OnnxSpelling", "translations"]
+
+#: onnx.TensorProto's numbers of types
+FLOAT, FLOAT8E4M3FN, FLOAT8E5M2, UINT4, INT4 = 1, 17, 19, 21, 22
+#: all codes of uint8
+WHOLE = (0, 255)
+
+
+@torch.library.custom_op("paredown::quantize_dequantize", mutates_args=())
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
+    """To uint8 codes from lowest to highest, and back."""
+    offset = zero_point.to(x.dtype)
+    return ((torch.round(x / scale) + offset).clamp(lowest, highest) - offset) * scale
+
+
+@torch.library.custom_op("paredown::round_to_float8", mutates_args=())
+def round_to_float8(x: Tensor, wide: bool) -> Tensor:
+    """To the numbers of float8_e4m3fn, or e5m2 (wide), saturating at the largest."""
+    return float_grid(x, wide)
+
+
+@torch.library.custom_op("paredown::dynamic_quantize_dequantize", mutates_args=())
+def dynamic_quantize_dequantize(x: Tensor) -> Tensor:
+    """To the uint8 grid of the values' own range, widened to contain 0, and back."""
+    codes, scale, zero_point = _dynamic(x)
+    return (codes - zero_point) * scale
+
+
+@torch.library.custom_op("paredown::dequantize", mutates_args=())
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group: int, bits: int) -> Tensor:
+    """Values of codes: see `StoredWeight`."""
+    return dequantized(codes, scale, zero_point, axis, group)
+
+
+@torch.library.custom_op("paredown::dynamic_linear", mutates_args=())
+def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Inputs quantized as they come, times symmetric int8 codes (inputs, outputs), summed as integers."""
+    inputs, input_scale, zero_point = _dynamic(x)
+    sums = (inputs - zero_point) @ codes.to(x.dtype) * (input_scale * scale)
+    return sums if bias is None else sums + bias
+
+
+@quantize_dequantize.register_fake
+def _quantize_dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@round_to_float8.register_fake
+def _round_to_float8_shape(x: Tensor, wide: bool) -> Tensor:
+    return torch.empty_like(x)
+
+
+@dynamic_quantize_dequantize.register_fake
+def _dynamic_shape(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@dequantize.register_fake
+def _dequantize_shape(
+    codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group: int, bits: int
+) -> Tensor:
+    return torch.empty_like(codes, dtype=scale.dtype)
+
+
+@dynamic_linear.register_fake
+def _dynamic_linear_shape(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], codes.shape[1])
+
+
+class OnnxSpelling:
+    """See `paredown.integrations.export.copy.Spelling`."""
+
+    def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
+        """In uint8; of signed codes 128 more (onnxruntime 1.32 fails on int8 inputs of three dimensions)."""
+        return (zero_point + (128 if scheme.symmetric else 0)).to(torch.uint8)
+
+    def fixed(self, x: Tensor, scale: Tensor, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
+        if scheme.format != "int":
+            rounded: Tensor = torch.ops.paredown.round_to_float8(x / scale, scheme.format == "fp8_e5m2")
+            return rounded * scale
+        offset = 128 if scheme.symmetric else 0
+        codes = (scheme.lowest + offset, scheme.highest + offset) if scheme.bits < 8 else WHOLE
+        values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point, *codes)
+        return values
+
+    def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
+        plain = scheme.format == "int" and scheme.bits == 8 and not scheme.symmetric
+        if plain and scheme.granularity == "tensor":
+            values: Tensor = torch.ops.paredown.dynamic_quantize_dequantize(x)
+            return values
+        return dynamic_grid(x, scheme)
+
+    def dequantized(
+        self, codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group: int, bits: int
+    ) -> Tensor:
+        if zero_point is None and bits in (8, 32) and not group:  # onnxruntime fuses no Gemm without one
+            zero_point = torch.zeros_like(scale, dtype=codes.dtype)
+        values: Tensor = torch.ops.paredown.dequantize(codes, scale, zero_point, axis, group, bits)
+        return values
+
+    def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
+        if weight.zero_point is not None:
+            return None
+        values: Tensor = torch.ops.paredown.dynamic_linear(x, weight.codes, weight.scale, bias)
+        return values
+
+    def writes_integer_bias(self) -> bool:
+        return True
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """For ``custom_translation_table`` of `torch.onnx.export`: from our operators to ONNX's (opset 21)."""
+    op: Any = require("onnxscript", "onnx").opset21
+
+    def to_quantize(x: Any, scale: Any, zero_point: Any, lowest: int, highest: int) -> Any:
+        codes = op.QuantizeLinear(x, scale, zero_point)
+        if (lowest, highest) != WHOLE:  # onnxruntime leaves out a Clip before QuantizeLinear, as if it ended uint8
+            codes = op.Clip(codes, *(op.Constant(value=_code(end)) for end in (lowest, highest)))
+        return op.DequantizeLinear(codes, scale, zero_point)
+
+    def to_float8(x: Any, wide: bool) -> Any:
+        return op.Cast(op.Cast(x, to=FLOAT8E5M2 if wide else FLOAT8E4M3FN), to=FLOAT)
+
+    def to_dynamic(x: Any) -> Any:
+        return op.DequantizeLinear(*op.DynamicQuantizeLinear(x))
+
+    def to_dequantize(codes: Any, scale: Any, zero_point: Any, axis: int, group: int, bits: int) -> Any:
+        narrow = {"INT8": INT4, "UINT8": UINT4}.get(codes.dtype.name) if bits <= 4 else None
+        given = [codes] if zero_point is None else [codes, zero_point]
+        packed = [value if narrow is None else op.Cast(value, to=narrow) for value in given]
+        return op.DequantizeLinear(packed[0], scale, *packed[1:], axis=axis, **({"block_size": group} if group else {}))
+
+    def to_linear(x: Any, codes: Any, scale: Any, bias: Any) -> Any:
+        inputs, input_scale, zero_point = op.DynamicQuantizeLinear(x)
+        sums = op.Cast(op.MatMulInteger(inputs, codes, zero_point), to=FLOAT)
+        values = op.Mul(sums, op.Mul(input_scale, scale))
+        return values if bias is None else op.Add(values, bias)
+
+    ours = torch.ops.paredown
+    return {
+        ours.quantize_dequantize.default: to_quantize,
+        ours.round_to_float8.default: to_float8,
+        ours.dynamic_quantize_dequantize.default: to_dynamic,
+        ours.dequantize.default: to_dequantize,
+        ours.dynamic_linear.default: to_linear,
+    }
+
+
+def _code(value: int) -> Any:
+    """A uint8 constant."""
+    return require("onnx", "onnx").numpy_helper.from_array(np.array(value, dtype=np.uint8))
+
+
+def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(x.dtype).tiny)
+    zero_point = torch.round(-low / scale).clamp(0, 255)
+    return (torch.round(x / scale) + zero_point).clamp(0, 255), scale, zero_point

@@ -1,0 +1,1 @@
+"""Which layers are decomposed, to which form and rank."""

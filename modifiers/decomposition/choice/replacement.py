@@ -1,0 +1,113 @@
+"""Layers replaced by what they are decomposed into: all computed first, then put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.calibration.batch_norms import has_batch_norms, new_statistics, set_statistics_
+from paredown.framework.errors import TargetError
+from paredown.framework.model.fused_layers import attributes_without_fast_path
+from paredown.framework.model.temporary import exchanged
+from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.decomposition.choice.calibration import calibrated_factors
+from paredown.modifiers.decomposition.choice.sites import Site, Sites
+from paredown.modifiers.decomposition.forms.base import Ranks
+
+__all__ = ["UNCHANGED", "decompose_layers"]
+
+UNCHANGED = "it cannot be decomposed; nothing was changed"
+
+
+def decompose_layers(
+    training: Training,
+    modifier: Any,
+    sites: Sites,
+    ranks: Mapping[str, Ranks],
+    final: Mapping[str, Ranks],
+    fields: Mapping[str, Any],
+) -> None:
+    """Give layers these ranks.
+
+    Args:
+        sites: of which those in ``ranks`` are treated.
+        ranks: now.
+        final: at the end of the window; a checkpoint keeps them.
+        fields: of the modifier, that decide about the forms; a checkpoint keeps them.
+
+    Raises:
+        TargetError: weights that are not finite, or a decomposition that does not converge; names the layer.
+        ScheduleError: that of the data. Nothing is changed then.
+    """
+    layers = {name: site for name, site in sites.layers.items() if name in ranks}
+    for name, site in layers.items():
+        refuse_not_finite(name, site.module, UNCHANGED)
+    with sites.standing(training.model):
+        news = _new_modules(training, modifier, layers, ranks)
+        with exchanged(training.model, news):
+            statistics = _statistics(training, modifier, news)
+    _leave_fast_paths(training, news)
+    for name in dict.fromkeys(site.attention for name, site in layers.items() if site.attention and name in news):
+        training.surgery.replace(name, sites.attentions[name], modifier.name, {"attention": True})
+    for name, new in news.items():
+        geometry = layers[name].form.geometry.to_plain()
+        spec = {"ranks": list(ranks[name]), "final": list(final[name]), "geometry": geometry, "fields": dict(fields)}
+        training.surgery.replace(name, new, modifier.name, spec)
+        training.record(modifier, "decompose", layer=name, rank=list(ranks[name]))
+    set_statistics_(training.model, statistics)
+
+
+def _leave_fast_paths(training: Training, news: Mapping[str, nn.Module]) -> None:
+    for (name, key), value in attributes_without_fast_path(training.model, news).items():
+        training.surgery.set_attribute(name, key, value)
+
+
+def _new_modules(
+    training: Training, modifier: Any, layers: Mapping[str, Site], ranks: Mapping[str, Ranks]
+) -> dict[str, nn.Module]:
+    """What takes the layers' places; those that object to their factors are left as they are."""
+    calibrated: Mapping[str, list[Tensor]] = {}
+    if modifier.activation_aware and layers:
+        calibrated = calibrated_factors(training, modifier, layers, ranks, modifier.samples)
+    news = {}
+    for name, site in layers.items():
+        factors = calibrated[name] if name in calibrated else _factors(site, ranks[name])
+        objection = site.form.objection(site.tensor, factors)
+        if objection is None:
+            news[name] = _in_layout_of(site, site.form.module(factors, site.bias))
+        else:
+            modifier.tell_refusals(training, {name: objection})
+    return news
+
+
+def _in_layout_of(site: Site, new: nn.Module) -> nn.Module:
+    """The new layers in the memory format of the old weight."""
+    layout = torch.channels_last
+    old = [each for each in site.module.parameters() if each.dim() == 4]
+    if any(each.is_contiguous(memory_format=layout) and not each.is_contiguous() for each in old):
+        new.to(memory_format=layout)  # type: ignore[call-overload]
+    return new
+
+
+def _factors(site: Site, ranks: Ranks) -> list[Tensor]:
+    try:
+        factors = site.form.factors(site.tensor, ranks)
+    except (ArithmeticError, RuntimeError) as error:
+        raise TargetError(f"{site.name} was not decomposed, {error}; nothing was changed") from error
+    if not all(bool(torch.isfinite(each).all()) for each in factors):
+        raise TargetError(f"{site.name} was not decomposed, its factors hold NaN or infinity; nothing was changed")
+    return factors
+
+
+def _statistics(training: Training, modifier: Any, news: Mapping[str, nn.Module]) -> Any:
+    wanted = modifier.recalibrate_batch_norm
+    read_once = training.data is None or isinstance(training.data, Iterator)
+    if not news or wanted is False or (wanted is None and read_once):
+        return {}
+    if not has_batch_norms(training.model):
+        return {}
+    return new_statistics(training, modifier, news.values(), modifier.samples)

@@ -1,0 +1,1 @@
+"""The decomposed forms of a layer, and how they are computed."""

@@ -1,0 +1,1 @@
+"""Losses of distillation, functions of tensors."""

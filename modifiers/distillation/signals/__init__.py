@@ -1,0 +1,1 @@
+"""What teacher and student give to a loss: outputs, features, pairs."""

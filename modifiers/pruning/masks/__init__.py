@@ -1,0 +1,1 @@
+"""Masks: which weights are zero, and how they stay so."""

@@ -1,0 +1,107 @@
+"""The state of a modifier that keeps zeros in place: its masks, by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.distributed.shards import any_of_parts, is_sharded, own_part, whole_of_part
+from paredown.framework.errors import TargetError
+from paredown.framework.model.weights import COMPUTED
+from paredown.framework.modifier.training import Training
+from paredown.framework.storage.state import PerParameter, pack_bits, unpack_bits
+from paredown.modifiers.pruning.masks.apply import apply_masks_, converted, fast_mask, fits, to_bool
+from paredown.modifiers.pruning.scoring.criterion import Watched
+from paredown.modifiers.pruning.scoring.gradients import step_gradients
+
+__all__ = ["PRUNABLE", "MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
+
+
+#: the layers whose weights can be pruned in place
+PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
+
+
+class Masks(PerParameter):
+    """Masks of either form (`paredown.modifiers.pruning.masks.apply`); one bit a weight in a checkpoint."""
+
+    def encode(self, tensor: Tensor, parameter: nn.Parameter) -> dict[str, Any]:
+        keep, compact = to_bool(tensor), tensor.dtype == torch.bool
+        if is_sharded(parameter):
+            return {"keep": whole_of_part(keep, parameter), "compact": compact}
+        return {**pack_bits(keep), "compact": compact}
+
+    def decode(self, plain: Any, parameter: nn.Parameter) -> Tensor:
+        keep = own_part(plain["keep"]) if "keep" in plain else unpack_bits(plain)
+        return converted(keep if plain["compact"] else fast_mask(keep), parameter)
+
+    def apply_(self) -> None:
+        """Zero what is masked, in place; a mask follows a weight that was moved or cast."""
+        for weight, mask in self.items():
+            if not fits(mask, weight):
+                self[weight] = converted(mask, weight)
+        apply_masks_(list(self), list(self.values()))
+
+
+@dataclass
+class MaskState:
+    """The masks, and the share of zeros that they were made for.
+
+    Attributes:
+        masks: by weight.
+        share: of zeros.
+        watched: what a criterion has gathered.
+        deviations: by layer, how far its share lies from the whole's, where that was found once and is kept.
+    """
+
+    masks: Masks = field(default_factory=Masks)
+    share: float = 0.0
+    watched: Watched = field(default_factory=Watched)
+    deviations: dict[str, float] = field(default_factory=dict)
+
+
+def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The weights of modules, each once, by parameter name: matrices and kernels, no biases.
+
+    An attention has its projections of the inputs beside ``out_proj``, a recurrent layer the weights of all its layers
+    and directions.
+
+    Raises:
+        TargetError: a weight is no plain parameter (weight_norm, LoRA and other parametrizations).
+    """
+    weights: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for key in _weight_names(module):
+            weight = module._parameters.get(key)
+            if weight is None:
+                raise TargetError(
+                    f"{name}: {COMPUTED}, so zeros would not last: merge it first, or add the layer to ignore"
+                )
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                weights[f"{name}.{key}" if name else key] = weight
+    return weights
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.RNNBase):
+        return [key for keys in module._all_weights for key in keys if key.startswith("weight")]
+    if isinstance(module, nn.MultiheadAttention):
+        own = ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+        return ["in_proj_weight"] if module._qkv_same_embed_dim else own
+    return ["weight"]
+
+
+def refuse_nan_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> None:
+    """Raise TargetError, naming the parameter, where a gradient is NaN at a pruning step."""
+    for name, gradient in ({} if training.catching_up else step_gradients(weights)).items():
+        part = own_part(gradient)
+        if any_of_parts(bool(part.numel()) and bool(part.max().isnan()), gradient):
+            raise TargetError(
+                f"the gradient of {name} contains NaN at step {training.step}: nothing was pruned; look for a loss "
+                "that is not finite"
+            )

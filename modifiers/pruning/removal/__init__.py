@@ -1,0 +1,1 @@
+"""Channels, heads and layers that are removed."""

@@ -1,0 +1,92 @@
+"""The base of the modifiers that make a model smaller: what they aim at, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import nn
+
+from paredown.framework.errors import ScheduleError
+from paredown.framework.modifier.base import Share, TargetedModifier
+from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
+
+__all__ = ["StructuredPruning"]
+
+
+class StructuredPruning(TargetedModifier):
+    """Base: what is of low worth leaves the model."""
+
+    claims: ClassVar = frozenset({"structure"})
+    kinds: ClassVar = (nn.Module,)
+    structural: ClassVar = True
+
+    every: Time | None = None
+    """Distance between updates over the window. Default: everything at once, at ``start``."""
+    initial_sparsity: Share = 0.0
+    """Share that is removed at the start of the window, with ``every``."""
+    curve: Curve = "cubic"
+    """How the share moves over the window, with ``every``."""
+    scope: Literal["global", "local"] = "global"
+    """What competes: ``global`` all together, ``local`` each layer (or list of layers) for itself. Magnitudes of
+    channels compete relative to the mean of their group, since the scale of weights differs from layer to layer."""
+    budget: ChannelBudget | None = None
+    """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}`` or ``{latency: 0.5}``."""
+    final_sparsity: Share | None = Field(None, validate_default=True)
+    """Share of the channels, heads or layers that is removed from the end of the window on."""
+
+    @field_validator("final_sparsity")
+    @classmethod
+    def _one_aim(cls, value: float | None, info: ValidationInfo) -> float | None:
+        budget = info.data.get("budget")
+        if "budget" in info.data and (value is None) == (budget is None):
+            raise ValueError("say what is removed, final_sparsity, or what may stay, budget: one of the two")
+        return value
+
+    @property
+    def acts_once(self) -> bool:
+        return self.every is None
+
+    def unused_fields(self) -> Sequence[str]:
+        idle = {"initial_sparsity", "curve"} if self.acts_once else set()
+        if self.curve == "constant" or not isinstance(self.curve, str):
+            idle.add("initial_sparsity")
+        return sorted(idle & self.model_fields_set)
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return [each for module in training.targets(self).values() for each in module.parameters(recurse=False)]
+
+    def check(self, training: Training) -> None:
+        super().check(training)
+        if not training.has_example:
+            raise ScheduleError(
+                f"{self.name} ({self.type}) reads what hangs together from a run of the model: give inputs to run it "
+                "with, example_inputs=(x,), or data=loader"
+            )
+
+    def remarks(self, training: Training) -> Sequence[str]:
+        lines = list(super().remarks(training))
+        if not training.has_example:
+            lines.append("what hangs together is read from a run of the model: give example_inputs to see it")
+        return lines
+
+    def aims_at_nothing(self, aim: float) -> bool:
+        """Whether nothing is to be removed."""
+        return aim == (0.0 if self.budget is None else 1.0)
+
+    def aim(self, progress: float) -> float:
+        """The share that is removed, or, with a budget, the share of the cost that may stay."""
+        if self.budget is not None:
+            return curve_value(self.curve, progress, 1 - self.initial_sparsity, self.budget.share)
+        assert self.final_sparsity is not None
+        return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
+
+    def missed(self, share: float) -> str:
+        """What was reached and what was wanted."""
+        if self.final_sparsity is None:
+            return "the budget was not reached"
+        return f"sparsity {share:.4g} was reached, {self.final_sparsity:.4g} was wanted"

@@ -1,0 +1,133 @@
+"""What a modifier that removes channels sees of a model: the groups that are its business, and why others are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from paredown.framework.measure.latency import measure_latency
+from paredown.framework.model.forward import Forward
+from paredown.framework.model.graph.fusion import export_graph
+from paredown.framework.model.targets import match, named_modules, named_parameters
+from paredown.framework.modifier.base import TargetedModifier
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.channels import (
+    Analysis,
+    ChannelGroup,
+    Cut,
+    Removal,
+    Verified,
+    analyse,
+    find_frozen,
+    find_groups,
+    fixed_places,
+    runner,
+    trial_cut,
+    verified,
+    with_settings,
+)
+from paredown.modifiers.pruning.scoring.prunable import layer_of
+
+__all__ = ["ChannelView", "look", "parameters_after"]
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """A model's groups.
+
+    Attributes:
+        model: the user's own module.
+        inputs, forward: what it is traced and compared with.
+        analysis: what goes together.
+        groups: those that a modifier may cut.
+        reasons: why target layers are left alone, by layer.
+    """
+
+    model: nn.Module
+    inputs: Any
+    forward: Forward | None
+    analysis: Analysis
+    groups: tuple[ChannelGroup, ...]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The names of all tensors in which groups have slices."""
+        return list(dict.fromkeys(name for group in self.groups for name, _ in group.slices))
+
+    def verified(self, removals: Sequence[Removal]) -> Verified:
+        """What can be cut of these, tried out."""
+        run = runner(self.model, self.inputs, self.forward)
+        return verified(self.model, run, self.analysis, removals)
+
+    def with_settings(self, cut: Cut) -> tuple[Cut, str | None]:
+        """The cut with what the model's config says of it, and what to tell where it cannot."""
+        return with_settings(self.model, cut, self.inputs, self.forward)
+
+    def latency(self, training: Training, cut: Cut) -> float:
+        """Milliseconds of a forward with this cut."""
+        with trial_cut(self.model, cut.kept, cut.attributes):
+            measured = measure_latency({"it": self.model}, self.inputs, self.forward)
+        return measured["it"].median
+
+
+def look(training: Training, modifier: TargetedModifier, heads: bool = False) -> ChannelView:
+    """Analyse a model, and pick the groups that have outputs of a target and none of an ignored layer.
+
+    Args:
+        training: with example inputs or data.
+        modifier: whose targets count.
+        heads: whether only attention heads count.
+
+    Raises:
+        TargetError: the model cannot be traced.
+    """
+    example = training.example()
+    assert example is not None
+    inputs, forward = example
+    model = training.model
+    analysis = analyse(export_graph(model, inputs, forward), model)
+    refused = fixed_places(model)
+    groups, reasons = [], {}
+    targets, ignored = training.targets(modifier), _ignored(training, modifier)
+    for group in find_groups(analysis, refused):
+        if heads and not group.heads:
+            continue
+        kept_back = next((name for name in group.layers if name in ignored), None)
+        if not any(name in targets for name in group.layers):
+            continue
+        if kept_back is not None:
+            reasons[group.name] = f"it goes together with {kept_back}, which is ignored"
+        elif group.units > 1:
+            groups.append(group)
+    whole = {name for group in groups for name in group.layers}
+    for frozen in find_frozen(analysis, refused):
+        if frozen.layer in targets and frozen.layer not in whole and (frozen.heads or not heads):
+            reasons.setdefault(frozen.layer, frozen.reason)
+    return ChannelView(model, inputs, forward, analysis, tuple(groups), reasons)
+
+
+def parameters_after(model: nn.Module, cut: Cut) -> dict[str, int]:
+    """The number of own parameters of each module that a cut changes."""
+    shapes = {name: list(parameter.shape) for name, parameter in named_parameters(model).items()}
+    changed: dict[str, None] = {}
+    for (name, dimension), kept in cut.kept.items():
+        if name in shapes:
+            shapes[name][dimension] = len(kept)
+            changed[layer_of(name)] = None
+    return {layer: _count(shapes, layer) for layer in changed}
+
+
+def _count(shapes: dict[str, list[int]], layer: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if layer_of(name) == layer)
+
+
+def _ignored(training: Training, modifier: TargetedModifier) -> set[str]:
+    if not modifier.ignore:
+        return set()
+    kept = match(training.model, (), modifier.ignore, (nn.Module,)).modules
+    return {name for name in named_modules(training.model) if name not in kept}

@@ -1,0 +1,38 @@
+"""What hangs together in a model: channels that can only be removed together, found, cut, and checked."""
+
+from paredown.modifiers.pruning.removal.channels.analysis import Analysis, analyse
+from paredown.modifiers.pruning.removal.channels.configuration import configuration_of, settings_for
+from paredown.modifiers.pruning.removal.channels.cutting import (
+    Cut,
+    Removal,
+    Verified,
+    commit,
+    gone_at,
+    verified,
+    with_settings,
+)
+from paredown.modifiers.pruning.removal.channels.fixed import fixed_places
+from paredown.modifiers.pruning.removal.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
+from paredown.modifiers.pruning.removal.channels.trial import runner, trial_cut
+
+__all__ = [
+    "Analysis",
+    "ChannelGroup",
+    "Cut",
+    "Frozen",
+    "Place",
+    "Removal",
+    "Verified",
+    "analyse",
+    "commit",
+    "configuration_of",
+    "find_frozen",
+    "find_groups",
+    "fixed_places",
+    "gone_at",
+    "runner",
+    "settings_for",
+    "trial_cut",
+    "verified",
+    "with_settings",
+]

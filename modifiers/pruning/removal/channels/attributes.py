@@ -1,0 +1,188 @@
+"""The sizes that modules keep as attributes, brought in step with their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from paredown.framework.model.graph.trace import operator_name
+from paredown.framework.model.links import base_class
+from paredown.modifiers.pruning.removal.channels.analysis import Analysis
+from paredown.modifiers.pruning.removal.channels.convolutions import by_whole_groups
+from paredown.modifiers.pruning.removal.channels.groups import Place
+from paredown.modifiers.pruning.removal.channels.labels import Value
+
+__all__ = ["Attribute", "Sizes", "candidates", "layer_attributes", "sizes_after"]
+
+#: old size -> new sizes that it becomes
+Sizes = dict[int, set[int]]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of a module that gets a new value; ``kind`` is the module's class."""
+
+    module: str
+    key: str
+    value: int | tuple[int, ...]
+    kind: type[nn.Module] = nn.Module
+
+
+def layer_attributes(modules: Mapping[str, nn.Module], kept: Mapping[Place, Tensor]) -> list[Attribute]:
+    """What standard layers keep of their sizes, after only the indices ``kept`` of these places stay."""
+    cut = {id(_tensor(modules, name)): name for name, _ in kept}
+    found = []
+    for name, (module, _) in _with_aliases(modules).items():
+        own = (*module._parameters.values(), *module._buffers.values())
+        if any(id(tensor) in cut for tensor in own if tensor is not None):  # also where it is tied
+            values = _values(module, _Shapes(module, kept, cut))
+            found += [Attribute(name, key, value, base_class(module)) for key, value in values.items()]
+    return found
+
+
+def _tensor(modules: Mapping[str, nn.Module], name: str) -> object:
+    layer, _, key = name.rpartition(".")
+    return getattr(modules.get(layer), key, None)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The sizes of a module's tensors after the cut."""
+
+    module: nn.Module
+    kept: Mapping[Place, Tensor]
+    names: Mapping[int, str]
+
+    def size(self, key: str, dimension: int) -> int | None:
+        tensor = getattr(self.module, key, None)
+        if not isinstance(tensor, Tensor):
+            return None
+        kept = self.kept.get((self.names.get(id(tensor), ""), dimension))
+        return tensor.shape[dimension] if kept is None else len(kept)
+
+
+def _values(module: nn.Module, shapes: _Shapes) -> dict[str, Any]:
+    if isinstance(module, _ConvNd):
+        return _convolution(module, shapes)
+    if isinstance(module, nn.Linear):
+        return _given(in_features=shapes.size("weight", 1), out_features=shapes.size("weight", 0))
+    if isinstance(module, _NormBase):
+        return _given(num_features=shapes.size("weight", 0) or shapes.size("running_mean", 0))
+    if isinstance(module, nn.GroupNorm):
+        channels = shapes.size("weight", 0)
+        groups = None if channels is None else channels * module.num_groups // module.num_channels
+        return _given(num_channels=channels, num_groups=groups)
+    if isinstance(module, nn.PReLU):
+        return _given(num_parameters=shapes.size("weight", 0))
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return _given(embedding_dim=shapes.size("weight", 1))
+    if isinstance(module, nn.RNNBase):
+        return _given(input_size=shapes.size("weight_ih_l0", 1), hidden_size=shapes.size("weight_hh_l0", 1))
+    if isinstance(module, nn.RNNCellBase):
+        return _given(input_size=shapes.size("weight_ih", 1), hidden_size=shapes.size("weight_hh", 1))
+    if hasattr(module, "nf"):  # the transposed linear layer of transformers' older models
+        return _given(nx=shapes.size("weight", 0), nf=shapes.size("weight", 1))
+    return {}
+
+
+def _given(**values: int | None) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _convolution(module: _ConvNd, shapes: _Shapes) -> dict[str, Any]:
+    first, second = shapes.size("weight", 0), shapes.size("weight", 1)
+    if first is None or second is None:
+        return {}
+    groups = module.groups
+    transposed = isinstance(module, _ConvTransposeNd)
+    if by_whole_groups(groups, module.in_channels // groups, module.out_channels // groups):
+        groups = first // ((module.in_channels if transposed else module.out_channels) // groups)
+    if transposed:
+        return {"in_channels": first, "out_channels": second * groups, "groups": groups}
+    return {"in_channels": second * groups, "out_channels": first, "groups": groups}
+
+
+def sizes_after(analysis: Analysis, removed: Tensor) -> dict[str, Sizes]:
+    """For each module, and "" for the model: which sizes become which in its forward.
+
+    Args:
+        analysis: of the model.
+        removed: by label, whether it goes.
+    """
+    found: dict[str, Sizes] = {"": {}}
+    for node, result in analysis.values.items():
+        if node.op != "call_function":
+            continue
+        pairs = set()
+        for value in result if isinstance(result, tuple) else (result,):
+            pairs |= set(_pairs(value, removed))
+        if not pairs:
+            continue
+        pairs |= set(_group_pairs(node, pairs))
+        for module in {"", *analysis.graph.stack_of(node)}:
+            for before, after in pairs:
+                found.setdefault(module, {}).setdefault(before, set()).add(after)
+    return found
+
+
+def _pairs(value: Value, removed: Tensor) -> Iterator[tuple[int, int]]:
+    for factor in value.factors:
+        gone = removed[factor]
+        if not bool(gone.any()):
+            continue
+        for axis, size in enumerate(factor.shape):
+            if size > 1:
+                slices = gone.movedim(axis, 0).reshape(size, -1).all(1)
+                count = int(slices.sum())
+                if count:
+                    yield size, size - count
+
+
+def _group_pairs(node: Any, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Numbers of groups that change with the channels."""
+    if operator_name(node) == "group_norm":
+        groups = int(node.args[1])
+        for before, after in pairs:
+            if before % groups == 0 and before == node.meta["val"].shape[1]:
+                yield groups, after * groups // before
+
+
+def candidates(
+    modules: Mapping[str, nn.Module], sizes: Mapping[str, Sizes], known: Iterable[Attribute]
+) -> list[Attribute]:
+    """Integer attributes of modules that have a size that changes in the module's forward, to exactly one other."""
+    settled = {(attribute.module, attribute.key) for attribute in known}
+    layers = {name for name, _ in settled}
+    found = []
+    for name, (module, aliases) in _with_aliases(modules).items():
+        if name in layers and base_class(module).__module__.startswith("torch."):
+            continue
+        for key, value in _integers(module):
+            if (name, key) in settled:
+                continue
+            after = set().union(*(sizes.get(alias, {}).get(value, set()) for alias in aliases))
+            if len(after) == 1:
+                found.append(Attribute(name, key, next(iter(after)), base_class(module)))
+    return found
+
+
+def _with_aliases(modules: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, list[str]]]:
+    """Modules under the first of their names, with all of them."""
+    first: dict[int, str] = {}
+    found: dict[str, tuple[nn.Module, list[str]]] = {}
+    for name, module in modules.items():
+        own = first.setdefault(id(module), name)
+        found.setdefault(own, (module, []))[1].append(name)
+    return found
+
+
+def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    for key, value in vars(module).items():
+        if isinstance(value, int) and not isinstance(value, (bool, torch.dtype)) and not key.startswith("_"):
+            yield key, value

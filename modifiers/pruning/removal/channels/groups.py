@@ -1,0 +1,174 @@
+"""From labels to what can be removed: groups of units, each unit a set of slices that only go together."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paredown.modifiers.pruning.removal.channels.analysis import Analysis
+from paredown.modifiers.pruning.removal.channels.solving import NEVER
+
+__all__ = ["ChannelGroup", "Frozen", "Place", "find_frozen", "find_groups"]
+
+#: a dimension of a parameter or buffer
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Units of one kind: any of them can be removed, and with each go all of its slices.
+
+    Attributes:
+        name: of the first dimension in which outputs are produced, told apart by a number where need be.
+        slices: for each place the indices of each unit's slices, of shape (units, slices of one unit).
+        outputs: the places where outputs are produced.
+        heads: whether the units are attention heads.
+    """
+
+    name: str
+    slices: Mapping[Place, Tensor]
+    outputs: tuple[Place, ...]
+    heads: bool = False
+
+    @property
+    def units(self) -> int:
+        """How many units there are."""
+        return len(next(iter(self.slices.values())))
+
+    @property
+    def width(self) -> int:
+        """Channels of one unit, at the place that gives the group its name."""
+        return self.slices[self.outputs[0]].shape[1]
+
+    @property
+    def key(self) -> str:
+        """The name, and what a unit is made of: the same for the same group after units were removed."""
+        made = ",".join(f"{name}:{dimension}x{each.shape[1]}" for (name, dimension), each in self.slices.items())
+        return f"{self.name}:{zlib.crc32(made.encode()):08x}"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules whose outputs are produced."""
+        return tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in self.outputs))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Outputs of a module that cannot be removed: how many of how many, why, and whether they are attention heads'."""
+
+    layer: str
+    channels: int
+    of: int
+    reason: str
+    heads: bool = False
+
+
+def find_groups(analysis: Analysis, refused: Mapping[Place, str]) -> list[ChannelGroup]:
+    """All groups, in the order of the graph.
+
+    Args:
+        analysis: of the model.
+        refused: places that must stay, with the reason.
+    """
+    classes = analysis.classes
+    blocked = _blocked(analysis, refused)
+    of, place, index = _table(analysis)
+    free = (classes.reason[of] == NEVER) & ~torch.isin(of, torch.tensor(sorted(blocked), dtype=torch.int64))
+    of, place, index = of[free], place[free], index[free]
+    order = torch.argsort(of, stable=True)
+    units = torch.split(order, torch.bincount(of)[torch.unique(of)].tolist()) if len(order) else ()
+    produced = _produced(analysis)
+    kinds: dict[tuple[tuple[int, int], ...], list[Tensor]] = {}
+    for unit in units:
+        places, counts = torch.unique_consecutive(place[unit], return_counts=True)
+        kinds.setdefault(tuple(zip(places.tolist(), counts.tolist(), strict=True)), []).append(unit)
+    groups: list[ChannelGroup] = []
+    for kind, members in kinds.items():
+        group = _group(analysis, kind, torch.stack(members), index, produced, groups)
+        if group is not None:
+            groups.append(group)
+    return groups
+
+
+def find_frozen(analysis: Analysis, refused: Mapping[Place, str]) -> list[Frozen]:
+    """For each module that has outputs that stay: how many and the first reason."""
+    classes, produced = analysis.classes, _produced(analysis)
+    blocked = _blocked(analysis, refused)
+    found = []
+    for number, origin in enumerate(analysis.labels.origins):
+        if number not in produced:
+            continue
+        of = classes.of[origin.first : origin.first + origin.size]
+        stays = [reason for reason in classes.reason[of].tolist() if reason < NEVER]
+        others = [blocked[each] for each in of.tolist() if each in blocked]
+        if stays or others:
+            why = classes.reasons[min(stays)] if stays else others[0]
+            heads = bool(torch.isin(of, analysis.along_heads).any())
+            layer = origin.tensor.rpartition(".")[0]
+            found.append(Frozen(layer, max(len(stays), len(others)), origin.size, why, heads))
+    return found
+
+
+def _table(analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
+    """For each index of each place: its class, the place's number, the index."""
+    origins = analysis.labels.origins
+    if not origins:
+        return (torch.empty(0, dtype=torch.int64),) * 3
+    of = torch.cat([analysis.classes.of[each.first : each.first + each.size] for each in origins])
+    place = torch.arange(len(origins)).repeat_interleave(torch.tensor([each.size for each in origins]))
+    return of, place, torch.cat([torch.arange(each.size) for each in origins])
+
+
+def _produced(analysis: Analysis) -> set[int]:
+    """The numbers of the origins in which outputs are produced."""
+    labels = analysis.labels
+    if not labels.produced:
+        return set()
+    mark = torch.zeros(labels.count, dtype=torch.bool)
+    mark[torch.cat([factor.reshape(-1) for factor in labels.produced])] = True
+    return {
+        number for number, each in enumerate(labels.origins) if bool(mark[each.first : each.first + each.size].any())
+    }
+
+
+def _blocked(analysis: Analysis, refused: Mapping[Place, str]) -> dict[int, str]:
+    """The classes that have a slice at a refused place, and those without which a dimension would be empty."""
+    of_all = analysis.classes.of
+    blocked: dict[int, str] = {}
+    for origin in analysis.labels.origins:
+        of = of_all[origin.first : origin.first + origin.size]
+        reason = refused.get((origin.tensor, origin.dimension))
+        if reason is not None:
+            blocked.update(dict.fromkeys(of.tolist(), reason))
+        elif bool((of == of[0]).all()):
+            blocked.setdefault(int(of[0]), f"all channels of {origin.tensor.rpartition('.')[0]} hang together")
+    return blocked
+
+
+def _group(
+    analysis: Analysis,
+    kind: tuple[tuple[int, int], ...],
+    members: Tensor,
+    index: Tensor,
+    produced: set[int],
+    groups: list[ChannelGroup],
+) -> ChannelGroup | None:
+    slices: dict[Place, Tensor] = {}
+    outputs: list[Place] = []
+    columns = torch.split(index[members], [count for _, count in kind], dim=1)
+    for (number, _), part in zip(kind, columns, strict=True):
+        origin = analysis.labels.origins[number]
+        slices[origin.tensor, origin.dimension] = part
+        if number in produced:
+            outputs.append((origin.tensor, origin.dimension))
+    if not outputs:
+        return None
+    name = outputs[0][0].rpartition(".")[0] or outputs[0][0]
+    same = sum(group.name.partition("#")[0] == name for group in groups)
+    first = analysis.labels.origins[kind[0][0]].first + int(index[members[0, 0]])
+    heads = bool(torch.isin(analysis.classes.of[first], analysis.along_heads))
+    return ChannelGroup(f"{name}#{same + 1}" if same else name, slices, tuple(outputs), heads)

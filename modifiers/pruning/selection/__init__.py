@@ -1,0 +1,1 @@
+"""Which weights go: exact counts of the lowest scores."""

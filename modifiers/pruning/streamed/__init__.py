@@ -1,0 +1,1 @@
+"""One-shot pruning, layer by layer on calibration data."""

@@ -1,0 +1,1 @@
+"""Which layers are quantized, and what acts around their forwards."""

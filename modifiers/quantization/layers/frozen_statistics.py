@@ -1,0 +1,37 @@
+"""Batch-norms that use their running statistics in training mode too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from paredown.framework.model.links import Link
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.training import Training
+
+__all__ = ["FrozenStatistics", "freeze_statistics"]
+
+
+class FrozenStatistics(Link):
+    """Around a batch-norm: the running statistics are used in training mode too, and stay as they are."""
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if not module.training:
+            return call(module, *args, **kwargs)
+        return _normalised(module, *args, **kwargs)
+
+
+def freeze_statistics(training: Training, modifier: Modifier) -> None:
+    """Freeze the statistics of every batch-norm of the model that has running ones."""
+    for module in training.model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            training.manage(modifier, module, FrozenStatistics())
+
+
+def _normalised(module: Any, input: Tensor) -> Tensor:
+    return nn.functional.batch_norm(
+        input, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
+    )

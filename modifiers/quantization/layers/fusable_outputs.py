@@ -1,0 +1,33 @@
+"""Results that an integer engine needs in 8 bits, and that no quantized layer takes in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from paredown.framework.errors import TargetError
+from paredown.framework.model.graph.fusion import open_ends
+from paredown.framework.model.targets import named_modules
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.kinds import CONVOLUTIONS
+
+__all__ = ["fusable_outputs"]
+
+
+def fusable_outputs(training: Training, layers: Collection[str]) -> list[str]:
+    """The modules (a convolution, or the batch-norm or rectifier behind it) whose result is to be quantized too.
+
+    A convolution runs in integers only where its result is quantized as well: before a residual addition, a
+    concatenation or an average pooling nothing else does so. It is read off the model's graph; without example inputs
+    or data, or where the graph cannot be traced, there are none.
+
+    Args:
+        layers: the quantized layers that quantize their input.
+    """
+    modules = named_modules(training.model)
+    if not any(isinstance(modules[name], CONVOLUTIONS) for name in layers):
+        return []
+    try:
+        graph = training.graph()
+    except TargetError:
+        return []
+    return [] if graph is None else list(dict.fromkeys(open_ends(graph, layers).values()))

@@ -1,0 +1,73 @@
+"""Which layers can be quantized, what of them, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from paredown.framework.model.links import base_class
+from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import COMPUTED
+
+__all__ = [
+    "CONVOLUTIONS",
+    "LAYERS",
+    "channel_of",
+    "parent_attention",
+    "reason_to_refuse",
+    "takes_indices",
+    "untreated",
+    "weight_names",
+]
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+LAYERS = (nn.Linear, *CONVOLUTIONS, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+
+
+def weight_names(module: nn.Module) -> tuple[str, ...]:
+    """The module's own parameters that are quantized, by name; empty where its weight is computed."""
+    own = module._parameters
+    if isinstance(module, nn.RNNBase):
+        return tuple(name for name in own if name.startswith("weight_"))
+    if isinstance(module, nn.MultiheadAttention):
+        together = ("in_proj_weight",) if own.get("in_proj_weight") is not None else ()
+        return together or tuple(f"{key}_proj_weight" for key in "qkv" if own.get(f"{key}_proj_weight") is not None)
+    return ("weight",) if own.get("weight") is not None else ()
+
+
+def channel_of(module: nn.Module) -> int:
+    """The dimension of a weight that counts the output channels (of an embedding, its entries)."""
+    return 1 if isinstance(module, TRANSPOSED) else 0
+
+
+def takes_indices(module: nn.Module) -> bool:
+    """Whether the input is no activation."""
+    return isinstance(module, EMBEDDINGS)
+
+
+def reason_to_refuse(module: nn.Module) -> str | None:
+    """Why a layer's own weight cannot be quantized, or None."""
+    if not weight_names(module):
+        return COMPUTED
+    if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
+        return "max_norm rewrites its weight in the forward"
+    return None
+
+
+def parent_attention(model: nn.Module, name: str) -> str | None:
+    """The name of the MultiheadAttention whose forward reads the weight of the layer ``name``, if one does."""
+    above, _, key = name.rpartition(".")
+    attention = key == "out_proj" and isinstance(named_modules(model).get(above), nn.MultiheadAttention)
+    return above if attention else None
+
+
+def untreated(model: nn.Module, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Modules that hold matrices but are of no kind that can be quantized: (name, class)."""
+    for name, module in named_modules(model).items():
+        matrices = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
+        if matrices and not isinstance(module, LAYERS) and name not in targets:
+            yield name, base_class(module).__name__

@@ -1,0 +1,108 @@
+"""How each layer is quantized: the modifier's schemes, with what is different for some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+from torch import nn
+
+from paredown.framework.errors import TargetError
+from paredown.framework.model.targets import match
+from paredown.framework.modifier.base import Options
+from paredown.framework.recipe.tree.positions import did_you_mean
+from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
+from paredown.modifiers.quantization.numbers.weight_layout import misfit
+
+__all__ = ["LayerSchemes", "Override", "merged", "misfit_of", "overrides_by_layer"]
+
+S = TypeVar("S", bound=QuantizationScheme)
+
+
+class Override(Options):
+    """What is different for some layers; null leaves that part of them as it is."""
+
+    weights: dict[str, Any] | None = Field(default_factory=dict)
+    """Fields of the weights' scheme, such as ``{bits: 4}``."""
+    activations: dict[str, Any] | None = Field(default_factory=dict)
+    """Fields of the activations' scheme."""
+
+
+@dataclass(frozen=True)
+class LayerSchemes:
+    """How one layer is quantized; None leaves a part as it is."""
+
+    weights: WeightScheme | None
+    activations: ActivationScheme | None
+
+
+def merged(base: LayerSchemes, overrides: Iterable[Override]) -> LayerSchemes:
+    """The schemes with every override on top, the last one first; a part that none names stays as it is.
+
+    Raises:
+        ValueError: unknown fields, or fields that do not fit each other; names the part.
+    """
+    weights, activations = base.weights, base.activations
+    for override in overrides:
+        with _naming("weights", WeightScheme):
+            weights = _merged(WeightScheme, weights, override.weights)
+        with _naming("activations", ActivationScheme):
+            activations = _merged(ActivationScheme, activations, override.activations)
+    return LayerSchemes(weights, activations)
+
+
+def overrides_by_layer(
+    model: nn.Module, overrides: Mapping[str, Override], kinds: tuple[type[nn.Module], ...]
+) -> dict[str, list[Override]]:
+    """What is different for which layer, in the recipe's order.
+
+    Raises:
+        TargetError: a pattern means no layer of these kinds.
+    """
+    found: dict[str, list[Override]] = {}
+    for pattern, override in overrides.items():
+        try:
+            names = match(model, [pattern], [], kinds).modules
+        except TargetError as error:
+            raise TargetError(f"overrides: {error}") from None
+        for name in names:
+            found.setdefault(name, []).append(override)
+    return found
+
+
+def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:
+    """Why a layer's weights cannot be divided as the scheme says, or None."""
+    if scheme is None:
+        return None
+    shapes: Sequence[tuple[int, ...]] = [tuple(module._parameters[name].shape) for name in weight_names(module)]  # type: ignore[union-attr]
+    return next((reason for shape in shapes if (reason := misfit(shape, scheme, channel_of(module)))), None)
+
+
+@contextmanager
+def _naming(part: str, kind: type[QuantizationScheme]) -> Iterator[None]:
+    """Tell of the first mistake in a scheme in one line."""
+    try:
+        yield
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(str(each) for each in (part, *detail["loc"]))
+        if detail["type"] == "extra_forbidden":
+            raise ValueError(
+                f"{place}: unknown field{did_you_mean(str(detail['loc'][-1]), kind.model_fields)}"
+            ) from None
+        raise ValueError(f"{place}: {detail['msg'].removeprefix('Value error, ')}") from None
+
+
+def _merged(kind: type[S], base: S | None, fields: Mapping[str, Any] | None) -> S | None:
+    if fields is None:
+        return None
+    given = {} if base is None else base.model_dump(exclude_unset=True)
+    if fields.get("granularity", given.get("granularity")) != given.get("granularity"):
+        given = {name: value for name, value in given.items() if name not in SIZES}
+    if "format" in fields:
+        given = {name: value for name, value in given.items() if name not in ("bits", "symmetric")}
+    return kind(**{**given, **fields}) if fields else base

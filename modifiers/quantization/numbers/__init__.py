@@ -1,0 +1,1 @@
+"""Number formats, ranges, scales and rounding."""
