@@ -46,19 +46,19 @@ def assert_gradient_is(
     **modify: Any,
 ) -> None:
     """The gradient through the manager is that of ``explicit(student, x, y)``, the whole loss written out; in float64,
-    by all three doors."""
+    by all three ways to the loss."""
     student, teacher, data = models
     manager.modify(student, sgd(student), 10, teacher=teacher, **modify)
     criterion = manager.wrap_criterion(F.cross_entropy)
-    for door, (x, y) in zip("abc", data, strict=False):
+    for way, (x, y) in zip(("automatic", "loss", "criterion"), data, strict=False):
         reference = copy.deepcopy(student)
         reference.zero_grad()
         explicit(reference, x, y).backward()
         student.zero_grad()
-        loss = criterion(student(x), y) if door == "c" else F.cross_entropy(student(x), y)
-        (manager.loss(loss) if door == "b" else loss).backward()
-        manager.training.auxiliary.reset()
-        assert (gradient(student) - gradient(reference)).abs().max() < 1e-12, door
+        loss = criterion(student(x), y) if way == "criterion" else F.cross_entropy(student(x), y)
+        (manager.loss(loss) if way == "loss" else loss).backward()
+        manager.run.losses.link.reset()
+        assert (gradient(student) - gradient(reference)).abs().max() < 1e-12, way
 
 
 def captured(model: nn.Module, layer: str, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run that is stopped, saved, and gone on with by everything built anew."""
+"""A run that is stopped, saved, and gone on with by everything rebuilt."""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown import Modifier, Training
+from paredown.framework.modifier.run import Run
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -127,3 +130,12 @@ def train(
             optimizer.step()
             if after is not None:
                 after()
+
+
+def training_of(
+    modifier: Modifier, model: nn.Module, data: Any = None, example_inputs: Any = None, forward: Any = None
+) -> Training:
+    """A run of one modifier that trains nothing, as that modifier sees it."""
+    run = Run(model)
+    run.take(data, None, example_inputs, forward)
+    return modifier.bind(run)

@@ -250,7 +250,7 @@ def test_the_example_modifier_is_two_files_and_nothing_else(tmp_path):
     for block in titled:
         assert (tree / block.title).parent.is_dir()
         (tree / block.title).write_text(block.text, encoding="utf-8")
-    tests = [titled[1].title, "tests/modifiers/test_conformance.py"]
+    tests = [titled[1].title, "tests/modifiers/test_modifiers.py"]
     options = ["-q", "-k", "weight_clipping", "-m", "not slow", "-p", "no:cacheprovider"]
     told = own_python("-m", "pytest", *options, *tests, cwd=tree, path=tree / "src")
     assert int(re.search(r"(\d+) passed", told)[1]) > 10

@@ -19,6 +19,7 @@ NAMES = {
     "Time",
     "Training",
     "load",
+    "register",
     "resume",
     "save",
 }

@@ -41,7 +41,7 @@ class Loop:
 def test_weights_are_those_of_a_plain_loop(accumulate):
     loop = Loop(accumulate)
     loop.run()
-    assert loop.manager.training.step == EPOCHS * LENGTH // accumulate
+    assert loop.manager.run.step == EPOCHS * LENGTH // accumulate
     loop.manager.finalize()
     assert furthest(loop.accelerator.unwrap_model(loop.model), plain(accumulate, LENGTH)) == 0
 
@@ -80,7 +80,7 @@ def test_a_loader_without_a_length_needs_a_number():
     with pytest.raises(ScheduleError, match="give modify the number of batches"):
         modify(loop.accelerator, manager, loop.model, loop.optimizer, iter(loop.loader))
     modify(loop.accelerator, manager, loop.model, loop.optimizer, LENGTH)
-    assert manager.training.clock.steps_per_epoch == LENGTH // 4
+    assert manager.run.clock.steps_per_epoch == LENGTH // 4
 
 
 class TwoModels:

@@ -77,7 +77,7 @@ def test_weights_are_those_of_a_plain_loop(accumulate, tmp_path):
     run = trainer(tmp_path, callback, accumulate=accumulate)
     run.train()
     assert furthest(run.model, plain(accumulate, LENGTH)) <= 1e-6
-    assert callback.manager.training.step == run.state.global_step == EPOCHS * LENGTH // accumulate
+    assert callback.manager.run.step == run.state.global_step == EPOCHS * LENGTH // accumulate
     assert callback.report.compressed.nonzeros < callback.report.dense.nonzeros
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_is_resumed_in_a_window_ends_the_same(accumulate, stop, built
     again = trainer(tmp_path, callback, accumulate=accumulate, built=built)
     again.train(resume_from_checkpoint=str(folder))
     assert furthest(again.model, plain(accumulate, LENGTH)) <= 1e-6
-    assert callback.manager.training.step == again.state.global_step == EPOCHS * LENGTH // accumulate
+    assert callback.manager.run.step == again.state.global_step == EPOCHS * LENGTH // accumulate
 
 
 def test_a_checkpoint_in_the_output_folder_needs_no_telling(tmp_path):

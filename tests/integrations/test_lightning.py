@@ -66,7 +66,7 @@ def test_weights_are_those_of_a_plain_loop(accumulate, tmp_path):
     run = trainer(tmp_path, callback, accumulate_grad_batches=accumulate)
     run.fit(lit, loader())
     assert furthest(lit.net, plain(accumulate)) == 0
-    assert callback.manager.training.step == run.global_step == EPOCHS * -(-LENGTH // accumulate)
+    assert callback.manager.run.step == run.global_step == EPOCHS * -(-LENGTH // accumulate)
     assert callback.report.compressed.nonzeros < callback.report.dense.nonzeros
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_resumed_in_a_window_ends_the_same(accumulate, stop, tmp_p
     lit, callback = Lit(), ParedownCallback(FOUR_FAMILIES, module="net")
     trainer(tmp_path, callback, **more).fit(lit, loader(), ckpt_path=tmp_path / "half.ckpt")
     assert furthest(lit.net, plain(accumulate)) == 0
-    assert callback.manager.training.step == EPOCHS * -(-LENGTH // accumulate)
+    assert callback.manager.run.step == EPOCHS * -(-LENGTH // accumulate)
 
 
 def test_a_teacher_kept_in_the_checkpoint_needs_no_old_model(tmp_path):
@@ -167,7 +167,7 @@ def test_data_without_a_length_needs_a_length(tmp_path):
         trainer(tmp_path, callback, epochs=1).fit(Lit(), stream)
     callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9)), module="net")
     trainer(tmp_path, callback, epochs=-1, max_steps=40).fit(Lit(), stream)
-    assert callback.manager.training.clock.steps_per_epoch == 10
+    assert callback.manager.run.clock.steps_per_epoch == 10
     assert callback.manager.done
 
 
@@ -185,7 +185,7 @@ class Accumulating(Manual):
 def test_manual_accumulation_counts_the_modules_own_steps(tmp_path):
     lit, callback = Accumulating(), ParedownCallback(FOUR_FAMILIES, module="net", accumulate=3)
     trainer(tmp_path, callback).fit(lit, loader())
-    assert callback.manager.training.clock.steps_per_epoch == 4
+    assert callback.manager.run.clock.steps_per_epoch == 4
     assert furthest(lit.net, plain(3)) == 0
 
 
@@ -193,7 +193,7 @@ def test_an_epoch_is_that_of_the_data_where_only_steps_end_the_training(tmp_path
     """Lightning has not loaded the data then when the training starts."""
     callback = ParedownCallback(recipe_of(2, prune=pruning(0.9, end=2)), module="net")
     trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
-    assert callback.manager.training.clock.steps_per_epoch == LENGTH
+    assert callback.manager.run.clock.steps_per_epoch == LENGTH
 
 
 class Pair(pl.LightningModule):
@@ -278,5 +278,5 @@ def test_a_checkpoint_of_another_structure_is_refused_by_the_trainer_that_wrote_
         trainer(tmp_path, ParedownCallback(FOUR_FAMILIES, module="net"), keep, enable_checkpointing=True),
     )
     run.fit(lit, loader(), loader())
-    with pytest.raises(CheckpointError, match="built anew, a new ParedownCallback"):
+    with pytest.raises(CheckpointError, match="rebuilt, a new ParedownCallback"):
         run.test(lit, loader(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)

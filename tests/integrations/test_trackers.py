@@ -53,7 +53,7 @@ def test_every_event_is_told():
     ]
     assert "quantize: freeze observers" in titles
     last = [row for row in kept.rows if "sparsity/2" in row][-1]
-    zeros = int((manager.training.model[2].weight == 0).sum())
+    zeros = int((manager.run.model[2].weight == 0).sum())
     assert last["sparsity/2"] == pytest.approx(zeros / (32 * 32 + 32))
     assert last["bits/2"] < 32
     assert any(row.get("loss/distill", 0) > 0 for row in kept.rows)

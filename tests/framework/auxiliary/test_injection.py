@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from paredown import ParedownError
-from paredown.framework.auxiliary.gradient_transfer import Follower, softmax_gradient
+from paredown.framework.auxiliary.gradient_transfer import GradientTransfer, softmax_gradient
 from paredown.framework.auxiliary.injection import Controls, inject
 
 ROWS, CLASSES = 12, 5
@@ -68,16 +68,18 @@ def test_other_losses_are_far_off(loss):
     assert distance > 0.05
 
 
-def controls(keep=1.0, door=0.0):
+def controls(keep=1.0, explicitly=0.0):
     zero_d = {"dtype": torch.float64}
     ticket = torch.zeros((), requires_grad=True, **zero_d)
     one = torch.ones((), **zero_d)
-    return Controls(torch.tensor(keep, **zero_d), one, one, torch.tensor(door, **zero_d), ticket, keep, door > 0)
+    return Controls(
+        torch.tensor(keep, **zero_d), one, one, torch.tensor(explicitly, **zero_d), ticket, keep, explicitly > 0
+    )
 
 
 @pytest.mark.parametrize("dimension", [-1, 1])
-@pytest.mark.parametrize("door", [0.0, 1.0])
-def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, door):
+@pytest.mark.parametrize("explicitly", [0.0, 1.0])
+def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, explicitly):
     generator = torch.Generator().manual_seed(1)
     shape = (3, CLASSES, 4, 2) if dimension == 1 else (3, 4, 2, CLASSES)
     own, other = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
@@ -86,9 +88,9 @@ def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, door):
     def loss(z):
         return F.cross_entropy(z if dimension == 1 else z.movedim(-1, 1), y)
 
-    follower = Follower(own, other, torch.tensor(0.3, dtype=torch.float64), dimension)
-    passed = inject(own, own.sum() * 0, controls(0.4, door), [follower])
-    (loss(passed) * (0.4 if door else 1.0)).backward()
+    receiver = GradientTransfer(own, other, torch.tensor(0.3, dtype=torch.float64), dimension)
+    passed = inject(own, own.sum() * 0, controls(0.4, explicitly), [receiver])
+    (loss(passed) * (0.4 if explicitly else 1.0)).backward()
     (there,) = torch.autograd.grad(loss(other), other)
     (here,) = torch.autograd.grad(loss(own), own)
     assert torch.allclose(other.grad, 0.3 * there, atol=1e-12)
@@ -98,21 +100,21 @@ def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, door):
 def test_a_loss_leads_a_loss():
     own, other = (torch.tensor(value, requires_grad=True) for value in (2.0, 5.0))
     output = {"loss": own, "logits": torch.zeros(2)}
-    passed = inject(output, own * 0, controls(0.5), [Follower(own, other, torch.tensor(0.25))])
+    passed = inject(output, own * 0, controls(0.5), [GradientTransfer(own, other, torch.tensor(0.25))])
     (3 * passed["loss"]).backward()
     assert (own.grad.item(), other.grad.item()) == (1.5, 0.75)
 
 
 def test_a_loss_that_is_no_cross_entropy_is_refused():
     own, other, y = drawn()
-    passed = inject(own, own.sum() * 0, controls(), [Follower(own, other, torch.tensor(1.0), -1)])
+    passed = inject(own, own.sum() * 0, controls(), [GradientTransfer(own, other, torch.tensor(1.0), -1)])
     with pytest.raises(ParedownError, match="no softmax cross-entropy"):
         (passed - F.one_hot(y, CLASSES)).square().mean().backward()
 
 
 def test_gradients_that_overflowed_are_left_to_the_scaler():
     own, other, y = drawn()
-    passed = inject(own, own.sum() * 0, controls(), [Follower(own, other, torch.tensor(1.0), -1)])
+    passed = inject(own, own.sum() * 0, controls(), [GradientTransfer(own, other, torch.tensor(1.0), -1)])
     (F.cross_entropy(passed, y) * float("inf")).backward()
     assert not torch.isfinite(other.grad).all()
 

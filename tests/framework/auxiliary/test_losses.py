@@ -1,4 +1,4 @@
-"""The injected gradient is the explicit sum's, by every door, or the run is stopped with the line to add."""
+"""The injected gradient is the explicit sum's, by every explicitly, or the run is stopped with the line to add."""
 
 import copy
 from typing import NamedTuple
@@ -38,10 +38,10 @@ def setup(dtype=torch.float64, steps=10, **modify):
     return student, teacher, reference, data, optimizer, manager
 
 
-@pytest.mark.parametrize("door", "abc")
-def test_the_gradient_is_that_of_the_explicit_sum(door):
+@pytest.mark.parametrize("explicitly", "abc")
+def test_the_gradient_is_that_of_the_explicit_sum(explicitly):
     student, teacher, reference, data, optimizer, manager = setup()
-    criterion = manager.wrap_criterion(nn.CrossEntropyLoss()) if door == "c" else nn.CrossEntropyLoss()
+    criterion = manager.wrap_criterion(nn.CrossEntropyLoss()) if explicitly == "c" else nn.CrossEntropyLoss()
     for x, y in data[:3]:
         reference.load_state_dict(student.state_dict())
         reference.zero_grad()
@@ -49,12 +49,12 @@ def test_the_gradient_is_that_of_the_explicit_sum(door):
         whole.backward()
         optimizer.zero_grad()
         loss = criterion(student(x), y)
-        loss = manager.loss(loss) if door == "b" else loss
+        loss = manager.loss(loss) if explicitly == "b" else loss
         loss.backward()
         assert (gradients(student) - gradients(reference)).abs().max() < 1e-12
         told = manager.last_losses
         assert told["injected"] == pytest.approx(WEIGHT * told["distill"])
-        if door != "a":
+        if explicitly != "a":
             assert told["total"] == pytest.approx(whole.item())
         optimizer.step()
 
@@ -126,7 +126,7 @@ def test_accumulate_one_means_nothing_is_scaled():
     optimizer.step()
 
 
-def test_a_second_backward_names_the_other_doors():
+def test_a_second_backward_names_the_other_ways():
     student, _, _, data, optimizer, _ = setup(torch.float32)
     x, y = data[0]
     z = student(x)
@@ -136,7 +136,7 @@ def test_a_second_backward_names_the_other_doors():
         optimizer.step()
 
 
-def test_a_term_that_reached_no_gradient_names_the_other_doors():
+def test_a_term_that_reached_no_gradient_names_the_other_ways():
     student, _, _, data, optimizer, _ = setup(torch.float32, accumulate=2)
     F.cross_entropy(student(data[0][0]), data[0][1]).backward()
     student(data[1][0])
@@ -144,7 +144,7 @@ def test_a_term_that_reached_no_gradient_names_the_other_doors():
         optimizer.step()
 
 
-def test_one_call_of_the_door_for_each_forward():
+def test_one_call_for_each_forward():
     student, _, _, data, optimizer, manager = setup(torch.float32)
     losses = [F.cross_entropy(student(x), y) for x, y in data[:2]]
     manager.loss(sum(losses)).backward()
@@ -293,10 +293,10 @@ def test_a_loop_that_calls_only_a_part_of_the_model_is_told():
         train(model[0], optimizer, batches(2))
 
 
-@pytest.mark.parametrize("door", "abc")
+@pytest.mark.parametrize("explicitly", "abc")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled(when, door, backend):
+def test_compiled(when, explicitly, backend):
     torch._dynamo.reset()
     student, teacher, data = mlp(seed=5), mlp(seed=0), batches()
     reference = copy.deepcopy(student)
@@ -307,14 +307,14 @@ def test_compiled(when, door, backend):
     manager = ScheduledManager(Recipe.load(recipe_of(4, distill=distill)))
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     manager.modify(student, optimizer, 10, teacher=teacher)
-    criterion = manager.wrap_criterion(nn.CrossEntropyLoss()) if door == "c" else nn.CrossEntropyLoss()
+    criterion = manager.wrap_criterion(nn.CrossEntropyLoss()) if explicitly == "c" else nn.CrossEntropyLoss()
     for x, y in data[:3]:
         reference.load_state_dict(student.state_dict())
         reference.zero_grad()
         explicit(reference, teacher, x, y).backward()
         optimizer.zero_grad()
         loss = criterion(compiled(x), y)
-        loss = manager.loss(loss) if door == "b" else loss
+        loss = manager.loss(loss) if explicitly == "b" else loss
         loss.backward()
         assert (gradients(student) - gradients(reference)).abs().max() < 1e-6
         optimizer.step()

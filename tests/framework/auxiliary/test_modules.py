@@ -6,8 +6,8 @@ from sample_models import mlp
 from torch import nn
 
 from paredown import CheckpointError, ScheduleError
-from paredown.framework.auxiliary.mirrored_optimizer import like_optimizers
-from paredown.framework.auxiliary.modules import Extras, seeded
+from paredown.framework.auxiliary.mirrored_optimizer import mirrored_optimizers
+from paredown.framework.auxiliary.modules import AuxiliaryModules, seeded
 
 KINDS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
@@ -26,7 +26,7 @@ KINDS = {
 def test_every_optimizer_of_torch_has_a_like(kind):
     model, other, reference = mlp(), mlp(seed=1), mlp(seed=1)
     theirs = KINDS[kind](reference.parameters())
-    (like,) = like_optimizers([KINDS[kind](model.parameters())], other, model)
+    (like,) = mirrored_optimizers([KINDS[kind](model.parameters())], other, model)
     for step in range(3):
         x = torch.randn(4, 16, generator=torch.Generator().manual_seed(step))
         for network, optimizer in ((other, like), (reference, theirs)):
@@ -43,14 +43,14 @@ def test_several_optimizers_each_have_their_like():
         torch.optim.SGD([named["0.weight"], named["0.bias"]], 0.1),
         torch.optim.AdamW([{"params": [named["2.weight"]]}, {"params": [named["4.weight"]], "lr": 0.5}], 0.01),
     ]
-    likes = like_optimizers(optimizers, twin, model)
+    likes = mirrored_optimizers(optimizers, twin, model)
     assert [type(like.optimizer) for like in likes] == [torch.optim.SGD, torch.optim.AdamW]
     assert [group["lr"] for group in likes[1].optimizer.param_groups] == [0.01, 0.5]
     held = {id(p) for like in likes for group in like.optimizer.param_groups for p in group["params"]}
     assert held == {
         id(p) for name, p in twin.named_parameters() if name in ("0.weight", "0.bias", "2.weight", "4.weight")
     }
-    (alone,) = like_optimizers(optimizers, adapter, model)
+    (alone,) = mirrored_optimizers(optimizers, adapter, model)
     assert type(alone.optimizer) is torch.optim.SGD
 
 
@@ -61,12 +61,12 @@ def test_a_class_that_cannot_be_built_again_is_named():
 
     model = mlp()
     with pytest.raises(ScheduleError, match="no second Own can be built"):
-        like_optimizers([Own(model.parameters(), 3)], mlp(), model)
+        mirrored_optimizers([Own(model.parameters(), 3)], mlp(), model)
 
 
 def test_gradients_that_are_not_finite_are_left_out():
     model = mlp()
-    extras = Extras([torch.optim.SGD(model.parameters(), 0.5)])
+    extras = AuxiliaryModules([torch.optim.SGD(model.parameters(), 0.5)])
     layer = extras.add("a", "b", nn.Linear(2, 2), trained_like=model)
     before = layer.weight.detach().clone()
     for value, scale, moved in ((float("inf"), 1.0, 0.0), (float("nan"), 1.0, 0.0), (8.0, 4.0, -1.0)):
@@ -80,12 +80,12 @@ def test_gradients_that_are_not_finite_are_left_out():
 def test_what_was_saved_is_taken_by_what_is_added_later():
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.9)
-    extras = Extras([optimizer])
+    extras = AuxiliaryModules([optimizer])
     layer = extras.add("a", "b", nn.Linear(2, 2), trained_like=model)
     layer(torch.ones(1, 2)).sum().backward()
     extras.step(1.0)
     state = extras.state_dict()
-    again = Extras([optimizer])
+    again = AuxiliaryModules([optimizer])
     again.load_state_dict(state)
     assert again.state_dict().keys() == state.keys()
     later = again.add("a", "b", nn.Linear(2, 2), trained_like=model)

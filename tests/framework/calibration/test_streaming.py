@@ -2,24 +2,20 @@
 
 import pytest
 import torch
-from sample_models import batches, conv_net, mlp
+from sample_models import batches, conv_net, mlp, training_of
 from torch import nn
 
 from paredown import ScheduleError
 from paredown.framework.calibration.second_moments import second_moments
 from paredown.framework.calibration.streaming import stream
-from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.gptq import Gptq
-
-MODIFIER = Gptq()
 
 
 def units(model, data, kinds=(nn.Linear, nn.Conv2d), samples=None, forward=None):
-    training = Training(model)
-    training.take(data, None, None, forward)
+    training = training_of(Gptq(), model, data, forward=forward)
     layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    for unit in stream(training, MODIFIER, layers, samples):
-        yield unit, second_moments(training, MODIFIER, unit)
+    for unit in stream(training, layers, samples):
+        yield unit, second_moments(training, unit)
 
 
 def by_hooks(model, data, name):

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from paredown import Modifier, ParedownError, Recipe, RecipeError
+from paredown import Modifier, ParedownError, Recipe, RecipeError, register
 from paredown.framework.modifier import registry as module
 from paredown.framework.modifier.registry import registry, type_name
 
@@ -14,6 +14,15 @@ class Mine(Modifier):
     """A stranger's modifier."""
 
     type: Literal["mine"] = "mine"
+
+
+@pytest.fixture(autouse=True)
+def nothing_registered(monkeypatch):
+    monkeypatch.setattr(module, "_registered", {})
+
+
+def recipe_with(modifier):
+    return {"recipe": 1, "run": {"epochs": 2}, "modifiers": {"it": modifier}}
 
 
 @pytest.fixture
@@ -27,10 +36,10 @@ def plug_ins(monkeypatch, tmp_path):
         monkeypatch.syspath_prepend(str(tmp_path))
         points = [EntryPoint(name, name, module.ENTRY_POINT_GROUP) for name in sources]
         monkeypatch.setattr(module, "entry_points", lambda group: points)
-        registry.cache_clear()
+        module._installed.cache_clear()
 
     yield use
-    registry.cache_clear()
+    module._installed.cache_clear()
 
 
 PLUG_IN = """
@@ -73,3 +82,45 @@ def test_two_of_one_name_are_both_named(plug_ins):
     plug_ins(one=PLUG_IN.format(name="same"), two=PLUG_IN.format(name="same"))
     with pytest.raises(ParedownError, match=r"'same': one\.Theirs and two\.Theirs"):
         registry()
+
+
+def test_a_registered_class_is_known_everywhere():
+    with pytest.raises(RecipeError, match="unknown type 'mine'"):
+        Recipe.load(recipe_with({"type": "mine"}))
+    assert register(Mine) is Mine
+    assert type(Recipe.load(recipe_with({"type": "mine", "end": 1})).modifiers["it"]) is Mine
+    with pytest.raises(RecipeError, match=r"unknown type 'mein'.*did you mean 'mine'"):
+        Recipe.load(recipe_with({"type": "mein"}))
+    assert "mine" in str(Recipe.schema())
+
+
+def test_a_class_that_is_defined_again_replaces_the_one_before():
+    def cell(largest):
+        class Again(Modifier):
+            type: Literal["again"] = "again"
+            limit: float = largest
+
+        return register(Again)
+
+    cell(1.0)
+    second = cell(2.0)
+    assert registry().types["again"] is second
+    assert Recipe.load(recipe_with({"type": "again"})).modifiers["it"].limit == 2.0
+
+
+def test_what_cannot_be_registered():
+    class Taken(Modifier):
+        type: Literal["freeze"] = "freeze"
+
+    class Nameless(Modifier):
+        pass
+
+    with pytest.raises(ParedownError, match=r"'freeze': paredown\.modifiers\.training\.freeze\.Freeze and .*Taken"):
+        register(Taken)
+    with pytest.raises(ParedownError, match="Nameless has no type name: give it the field type: Literal"):
+        register(Nameless)
+    with pytest.raises(ParedownError, match="a subclass of paredown.Modifier is wanted, not 3"):
+        register(3)
+    built_in = registry().types["freeze"]
+    assert register(built_in) is built_in
+    assert not module._registered

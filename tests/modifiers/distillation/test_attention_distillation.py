@@ -18,7 +18,7 @@ W = 0.4
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_maps_of_activations_by_every_door(power):
+def test_maps_of_activations_by_every_way_to_the_loss(power):
     models = convolutionals()
 
     def explicit(model, x, y):

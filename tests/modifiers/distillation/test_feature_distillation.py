@@ -21,7 +21,7 @@ LOSSES = {"relative": relative_squared_loss, "mse": squared_loss, "cosine": lamb
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_features_of_one_shape_by_every_door(name):
+def test_features_of_one_shape_by_every_way_to_the_loss(name):
     student, _, data = perceptrons()
     teacher = mlp(seed=3).double()
 
@@ -40,23 +40,23 @@ def test_other_widths_get_an_adapter_that_is_trained(example):
     manager = manager_of(FEATURES, pairs={"body": "body"}, weight=W, warmup=0)
 
     def explicit(model, x, y):
-        adapter = manager.training.extras.of("distill")["0-0"]
+        adapter = manager.run.modules.of("distill")["0-0"]
         mapped = F.conv2d(captured(model, "body", x), adapter.weight[:, :, None, None], adapter.bias)
         loss = relative_squared_loss(mapped, captured(teacher, "body", x).detach())
         return (1 - W) * F.cross_entropy(model(x), y) + W * loss
 
     assert_gradient_is(manager, (student, teacher, data), explicit, **modify)
-    adapter = manager.training.extras.of("distill")["0-0"]
+    adapter = manager.run.modules.of("distill")["0-0"]
     assert (adapter.in_features, adapter.out_features) == (16, 24)
     assert adapter.weight.dtype == torch.float64
     assert not {id(p) for p in adapter.parameters()} & {id(p) for p in student.parameters()}
     before, rate = adapter.weight.detach().clone(), 0.1
     student.zero_grad()
     adapter.zero_grad()
-    manager.training.scaling.accumulate = 1
+    manager.run.losses.scaling.accumulate = 1
     F.cross_entropy(student(data[0][0]), data[0][1]).backward()
     slope = adapter.weight.grad.clone()
-    manager.training.optimizers[0].step()
+    manager.run.optimizers[0].step()
     assert torch.allclose(adapter.weight, before - rate * slope, atol=1e-12)
 
 
@@ -123,7 +123,7 @@ def test_tokens_get_an_adapter_too():
     manager.modify(student, optimizer, 10, teacher=teacher)
     student(torch.arange(8).view(2, 4))["last_hidden_state"].sum().mul(0).backward()
     optimizer.step()
-    assert [m.weight.shape for m in manager.training.extras.of("distill").values()] == [(12, 8), (12, 8)]
+    assert [m.weight.shape for m in manager.run.modules.of("distill").values()] == [(12, 8), (12, 8)]
 
 
 def test_nothing_is_left_behind():
@@ -139,7 +139,7 @@ def test_nothing_is_left_behind():
     assert [type(m) for m in (*student.modules(), *teacher.modules())] == kinds
     assert not any(links_of(m) for m in (*student.modules(), *teacher.modules()))
     assert [len(group["params"]) for group in optimizer.param_groups] == groups
-    assert not manager.training.extras.of("distill")
+    assert not manager.run.modules.of("distill")
 
 
 @pytest.mark.parametrize("example", [False, True])
@@ -171,7 +171,7 @@ def test_a_compiled_forward_with_an_adapter(example):
         manager.modify(student, sgd(student), 10, teacher=teacher, **({"example_inputs": (x,)} if example else {}))
         forward = torch.compile(student, backend="aot_eager", fullgraph=True) if compiled else student
         F.cross_entropy(forward(x), y).backward()
-        adapter = manager.training.extras.of("distill")["0-0"]
+        adapter = manager.run.modules.of("distill")["0-0"]
         grads.append(torch.cat([gradient(student), adapter.weight.grad.flatten()]))
     assert (grads[0] - grads[1]).abs().max() < 1e-6
 
@@ -181,7 +181,7 @@ def test_a_teacher_of_another_type_is_tried_on_the_example_too():
     student, teacher = conv_net(1), conv_net(0, channels=12).double()
     manager = manager_of(FEATURES, pairs={"body": "body"})
     manager.modify(student, sgd(student), 10, teacher=teacher, example_inputs=(x,))
-    assert manager.training.extras.of("distill")["0-0"].weight.dtype == torch.float32
+    assert manager.run.modules.of("distill")["0-0"].weight.dtype == torch.float32
     F.cross_entropy(student(x), y).backward()
     assert torch.isfinite(gradient(student)).all()
 

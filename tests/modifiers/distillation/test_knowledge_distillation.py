@@ -40,7 +40,7 @@ def whole(loss, teacher, weight=W):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_each_loss_by_every_door(name):
+def test_each_loss_by_every_way_to_the_loss(name):
     models = perceptrons()
     manager = manager_of(KD, loss=name, temperature=T, weight=W, warmup=0)
     assert_gradient_is(manager, models, whole(LOSSES[name], models[1]))
@@ -95,7 +95,7 @@ def test_weight_and_temperature_move_over_the_window():
     told = []
 
     def look():
-        term = manager.training._terms.get("distill")
+        term = manager.run.losses._terms.get("distill")
         told.append(None if term is None else (term.weight, float(term.settings["temperature"])))
 
     train(student, optimizer, batches(), 4, after=look)
@@ -112,7 +112,7 @@ def test_the_decoupled_loss_warms_up_by_itself(loss):
     manager, optimizer = manager_of(KD, 20, loss=loss, weight=0.5), sgd(student, 0.01)
     manager.modify(student, optimizer, 10, teacher=mlp())
     told = []
-    train(student, optimizer, batches(), 6, after=lambda: told.append(manager.training._terms["distill"].weight))
+    train(student, optimizer, batches(), 6, after=lambda: told.append(manager.run.losses._terms["distill"].weight))
     rising = [0.5 * min((step + 1) / 50, 1) for step in range(1, 61)]
     assert told == pytest.approx(rising if loss == "decoupled" else [0.5] * 60)
 
@@ -223,7 +223,7 @@ def test_it_acts_in_its_window_alone():
     optimizer, manager = sgd(student), manager_of(KD, start=1, end=2)
     manager.modify(student, optimizer, 10, teacher=mlp())
     told = []
-    train(student, optimizer, batches(), 3, after=lambda: told.append(manager.training.auxiliary is not None))
+    train(student, optimizer, batches(), 3, after=lambda: told.append(manager.run.losses.link is not None))
     assert told == [9 < step < 20 for step in range(1, 31)]
     assert manager.last_losses["distill"] > 0
 

@@ -34,22 +34,22 @@ def setup(dtype=torch.float64, peers=2, weight=0.4, temperature=2.0, **modify):
     manager = manager_of(MUTUAL, peers=peers, weight=weight, temperature=temperature)
     optimizer = sgd(student)
     manager.modify(student, optimizer, 10, **modify)
-    networks = [student, *manager.training.extras.of("distill").values()]
+    networks = [student, *manager.run.modules.of("distill").values()]
     return manager, optimizer, networks, [(x.to(dtype), y) for x, y in batches()]
 
 
-@pytest.mark.parametrize("door", "abc")
+@pytest.mark.parametrize("way", ["automatic", "loss", "criterion"])
 @pytest.mark.parametrize("accumulate", [None, 3])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_gradient_of_each_network(door, accumulate, smoothing):
+def test_the_gradient_of_each_network(way, accumulate, smoothing):
     manager, _, networks, data = setup(accumulate=accumulate)
     references, k = copy.deepcopy(networks), accumulate or 1
     own = nn.CrossEntropyLoss(label_smoothing=smoothing)
-    criterion = manager.wrap_criterion(own) if door == "c" else own
+    criterion = manager.wrap_criterion(own) if way == "criterion" else own
     for x, y in data[:k]:
         (explicit([network(x) for network in references], own, y, 0.4, 2.0) / k).backward()
         loss = criterion(networks[0](x), y)
-        ((manager.loss(loss) if door == "b" else loss) / k).backward()
+        ((manager.loss(loss) if way == "loss" else loss) / k).backward()
     for network, reference in zip(networks, references, strict=True):
         assert (gradient(network) - gradient(reference)).abs().max() < 1e-12
 
@@ -84,7 +84,7 @@ def test_peers_take_the_steps_of_an_optimizer_like_the_loops():
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     manager = manager_of(MUTUAL, weight=0.4, temperature=2.0)
     manager.modify(student, optimizer, 10)
-    (peer,) = manager.training.extras.of("distill").values()
+    (peer,) = manager.run.modules.of("distill").values()
     networks = copy.deepcopy([student, peer])
     theirs = []
     for network in networks:
@@ -134,7 +134,7 @@ def test_peers_that_are_given():
     manager.modify(student, optimizer, 10, teacher={"distill": peer})
     train(student, optimizer, batches())
     assert not any(torch.equal(v, before[k]) for k, v in peer.state_dict().items())
-    assert len(manager.training.extras.of("distill")) == 1
+    assert len(manager.run.modules.of("distill")) == 1
     manager.release()
     with pytest.raises(TargetError, match="a peer is a module, not a str"):
         manager_of(MUTUAL).modify(student, optimizer, 10, teacher={"distill": "peer.pt"})
@@ -150,7 +150,7 @@ def test_frozen_parameters_stay_frozen_in_the_peers():
     optimizer = sgd(student)
     manager = manager_of(MUTUAL)
     manager.modify(student, optimizer, 10)
-    (peer,) = manager.training.extras.of("distill").values()
+    (peer,) = manager.run.modules.of("distill").values()
     before = copy.deepcopy(peer.state_dict())
     train(student, optimizer, batches())
     same = {name: torch.equal(value, before[name]) for name, value in peer.state_dict().items()}
@@ -214,7 +214,7 @@ def test_a_hugging_face_model_gives_its_own_loss():
     student = transformers.GPT2LMHeadModel(config).double()
     manager, optimizer = manager_of(MUTUAL, weight=0.4), sgd(student)
     manager.modify(student, optimizer, 10)
-    (peer,) = manager.training.extras.of("distill").values()
+    (peer,) = manager.run.modules.of("distill").values()
     networks = copy.deepcopy([student, peer])
     ids = torch.arange(12).view(3, 4)
     labels = ids.clone()
@@ -237,7 +237,7 @@ def test_nothing_is_left_behind():
     train(student, optimizer, batches(), 4)
     manager.finalize()
     assert type(student) is nn.Sequential
-    assert not manager.training.extras.of("distill")
+    assert not manager.run.modules.of("distill")
     assert len(optimizer.param_groups) == 1
 
 

@@ -19,7 +19,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_relations_of_the_outputs_by_every_door(name):
+def test_relations_of_the_outputs_by_every_way_to_the_loss(name):
     models = perceptrons()
 
     def explicit(s, x, y):

@@ -26,18 +26,18 @@ def setup(model, image=True, dtype=torch.float64, **fields):
     return manager, optimizer, [(x.to(dtype), y) for x, y in batches(image=image)]
 
 
-@pytest.mark.parametrize("door", "abc")
+@pytest.mark.parametrize("way", ["automatic", "loss", "criterion"])
 @pytest.mark.parametrize("example", [False, True])
-def test_the_gradient_of_model_and_exits(door, example):
+def test_the_gradient_of_model_and_exits(way, example):
     model = conv_net(1).double()
     x, y = batches(1, image=True)[0]
     x = x.double()
     modify = {"example_inputs": (x,)} if example else {}
     manager, *_ = setup(model, exits=["stem", "norm"], hint="body", hint_weight=0.2, modify=modify)
-    criterion = manager.wrap_criterion(F.cross_entropy) if door == "c" else F.cross_entropy
+    criterion = manager.wrap_criterion(F.cross_entropy) if way == "criterion" else F.cross_entropy
     loss = criterion(model(x), y)
-    (manager.loss(loss) if door == "b" else loss).backward()
-    exits = copy.deepcopy(manager.training.extras.of("distill"))
+    (manager.loss(loss) if way == "loss" else loss).backward()
+    exits = copy.deepcopy(manager.run.modules.of("distill"))
     reference = copy.deepcopy(model)
     for module in (reference, *exits.values()):
         module.zero_grad()
@@ -56,7 +56,7 @@ def test_the_gradient_of_model_and_exits(door, example):
         total = total + W / 2 * (part + 0.2 * relative_squared_loss(embedding, goal))
     total.backward()
     assert (gradient(model) - gradient(reference)).abs().max() < 1e-12
-    for layer, exit_ in manager.training.extras.of("distill").items():
+    for layer, exit_ in manager.run.modules.of("distill").items():
         assert (gradient(exit_) - gradient(exits[layer])).abs().max() < 1e-12
 
 
@@ -70,9 +70,9 @@ def test_the_gradient_of_model_and_exits(door, example):
 )
 def test_exits_on_all_kinds_of_features(model, image, exits, kinds, tmp_path):
     manager, optimizer, data = setup(model(), image, torch.float32, exits=exits)
-    student = manager.training.model
+    student = manager.run.model
     train(student, optimizer, data[:3])
-    found = manager.training.extras.of("distill")
+    found = manager.run.modules.of("distill")
     assert [exit_.kind for exit_ in found.values()] == kinds
     before = copy.deepcopy({layer: exit_.state_dict() for layer, exit_ in found.items()})
     train(student, optimizer, data[3:4])
@@ -94,7 +94,7 @@ def test_labels_that_the_forward_is_given():
         torch.tensor([0, 2, 1]),
     )
     model.train()(input_ids=ids, attention_mask=mask, labels=y).loss.backward()
-    exits = copy.deepcopy(manager.training.extras.of("distill"))
+    exits = copy.deepcopy(manager.run.modules.of("distill"))
     reference = copy.deepcopy(model)
     for module in (reference, *exits.values()):
         module.zero_grad()
@@ -117,7 +117,7 @@ def test_nothing_is_left_behind():
     assert list(model.state_dict()) == names
     assert not hasattr(model, "exits")
     assert not any(links_of(module) for module in model.modules())
-    assert not manager.training.extras.of("distill")
+    assert not manager.run.modules.of("distill")
 
 
 def kept_model(tmp_path=None, **fields):

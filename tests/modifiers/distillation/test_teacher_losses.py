@@ -115,7 +115,7 @@ def test_the_initial_teacher_is_the_model_as_it_was():
     student = mlp()
     optimizer, manager = sgd(student), manager_of(KD)
     manager.modify(student, optimizer, 10)
-    teacher = manager.training.teachers.initial
+    teacher = manager.run.teachers.initial
     assert teacher is not student
     train(student, optimizer, batches())
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), mlp().parameters(), strict=True))
@@ -129,12 +129,12 @@ def test_born_again_the_teacher_is_the_model_when_the_window_opens():
     train(student, optimizer, batches())
     then = copy.deepcopy(student.state_dict())
     train(student, optimizer, batches())
-    teacher = manager.training.extras.of("distill")["start"]
+    teacher = manager.run.modules.of("distill")["start"]
     assert all(torch.equal(v, then[k]) for k, v in teacher.state_dict().items())
     assert not any(torch.equal(v, then[k]) for k, v in student.state_dict().items())
     assert not teacher.training
     train(student, optimizer, batches(), 2)
-    assert not manager.training.extras.of("distill")
+    assert not manager.run.modules.of("distill")
     manager.finalize()
 
 
@@ -151,11 +151,11 @@ def test_an_average_of_the_student_teaches():
         for name, p in student.named_parameters():
             want[name] = decay * want[name] + (1 - decay) * p.detach()
         step += 1
-        averaged = dict(manager.training.extras.of("distill")["ema"].named_parameters())
+        averaged = dict(manager.run.modules.of("distill")["ema"].named_parameters())
         assert all(torch.allclose(averaged[name], value, atol=1e-6) for name, value in want.items())
 
     train(student, optimizer, batches(image=True), 3, after=follow)
-    assert torch.equal(manager.training.extras.of("distill")["ema"].norm.running_mean, student.norm.running_mean)
+    assert torch.equal(manager.run.modules.of("distill")["ema"].norm.running_mean, student.norm.running_mean)
     train(student, optimizer, batches(image=True), 1)
     manager.finalize()
 
@@ -171,7 +171,7 @@ def test_an_average_begins_anew_where_the_structure_changes():
     optimizer = sgd(student)
     manager.modify(student, optimizer, 10)
     train(student, optimizer, batches(), 3)
-    assert any(event["event"] == "average begins anew" for event in manager.events)
+    assert any(event["event"] == "average starts over" for event in manager.events)
     manager.finalize()
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from correlated_inputs import correlated, damped, moments_of
-from sample_models import recipe_of
+from sample_models import recipe_of, training_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError, TargetError
-from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.scoring.criterion import Watched, criterion_named
+from paredown.modifiers.pruning.scoring.scores import scores_of
 from paredown.modifiers.pruning.streamed.least_squares import least_squares_update
 from paredown.modifiers.pruning.wanda_pruning import WandaPruning, wanda_scores
 
@@ -92,12 +92,10 @@ class Mixed(nn.Module):
 def test_the_criterion_is_the_score_of_the_model_as_it_is():
     model = Mixed().eval()
     batches = [(torch.randn(6, 2, 5, 5),), (torch.randn(3, 2, 5, 5),)]
-    training = Training(model)
-    training.take(batches, None, None, None)
+    training = training_of(WandaPruning(final_sparsity=0.5), model, batches)
     criterion = criterion_named("wanda")
-    assert criterion.needs_data
-    modifier = WandaPruning(final_sparsity=0.5)
-    scores = criterion.scores(training, modifier, dict(model.named_parameters()), Watched())
+    assert criterion.needs == "data"
+    scores = scores_of(criterion, training, dict(model.named_parameters()), Watched())
     assert list(scores) == ["stem.weight", "twice.weight"]
     with torch.no_grad():
         inputs = torch.cat([x for (x,) in batches])
@@ -112,13 +110,15 @@ def test_the_criterion_is_the_score_of_the_model_as_it_is():
 
 def test_the_criterion_refuses_nan_and_wants_data():
     model = Mixed()
-    training = Training(model)
-    modifier, weights = WandaPruning(final_sparsity=0.5).named("it"), dict(model.named_parameters())
-    with pytest.raises(ScheduleError, match=r"it needs batches to calibrate on: modify\(..., data=loader\)"):
-        criterion_named("wanda").scores(training, modifier, weights, Watched())
+    training = training_of(WandaPruning(final_sparsity=0.5).named("it"), model)
+    weights = dict(model.named_parameters())
+    with pytest.raises(
+        ScheduleError, match=r"it \(wanda_pruning\) needs batches to calibrate on: modify\(..., data=loader\)"
+    ):
+        scores_of(criterion_named("wanda"), training, weights, Watched())
     model.twice.weight.data[0, 0] = torch.nan
     with pytest.raises(TargetError, match="the weight of twice contains NaN or infinity: it has no score"):
-        criterion_named("wanda").scores(training, modifier, weights, Watched())
+        scores_of(criterion_named("wanda"), training, weights, Watched())
 
 
 def test_scores_of_groups():

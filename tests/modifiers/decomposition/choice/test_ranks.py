@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from decomposing import METHODS, manager_of
-from sample_models import mlp
+from sample_models import mlp, training_of
 from torch import nn
 
 from paredown import RecipeError, ScheduledManager, ScheduleError, TargetError
@@ -165,13 +165,11 @@ def test_the_rule():
 
 def test_sensitivity_trials_and_a_recipe_of_them():
     from paredown.framework.calibration.sensitivity import scan
-    from paredown.framework.modifier.training import Training
 
     model, data = Uneven(), [(torch.randn(64, 64),)]
-    training = Training(model)
-    training.take(data, None, None, None)
     modifier = manager_of("svd_decomposition", 4).recipe.modifiers["low"]
-    found = {(each.layer, each.setting): each for each in scan(training, modifier, modifier.trials(training))}
+    training = training_of(modifier, model, data)
+    found = {(each.layer, each.setting): each for each in scan(training, modifier.trials(training))}
     assert found["low", 4.0].error < 1e-9 < found["tiny", 4.0].error < found["full", 4.0].error
     assert found["low", 4.0].cost <= found["low", 4.0].whole / 4
     fields = modifier.with_settings(training, {"low": 4.0, "full": None})

@@ -4,14 +4,13 @@ import copy
 
 import pytest
 import torch
-from sample_models import batches, conv_net, mlp, recipe_of
+from sample_models import batches, conv_net, mlp, recipe_of, training_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError
 from paredown.framework.calibration.sensitivity import choose, scan
 from paredown.framework.cli.settings_recipe import Wanted
 from paredown.framework.modifier.curves import share_of
-from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.trials import SHARES
 
 CRITERIA = [
@@ -62,8 +61,8 @@ def modifier_of(fields):
 
 def scene(fields, model, data):
     """A modifier, a training and its trials."""
-    modifier, training = modifier_of(fields), Training(model)
-    training.take(data, None, (data[0][0],), None)
+    modifier = modifier_of(fields)
+    training = training_of(modifier, model, data, (data[0][0],))
     return modifier, training, list(modifier.trials(training))
 
 
@@ -173,7 +172,7 @@ def redundant():
 def test_a_redundant_layer_has_a_small_error(measured):
     modifier, training, trials = scene({"type": "magnitude_pruning"}, redundant(), batches())
     loss = None if measured == "output" else lambda output, batch: nn.functional.cross_entropy(output, batch[1])
-    found = {(each.layer, each.setting): abs(each.error) for each in scan(training, modifier, trials, loss=loss)}
+    found = {(each.layer, each.setting): abs(each.error) for each in scan(training, trials, loss=loss)}
     assert found["2", 0.5] < 1e-9 < found["0", 0.5]
     assert found["4", 0.5] < 1e-9 < found["4", 0.98]
 
@@ -182,7 +181,7 @@ def test_the_rise_of_the_loss_is_that_over_all_samples():
     data = [*batches(2, 8), *batches(1, 3, seed=5)]
     modifier, training, trials = scene({"type": "magnitude_pruning"}, mlp(), data)
     loss = nn.functional.cross_entropy
-    found = scan(training, modifier, trials, loss=lambda output, batch: loss(output, batch[1]))
+    found = scan(training, trials, loss=lambda output, batch: loss(output, batch[1]))
     x, y = torch.cat([x for x, _ in data]), torch.cat([y for _, y in data])
     dense = loss(training.model(x), y)
     with torch.no_grad(), trials[3].treated():
@@ -192,7 +191,7 @@ def test_the_rise_of_the_loss_is_that_over_all_samples():
 @pytest.mark.parametrize("target", [0.42, 0.8, 0.95])
 def test_a_choice_reaches_its_target_and_leaves_little_over(target):
     modifier, training, trials = scene({"type": "magnitude_pruning"}, redundant(), batches())
-    found = scan(training, modifier, trials)
+    found = scan(training, trials)
     choice = choose(found, target)
     assert target <= choice.saved <= target + 0.1
     fields = {"type": "magnitude_pruning", **modifier.with_settings(training, choice.settings)}
@@ -205,7 +204,7 @@ def test_a_choice_reaches_its_target_and_leaves_little_over(target):
 
 def test_a_setting_without_a_finite_error_is_not_chosen():
     modifier, training, trials = scene({"type": "magnitude_pruning"}, mlp(), batches())
-    found = scan(training, modifier, trials, loss=lambda output, batch: output.sum() * torch.inf)
+    found = scan(training, trials, loss=lambda output, batch: output.sum() * torch.inf)
     with pytest.raises(ScheduleError, match=r"0\.5 cannot be met: the settings that were tried save 0 at most"):
         choose(found, 0.5)
 
@@ -213,7 +212,8 @@ def test_a_setting_without_a_finite_error_is_not_chosen():
 def test_names_that_are_patterns_mean_their_layer_alone():
     model = nn.ModuleDict({"a[0]": nn.Linear(2, 2), "*": nn.Linear(2, 2), "Linear": nn.Linear(2, 2)})
     model["re:L[a-z]+"] = nn.Linear(2, 2)
-    modifier, training = modifier_of({"type": "magnitude_pruning"}), Training(model)
+    modifier = modifier_of({"type": "magnitude_pruning"})
+    training = training_of(modifier, model)
     settings = {"a[0]": 0.25, "*": 0.5, "Linear": 0.75, "re:L[a-z]+": 1.0}
     fields = modifier.with_settings(training, settings)
     applied = copy.deepcopy(model)
@@ -226,7 +226,7 @@ def test_names_that_are_patterns_mean_their_layer_alone():
 def test_a_model_that_is_one_layer(tmp_path):
     model = nn.Linear(16, 4)
     modifier, training, trials = scene({"type": "magnitude_pruning"}, model, batches(2))
-    found = scan(training, modifier, trials)
+    found = scan(training, trials)
     recipe = Recipe.load(recipe_of(1, p={"type": "magnitude_pruning", "final_sparsity": 0.5}))
     told = Wanted(tmp_path / "r.yaml", 0.7).write(recipe, training, modifier, found)
     assert told["reached"] == share_of(0.7, 64) / 64
@@ -235,7 +235,7 @@ def test_a_model_that_is_one_layer(tmp_path):
 
 
 def test_data_is_asked_for_where_it_is_needed():
-    training = Training(mlp())
     for kind in ("taylor_pruning", "wanda_pruning"):
+        modifier = modifier_of({"type": kind})
         with pytest.raises(ScheduleError, match="data=loader"):
-            modifier_of({"type": kind}).trials(training)
+            modifier.trials(training_of(modifier, mlp()))

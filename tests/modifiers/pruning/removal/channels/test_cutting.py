@@ -7,9 +7,10 @@ from awkward_models import AWKWARD
 from torch import nn
 
 from paredown import TargetError
-from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.forward import call
 from paredown.framework.model.graph.fusion import export_graph, tensors_of
 from paredown.framework.model.surgery import Surgery
+from paredown.framework.model.temporary import evaluating
 from paredown.modifiers.pruning.removal.channels import (
     Removal,
     analyse,

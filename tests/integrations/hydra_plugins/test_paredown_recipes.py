@@ -12,7 +12,7 @@ from hydra import compose, initialize
 from paredown import Recipe, RecipeError
 from paredown.framework.recipe.reading.collections import recipe_names
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 APP = """
 import hydra, torch
 from hydra.core.hydra_config import HydraConfig

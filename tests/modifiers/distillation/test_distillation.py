@@ -1,13 +1,52 @@
-"""Under DistributedDataParallel, each process with half of the batch, as in one process with all of it."""
+"""Every kind of distillation: with every other family in one recipe, resumed anywhere; and in two processes."""
 
 import pytest
 import torch
 import torch.distributed as dist
 from distilling import manager_of
-from sample_models import batches, conv_net
+from resuming import assert_resumes, going
+from sample_models import batches, conv_net, recipe_of
 from torch import nn
 from torch.nn import functional as F
 from two_processes import alike_in_two_processes
+
+from paredown import Recipe, ScheduledManager
+
+KD = {"type": "knowledge_distillation"}
+MODIFIERS = {
+    "low": {"type": "svd_decomposition", "targets": ["head"], "rank": 3, "start": 1, "guard": "none"},
+    "prune": {"type": "magnitude_pruning", "targets": ["Conv2d"], "final_sparsity": 0.5, "start": 1, "end": 4},
+    "quantize": {"type": "quantization_aware_training", "targets": ["Conv2d"], "start": 3},
+    "again": {**KD, "weight": 0.3, "teacher": "start", "start": 2},
+    "average": {**KD, "weight": 0.2, "teacher": "ema", "decay": 0.7, "start": 2.5},
+    "features": {
+        "type": "feature_distillation",
+        "pairs": {"body": "body"},
+        "weight": 0.1,
+        "teacher": "start",
+        "start": 3.5,
+    },
+    "peers": {"type": "mutual_learning", "weight": 0.1, "start": 1.5},
+    "exits": {"type": "self_distillation", "exits": ["norm"], "weight": 0.1, "start": 0.5},
+}
+
+
+def begun():
+    model = conv_net(3, channels=16)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    manager = ScheduledManager(Recipe.load(recipe_of(6, **MODIFIERS)))
+    manager.modify(model, optimizer, 4)
+    return model, optimizer, manager
+
+
+go = going(batches(4, image=True))
+
+
+def test_all_together_resume(tmp_path):
+    model = assert_resumes(begun, go, 24, (0, 3, 6, 9, 12, 15, 20), tmp_path)
+    assert sum(int((m.weight == 0).sum()) for m in (model.stem, model.body)) > 0
+    assert not hasattr(model, "exits")
+
 
 CASES = {
     "knowledge_distillation": {"temperature": 3.0},
@@ -35,7 +74,7 @@ def distilled(name, rank, world):
         optimizer.zero_grad()
         F.cross_entropy(model(x.double()[rank::world]), y[rank::world]).backward()
         optimizer.step()
-    for key, module in manager.training.extras.of("distill").items():
+    for key, module in manager.run.modules.of("distill").items():
         exits = {name: value for name, value in module.state_dict().items() if "running" not in name}
         extras.update({f"extra {key} {name}": value for name, value in exits.items()})
     assert dist.is_initialized() == (world > 1)

@@ -146,7 +146,7 @@ def test_what_is_left_gives_what_zeros_would(name, tmp_path):
     manager = ScheduledManager(Recipe.load(recipe_of(1, p=fields)))
     report = manager.apply(model, example_inputs=inputs)
     assert report.compressed.parameters < 0.95 * report.dense.parameters
-    zeroed = with_zeros(dense, manager.training.surgery.records)
+    zeroed = with_zeros(dense, manager.run.surgery.records)
     for ours, theirs in zip(outputs(model, inputs), outputs(zeroed, inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6 * float(theirs.detach().abs().max()))
     sum(each.square().mean() for each in outputs(model.train(), inputs)).backward()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paredown.modifiers.pruning.selection.exact_counts import shared_out, smallest_in_rows
+from paredown.modifiers.pruning.selection.chunks import shared_out, smallest_in_rows
 
 
 @st.composite

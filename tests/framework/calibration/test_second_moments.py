@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from paredown.framework.calibration.damped_moments import damped_moments, inverse_factor, inverse_moments
+from paredown.framework.calibration.second_moments import damped_moments, inverse_factor, inverse_moments
 
 
 def moments(samples=50, n=8):

@@ -101,7 +101,7 @@ def changed_under_the_wrapper(name, rank, world):
 
 @pytest.mark.slow
 def test_structure_changes_under_the_wrapper(tmp_path):
-    """The reducer is built anew: what comes out is what an explicit mean of the gradients gives, that of one process."""
+    """The reducer is rebuilt: what comes out is what an explicit mean of the gradients gives, that of one process."""
     names = [f"{kind}, {wrapping}" for kind in CHANGES for wrapping in WRAPPERS]
     for name, key, value, alone in alike_in_two_processes(changed_under_the_wrapper, names, tmp_path):
         assert value.shape == alone.shape, (name, key)

@@ -51,7 +51,7 @@ def test_rigl_keeps_the_number_of_connections_in_every_layer():
     counts = [int(mask.sum()) for mask in masks]
     moved = 0
     for step in stepped(model, optimizer, 40, batches(10, image=True)):
-        held = manager.training.states["p"].masks
+        held = manager.run.states["p"].masks
         now = [held[m.weight] != 0 for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
         assert [int(mask.sum()) for mask in now] == counts
         changed = sum(int((a & ~b).sum()) for a, b in zip(masks, now, strict=True))
@@ -90,7 +90,7 @@ def test_rigl_drops_the_smallest_and_grows_where_the_gradient_is_largest():
     gaps = [i for i in range(120) if i not in alive or i in dropped]
     grown = sorted(gaps, key=lambda i: -float(gradient.flatten()[i]))[:15]
     want = (set(alive) - set(dropped)) | set(grown)
-    held = manager.training.states["p"].masks[model.weight].flatten() != 0
+    held = manager.run.states["p"].masks[model.weight].flatten() != 0
     assert set(held.nonzero().flatten().tolist()) == want
 
 
@@ -101,7 +101,7 @@ def test_set_grows_by_chance_and_its_seed():
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         manager = begun(model, optimizer, type="rigl", growth="random", final_sparsity=0.7, every="2 steps", seed=seed)
         list(stepped(model, optimizer, 20))
-        masks.append(torch.cat([m.flatten() != 0 for m in manager.training.states["p"].masks.values()]))
+        masks.append(torch.cat([m.flatten() != 0 for m in manager.run.states["p"].masks.values()]))
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 

@@ -68,7 +68,7 @@ def test_masked_out_scores_do_not_blind_the_comparison(filler):
     dense = copy.deepcopy(model)
     manager = shrunk(model, (x,))
     with torch.no_grad():
-        for record in manager.training.surgery.records:
+        for record in manager.run.surgery.records:
             if record["operation"] == "shrink":
                 tensor = dense.get_parameter(record["tensor"])
                 gone = [i for i in range(tensor.shape[record["dimension"]]) if i not in record["kept"].tolist()]

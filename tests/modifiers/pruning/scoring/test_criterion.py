@@ -8,18 +8,16 @@ from sample_models import batches, conv_net, recipe_of
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
+from paredown.framework.modifier import register, registry
 from paredown.framework.modifier.curves import share_of
-from paredown.framework.modifier.registry import Registry, registry
-from paredown.framework.recipe import validation as validation_module
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
-from paredown.modifiers.pruning.scoring import criterion as criterion_module
 from paredown.modifiers.pruning.scoring.criterion import Criterion
 
 
 class Position(Criterion):
     """Later weights are worth more."""
 
-    def weigh(self, training, modifier, weights, watched):
+    def weigh(self, training, weights, watched):
         return {name: torch.arange(each.numel()).float().view(each.shape) for name, each in weights.items()}
 
 
@@ -35,10 +33,9 @@ class PositionPruning(GradualPruning):
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch):
-    extended = Registry({**registry().types, "position_pruning": PositionPruning}, {})
-    for module in (criterion_module, validation_module):
-        monkeypatch.setattr(module, "registry", lambda: extended)
+def registered(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    register(PositionPruning)
 
 
 def apply(fields):

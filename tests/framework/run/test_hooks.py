@@ -104,7 +104,7 @@ def test_undeclared_accumulation_is_told_with_the_right_number():
 def test_accumulate_one_is_silent():
     model, optimizer, manager = hooked(steps=20, accumulate=1)
     accumulating(model, optimizer, batches(8), epochs=1)  # a warning would be an error
-    assert manager.training.clock.steps == 2
+    assert manager.run.clock.steps == 2
 
 
 def scaled(model, optimizer, scaler, epochs, skip_every=9):
@@ -127,7 +127,7 @@ def test_steps_that_the_scaler_skipped_do_not_count(fused):
     manager = manager_of(prune=pruning(0.9, end=4))
     manager.modify(model, optimizer, 10, grad_scaler=scaler)
     scaled(model, optimizer, scaler, 4)
-    assert (manager.training.clock.steps, manager.training.clock.skipped) == (35, 5)
+    assert (manager.run.clock.steps, manager.run.clock.skipped) == (35, 5)
     with pytest.warns(UserWarning, match="5 optimizer steps were skipped"):
         manager.finalize()
     assert zeros(model) == share_of(0.9, size(model))
@@ -300,7 +300,7 @@ def test_a_later_window_takes_over():
     manager = manager_of(first=pruning(0.5, 0, 1), second=pruning(0.9, 1, 3, initial_sparsity=0.5))
     manager.modify(model, optimizer, 10)
     train(model, optimizer, batches(), 4, after=Watch(model))
-    assert len(manager.training.states["first"].masks) == 0
+    assert len(manager.run.states["first"].masks) == 0
     manager.finalize()
     assert zeros(model) == share_of(0.9, size(model))
 

@@ -129,7 +129,7 @@ def test_batch_norms_need_data_if_they_are_asked_for():
     with pytest.raises(ScheduleError, match="needs batches to calibrate on"):
         manager.apply(conv_net())
     manager = manager_of("svd_decomposition", 1)
-    assert "batch-norms are estimated anew where data is given" in str(manager.plan(conv_net()))
+    assert "batch-norms are estimated again where data is given" in str(manager.plan(conv_net()))
     manager.apply(conv_net())
 
 

@@ -103,7 +103,7 @@ def test_a_second_optimizers_step_is_not_watched_twice():
         nn.functional.cross_entropy(model(x), y).backward()
         for optimizer in optimizers:
             optimizer.step()
-    assert manager.training.states["p"].watched.count == 5
+    assert manager.run.states["p"].watched.count == 5
 
 
 def run(name, rank, world):

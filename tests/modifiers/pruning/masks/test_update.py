@@ -96,7 +96,7 @@ def test_what_was_handed_back_is_not_handed_on(kind):
     }
     optimizer, manager = begun(model, {"a": first, "b": later}, data=DATA)
     go(model, optimizer, 6)
-    assert manager.training.states["b"].share == 0
+    assert manager.run.states["b"].share == 0
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_structure_that_takes_over_counts_whole_units():
     }
     optimizer, manager = begun(model, {"a": first, "b": later})
     go(model, optimizer, 6)
-    assert manager.training.states["b"].share == 0
+    assert manager.run.states["b"].share == 0
 
 
 @pytest.mark.parametrize("kind", ["grasp_pruning", "batch_norm_scale_pruning", "synflow_pruning", "wanda"])
@@ -274,22 +274,21 @@ def test_nan_weights_are_refused_by_name(fields):
 
 
 def test_the_loss_of_sequences():
-    modifier = Recipe.load(recipe_of(p={"type": "taylor_pruning", "final_sparsity": 0.5})).modifiers["p"]
     logits, tokens = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
     want = nn.functional.cross_entropy(logits.reshape(10, 7), tokens.reshape(10))
-    torch.testing.assert_close(loss_of(logits, (None, tokens), modifier), want)
-    torch.testing.assert_close(loss_of(logits.movedim(2, 1), (None, tokens), modifier), want)
+    torch.testing.assert_close(loss_of(logits, (None, tokens), "p"), want)
+    torch.testing.assert_close(loss_of(logits.movedim(2, 1), (None, tokens), "p"), want)
     torch.testing.assert_close(
-        loss_of(logits[0], (None, tokens[0][:, None]), modifier), nn.functional.cross_entropy(logits[0], tokens[0])
+        loss_of(logits[0], (None, tokens[0][:, None]), "p"), nn.functional.cross_entropy(logits[0], tokens[0])
     )
     images, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
-    torch.testing.assert_close(loss_of(images, (None, labels), modifier), nn.functional.cross_entropy(images, labels))
+    torch.testing.assert_close(loss_of(images, (None, labels), "p"), nn.functional.cross_entropy(images, labels))
     for output, targets in (
         (torch.randn(2, 5, 5), torch.randint(0, 5, (2, 5))),
         (torch.randn(4), torch.randint(0, 2, (4,))),
     ):
         with pytest.raises(ScheduleError, match="needs the loss"):
-            loss_of(output, (None, targets), modifier)
+            loss_of(output, (None, targets), "p")
 
 
 def test_weight_norm_and_parametrized_recurrent_weights_are_refused():
@@ -313,7 +312,7 @@ def test_each_optimizers_own_gradients_are_seen():
             total += model[place].weight.grad
         for optimizer in optimizers:
             optimizer.step()
-    watched = manager.training.states["p"].watched
+    watched = manager.run.states["p"].watched
     assert watched.count == 4
     for total, place in zip(sums, (0, 2), strict=True):
         torch.testing.assert_close(watched.statistics[model[place].weight], total)
