@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from paredown.framework.modifier.base import Modifier, Options, TargetedModifier
-from paredown.framework.modifier.curves import CURVES, Curve
+from paredown.framework.modifier.base import Modifier, TargetedModifier
+from paredown.framework.modifier.curves import CURVES, Curve, Ramp
+from paredown.framework.modifier.fields import Options
 from paredown.framework.modifier.registry import registry
 from paredown.framework.modifier.time import Time
-from paredown.framework.modifier.varying import Ramp
 from paredown.framework.recipe.tree.writing import to_yaml
 
 PAGE = Path(__file__).parent / "modifiers.md"
