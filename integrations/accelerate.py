@@ -91,7 +91,7 @@ def _batches(loader: Sized | int) -> int:
 
 def _file_of(manager: ScheduledManager, models: list[nn.Module]) -> str:
     """Named as the accelerator names the files of its models."""
-    own = None if manager.training is None else manager.training.model
+    own = None if manager.run is None else manager.run.model
     place = next((place for place, model in enumerate(models) if unwrap(model) is own), 0)
     name, _, ending = STATE_FILE.partition(".")
     return f"{name}_{place}.{ending}" if place else STATE_FILE

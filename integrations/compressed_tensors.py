@@ -59,7 +59,8 @@ def export(
         tolerance: the largest absolute difference of an output that is accepted. Default: see `verification.agree`.
 
     Raises:
-        ExportError: a package is missing, a layer has no form there (its name is told), or the outputs differ by more
+        ExportError: a package is missing, a layer has no form there (the message names it), or the outputs differ by
+        more
             than the tolerance (the folder stays, for a look into it).
     """
     require("compressed_tensors", "huggingface")

@@ -178,7 +178,7 @@ def _random_of_all() -> list[Any]:
 def _write(folder: Path, manager: ScheduledManager, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
     """All parts into a folder of their own, then the file that names it: an earlier checkpoint holds until then."""
     first = dist.get_rank() == 0
-    step = 0 if manager.training is None else manager.training.step
+    step = 0 if manager.run is None else manager.run.step
     names = (f"step-{step}" + f"-{number}" * bool(number) for number in itertools.count())
     name = next(name for name in names if not (folder / name).exists())
     dist.barrier()  # everybody has looked

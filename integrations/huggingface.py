@@ -74,7 +74,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         if self._schedules and not state.global_step:
             for group in optimizer.param_groups:  # without the Trainer's warm-up
                 group["lr"] = group.get("initial_lr", group["lr"])
-        if self.manager.training is not None and self.manager.training.model is not unwrap(model):
+        if self.manager.run is not None and self.manager.run.model is not unwrap(model):
             self.manager.release()  # the Trainer built another one (model_init)
         scaler = getattr(optimizer, "scaler", None)
         own = optimizers_in(optimizer)  # without Accelerate's wrapper, on which the Trainer's scheduler hangs
@@ -95,7 +95,7 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         self._rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A best model from before the targets were reached is none: a dense model is always better."""
+        """A best model from before the targets were reached does not count: a dense model is always better."""
         self._forget_early_best(state)
         if self._schedules:
             for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):

@@ -102,7 +102,7 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         """Audit, and make it permanent."""
         if trainer.interrupted:
             self.manager.release()
-        elif self.manager.training is not None:
+        elif self.manager.run is not None:
             self.report = self.manager.finalize()
 
     def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
@@ -111,11 +111,11 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into Lightning's checkpoint."""
-        return {} if self.manager.training is None else self.manager.state_dict(self.save_teacher)
+        return {} if self.manager.run is None else self.manager.state_dict(self.save_teacher)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """For strategies that load weights after the optimizer is built."""
-        if state and self.manager.training is not None and self.report is None and not self._restored:
+        if state and self.manager.run is not None and self.report is None and not self._restored:
             self.manager.load_state_dict(state)
 
     def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
@@ -144,5 +144,5 @@ def _check_structure(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     if mine != theirs:
         raise CheckpointError(
             "the checkpoint's model has another structure than this one, which the recipe has changed since: test it "
-            "with a LightningModule that is built anew, a new ParedownCallback and a new Trainer"
+            "with a new LightningModule, a new ParedownCallback and a new Trainer"
         )

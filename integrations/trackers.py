@@ -2,7 +2,8 @@
 
     manager.events.listeners.append(TensorBoard(manager, "runs/prune90"))
 
-Numbers that modifiers tell (sparsity, bits) are curves over optimizer steps; what happens once (a window that opens or
+Numbers that modifiers record (sparsity, bits) are curves over optimizer steps; what happens once (a window that
+opens or
 ends, ranges that freeze) is a mark; at each event come the losses by term, and the sparsity of every layer (the share
 of zeros among all its parameters, biases too).
 """
@@ -20,7 +21,7 @@ from paredown.framework.run.manager import ScheduledManager
 
 __all__ = ["MLflow", "TensorBoard", "Tracker", "WeightsAndBiases"]
 
-#: of an event, what says when and whose it is
+#: of an event, the entries about when and whose it is
 PLACE = ("step", "epoch", "modifier", "event")
 
 
@@ -28,7 +29,7 @@ class Tracker(ABC):
     """Base: turns events into numbers and marks.
 
     Args:
-        manager: whose events it hears; its layers and losses are told along.
+        manager: whose events it hears; its layers and losses are logged too.
     """
 
     def __init__(self, manager: ScheduledManager) -> None:
@@ -54,9 +55,9 @@ class Tracker(ABC):
 
     def _layers(self, event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         """Sparsity and bits a parameter of every layer; counting them reads each weight once."""
-        if event["event"] not in ("update", "end", "finalize") or self.manager.training is None:
+        if event["event"] not in ("update", "end", "finalize") or self.manager.run is None:
             return
-        for layer in measure_model(self.manager.training.model).layers:
+        for layer in measure_model(self.manager.run.model).layers:
             if layer.parameters:
                 yield f"sparsity/{layer.name}", layer.sparsity
                 yield f"bits/{layer.name}", layer.bits / layer.parameters

@@ -1,6 +1,6 @@
-"""The outputs of other networks on the same batch, which learn from a loss that the loop computes for one alone.
+"""Transferring the gradient of the loop's own loss to the outputs of other networks on the same batch.
 
-A softmax cross-entropy tells its targets by its gradient; so its gradient is known at any other logits too.
+The gradient of a softmax cross-entropy shows its targets; so its gradient is known at any other logits too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from paredown.framework.errors import ParedownError
 
-__all__ = ["Follower", "gradient_there", "softmax_gradient"]
+__all__ = ["GradientTransfer", "gradient_there", "softmax_gradient"]
 
 #: how far from a distribution what is read off a gradient may lie: that of half precision
 TOLERANCE = 0.02
 
 
 @dataclass
-class Follower:
+class GradientTransfer:
     """A tensor that gets, times ``share``, the gradient that the loop's own loss would have in the place of ``own``.
 
     With ``dimension`` both are logits with the classes there, and the loss is a softmax cross-entropy; without it both
@@ -38,18 +38,18 @@ def gradient_there(
     scale: Tensor,
     share: Tensor,
     tensor: Tensor,
-    leader: Tensor,
+    source: Tensor,
     dimension: int | None,
 ) -> Tensor | None:
-    """The gradient of one follower.
+    """The gradient of one receiver.
 
     Args:
-        gradient: what the leader gets; None where nothing reaches it.
+        gradient: what the source gets; None where nothing reaches it.
         whole: undoes what was taken off the loop's loss.
         scale: that of the loop's loss, as far as it was declared.
-        share: of the loop's loss for the follower.
-        tensor, leader: the follower and its leader.
-        dimension: see `Follower`.
+        share: of the loop's loss for the receiver.
+        tensor, source: the receiver and its source.
+        dimension: see `GradientTransfer`.
 
     Raises:
         ParedownError: the loop's loss is no softmax cross-entropy.
@@ -59,7 +59,7 @@ def gradient_there(
     whole_gradient = gradient * whole
     if dimension is None:
         return (whole_gradient * share).to(tensor.dtype).expand_as(tensor)
-    own, other, sent = (_rows(each, dimension) for each in (leader, tensor, whole_gradient))
+    own, other, sent = (_rows(each, dimension) for each in (source, tensor, whole_gradient))
     found, distance = softmax_gradient(own, other, sent, scale)
     if not torch.compiler.is_compiling():
         _refuse_other_losses(found, distance)
@@ -108,7 +108,7 @@ def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor
 
 
 def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor, single: bool) -> Tensor:
-    """How far the targets that a gradient tells of are from distributions, or from single classes."""
+    """How far the targets that a gradient shows are from distributions, or from single classes."""
     targets = probabilities - gradient / row_weights.clamp(min=1e-30)
     outside = torch.maximum(-targets, targets - 1).amax(-1)
     missing = (targets.sum(-1) - 1).abs()

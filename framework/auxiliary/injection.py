@@ -1,6 +1,6 @@
-"""Handing gradients on through a model's output: the identity forwards, more than one loss backwards.
+"""Injecting gradients at a model's output: the identity forwards, several losses backwards.
 
-What the loop's own loss sends to the output is scaled, the auxiliary losses get their own gradient, and followers
+What the loop's own loss sends to the output is scaled, the auxiliary losses get their own gradient, and transfers
 (`paredown.framework.auxiliary.gradient_transfer`) get the gradient that the loop's loss would have there.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from paredown.framework.auxiliary.gradient_transfer import Follower, gradient_there
+from paredown.framework.auxiliary.gradient_transfer import GradientTransfer, gradient_there
 from paredown.framework.errors import ParedownError
 
 __all__ = ["Controls", "counted", "inject"]
@@ -29,15 +29,15 @@ class Controls:
         keep: share of the loop's own loss that stays.
         share: of an auxiliary loss in one forward: 1 / accumulate.
         scale: of the gradient scaler.
-        door: above 0 where the loop's loss already holds everything.
+        explicitly: above 0 where the loop's loss already holds the terms.
         ticket: a leaf whose gradient counts the backward passes.
-        kept, explicit: what ``keep`` and ``door`` say, for backward passes that are not compiled.
+        kept, explicit: ``keep`` and ``explicitly`` as Python values, for backward passes that are not compiled.
     """
 
     keep: Tensor
     share: Tensor
     scale: Tensor
-    door: Tensor
+    explicitly: Tensor
     ticket: Tensor
     kept: float = 1.0
     explicit: bool = False
@@ -51,20 +51,20 @@ class Controls:
         """Say whether the loop's loss holds everything."""
         if explicit != self.explicit:
             self.explicit = explicit
-            self.door.data.fill_(float(explicit))
+            self.explicitly.data.fill_(float(explicit))
 
 
-def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequence[Follower]) -> Any | None:
-    """A copy of the output whose gradient is handed on, and hands ``weighted`` and the followers their own.
+def inject(output: Any, weighted: Tensor, controls: Controls, transfers: Sequence[GradientTransfer]) -> Any | None:
+    """A copy of the output whose gradient is handed on, and hands ``weighted`` and the transfers their own.
 
     Returns None where the output holds no tensor with a gradient.
     """
     if isinstance(output, Tensor):
-        passed = _through([output], weighted, controls, followers)
+        passed = _through([output], weighted, controls, transfers)
         return None if passed is None else passed[0]
     parts = _fields(output)
     leaves, structure = tree_flatten(output if parts is None else parts)
-    passed = _through(leaves, weighted, controls, followers)
+    passed = _through(leaves, weighted, controls, transfers)
     if passed is None:
         return None
     passed_on = tree_unflatten(passed, structure)
@@ -72,23 +72,23 @@ def inject(output: Any, weighted: Tensor, controls: Controls, followers: Sequenc
 
 
 def _through(
-    leaves: list[Any], weighted: Tensor, controls: Controls, followers: Sequence[Follower]
+    leaves: list[Any], weighted: Tensor, controls: Controls, transfers: Sequence[GradientTransfer]
 ) -> list[Any] | None:
     """The leaves of an output, those with a gradient passed through the injection; None where there are none."""
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not places:
         return None
     passing = [leaves[place] for place in places]
-    led = tuple(_place_of(follower.own, passing) for follower in followers)
-    dimensions = tuple(follower.dimension for follower in followers)
+    led = tuple(_place_of(receiver.own, passing) for receiver in transfers)
+    dimensions = tuple(receiver.dimension for receiver in transfers)
     passed = _Injection.apply(  # type: ignore[no-untyped-call]
         led,
         dimensions,
         None if torch.compiler.is_compiling() else controls,
         weighted,
-        *(controls.keep, controls.share, controls.scale, controls.door, controls.ticket),
-        *[follower.share for follower in followers],
-        *[follower.tensor for follower in followers],
+        *(controls.keep, controls.share, controls.scale, controls.explicitly, controls.ticket),
+        *[receiver.share for receiver in transfers],
+        *[receiver.tensor for receiver in transfers],
         *passing,
     )
     for place, leaf in zip(places, passed, strict=True):
@@ -97,8 +97,8 @@ def _through(
 
 
 class _Injection(torch.autograd.Function):
-    """Takes the places of the outputs that lead, the followers' dimensions, the controls where it is not compiled, the
-    weighted terms, the controls' tensors, the followers' shares, the followers, and the outputs."""
+    """Takes the places of the outputs that lead, the transfers' dimensions, the controls where it is not compiled, the
+    weighted terms, the controls' tensors, the transfers' shares, the transfers, and the outputs."""
 
     @staticmethod
     def forward(
@@ -119,23 +119,23 @@ class _Injection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        keep, share, scale, door, *followed = ctx.saved_tensors
+        keep, share, scale, explicitly, *followed = ctx.saved_tensors
         sent = share * scale
-        passed, own, whole, ticked = _shares(ctx.live, keep, sent, door, gradients)
+        passed, own, whole, ticked = _shares(ctx.live, keep, sent, explicitly, gradients)
         scaled = [None if gradient is None else (gradient * passed).to(gradient.dtype) for gradient in gradients]
         count = len(ctx.led)
-        shares, tensors, leading = (followed[place * count : (place + 1) * count] for place in range(3))
+        shares, tensors, sources = (followed[place * count : (place + 1) * count] for place in range(3))
         told = [
-            gradient_there(gradients[place], whole, sent, part, tensor, leader, dimension)
-            for place, dimension, part, tensor, leader in zip(
-                ctx.led, ctx.dimensions, shares, tensors, leading, strict=True
+            gradient_there(gradients[place], whole, sent, part, tensor, source, dimension)
+            for place, dimension, part, tensor, source in zip(
+                ctx.led, ctx.dimensions, shares, tensors, sources, strict=True
             )
         ]
         return None, None, None, own, None, None, None, None, ticked, *[None] * count, *told, *scaled
 
 
 def _shares(
-    live: Controls | None, keep: Tensor, sent: Tensor, door: Tensor, gradients: tuple[Tensor | None, ...]
+    live: Controls | None, keep: Tensor, sent: Tensor, explicitly: Tensor, gradients: tuple[Tensor | None, ...]
 ) -> tuple[float | Tensor, Tensor, float | Tensor, Tensor]:
     """What stays of the loop's gradient, what the terms get, what makes the loop's gradient whole again, and what the
     ticket gets: where the loop's loss holds everything, `counted` counts its backward passes."""
@@ -143,7 +143,7 @@ def _shares(
         if live.explicit:
             return 1.0, torch.zeros_like(sent), (1 / live.kept if live.kept else 1.0), torch.zeros_like(keep)
         return live.kept, sent, 1.0, torch.ones_like(keep)
-    explicit = _read_late(door, gradients) > 0  # doors (b) and (c): the user's loss already holds everything
+    explicit = _read_late(explicitly, gradients) > 0  # manager.loss and wrap_criterion: the user's loss holds the terms
     one = torch.ones_like(keep)
     return (
         torch.where(explicit, one, keep),
@@ -174,7 +174,7 @@ class _Counted(torch.autograd.Function):
 def _place_of(own: Tensor, passing: Sequence[Tensor]) -> int:
     found = next((place for place, leaf in enumerate(passing) if leaf is own), None)
     if found is None:
-        raise ParedownError("a follower's leader is no part of the model's output that has a gradient")
+        raise ParedownError("a receiver's source is no part of the model's output that has a gradient")
     return found
 
 
@@ -185,8 +185,8 @@ def _fields(output: Any) -> dict[str, Any] | None:
     return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
 
 
-def _read_late(door: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:
-    """The door as it is at backward. Compilers move what no incoming gradient is part of into the forward: one is."""
+def _read_late(explicitly: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:
+    """The flag as it is at backward. Compilers move what no incoming gradient is part of into the forward: one is."""
     incoming = next(gradient for gradient in gradients if gradient is not None)
     probe = incoming.detach().reshape(-1)[:1].sum()
-    return torch.where(probe == probe, door, door)
+    return torch.where(probe == probe, explicitly, explicitly)

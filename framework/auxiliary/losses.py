@@ -1,12 +1,13 @@
-"""Losses that reach the gradient of a loop that does not know of them.
+"""Auxiliary losses that reach the gradients of a training loop which knows nothing of them.
 
 The managed forward of the model computes the terms from its output and passes a copy of that output through an
 autograd function: the identity forwards; backwards it gives the incoming gradient on, times (1 - sum of weights), and
 hands each term its own gradient. The total is (1 - sum of weights) x the user's loss + sum of weight x term.
 
-Three doors, one engine: (a) nothing to add, (b) `AuxiliaryLosses.combine`, (c) a wrapped criterion. Which one is open
-is known by the time of backward through a 0-d tensor that the graph reads there. Backward passes are counted by the
-gradient of a 0-d leaf, forwards in a tensor: both work inside of one compiled graph.
+A loop gets there in one of three ways: it adds nothing and the gradients are injected (automatic), it passes its loss
+through `manager.loss`, or it wraps its criterion by `manager.wrap_criterion`. A 0-d tensor that the graph reads at
+backward shows which one it is. Backward passes are counted by the gradient of a 0-d leaf, forwards in a tensor: both
+work inside of one compiled graph.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.gradient_transfer import GradientTransfer
 from paredown.framework.auxiliary.injection import Controls, counted, inject
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
-from paredown.framework.model.links import Link
+from paredown.framework.model.batches import device_of
+from paredown.framework.model.links import Link, add_link, remove_links
 
-__all__ = ["AuxiliaryLosses", "Pass", "Scaling", "Term"]
+__all__ = ["AuxiliaryLosses", "Losses", "OwnLoss", "Pass", "Scaling", "Term"]
 
-OTHER_DOORS = (
+OTHER_WAYS = (
     "compute the loss once a forward and pass it through `loss = manager.loss(loss)`, "
     "or wrap the criterion: `criterion = manager.wrap_criterion(criterion)`"
 )
@@ -63,7 +65,7 @@ class Pass:
         args, kwargs: what it was called with.
         weight: of the term that is computed, 0-d.
         shared: what the terms of one forward share, such as a teacher's output.
-        followers: what terms want to learn from the loop's own loss too.
+        transfers: what terms want to learn from the loop's own loss too.
     """
 
     output: Any
@@ -71,7 +73,7 @@ class Pass:
     kwargs: Mapping[str, Any]
     weight: Tensor
     shared: dict[str, Any] = field(default_factory=dict)
-    followers: list[Follower] = field(default_factory=list)
+    transfers: list[GradientTransfer] = field(default_factory=list)
 
 
 @dataclass
@@ -102,11 +104,11 @@ class AuxiliaryLosses(Link):
             keep=torch.zeros((), dtype=torch.float64, device=device),
             share=torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device),
             scale=scaling.live_scale(device),
-            door=torch.zeros((), dtype=torch.float64, device=device),
+            explicitly=torch.zeros((), dtype=torch.float64, device=device),
             ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
         )
         self.before = 0
-        self.told: list[Tensor] = []
+        self.newest: list[Tensor] = []
         self.pending: Tensor | None = None
         self.combined = 0
         self.total: Tensor | None = None
@@ -135,7 +137,7 @@ class AuxiliaryLosses(Link):
         return self._inject(output, args, kwargs)
 
     def combine(self, loss: Tensor) -> Tensor:
-        """Door (b): the whole loss, explicitly; the injection steps aside for this backward."""
+        """The user's loss with the terms added explicitly; nothing is injected in this backward."""
         if self.pending is None:
             return loss
         self.controls.open(explicit=True)
@@ -146,18 +148,19 @@ class AuxiliaryLosses(Link):
         return total
 
     def last_losses(self) -> dict[str, float]:
-        """The newest value of each term, "injected" (the sum of weight x term), and "total" through (b) and (c).
+        """The newest value of each term, "injected" (the sum of weight x term), and "total" where it was added
+        explicitly.
 
         Nothing before the first forward.
         """
         if not int(self.forwards):
             return {}
-        if self.told:
-            self.values.copy_(torch.stack([value.double() for value in self.told]))
-            self.told = []
-        told = dict(zip(self.terms, self.values.tolist(), strict=True))
-        told["injected"] = float((self.values * self.weights).sum())
-        return told if self.total is None else {**told, "total": float(self.total)}
+        if self.newest:
+            self.values.copy_(torch.stack([value.double() for value in self.newest]))
+            self.newest = []
+        values = dict(zip(self.terms, self.values.tolist(), strict=True))
+        values["injected"] = float((self.values * self.weights).sum())
+        return values if self.total is None else {**values, "total": float(self.total)}
 
     def check_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Before the optimizer takes a step: every term must have reached its gradient once, and rightly scaled.
@@ -194,7 +197,7 @@ class AuxiliaryLosses(Link):
             forward.weight = weight
             values.append(term.compute(forward))
         weighted = self._weighted(values)
-        passed_on = inject(output, weighted, self.controls, forward.followers)
+        passed_on = inject(output, weighted, self.controls, forward.transfers)
         if passed_on is None:
             raise TargetError(
                 f"the model's output, a {type(output).__name__}, holds no tensor with a gradient: "
@@ -212,7 +215,7 @@ class AuxiliaryLosses(Link):
             with torch.no_grad():
                 self.values.copy_(terms)
             return (terms * self.weights.to(terms.device)).sum()
-        self.told = [value.detach() for value in values]
+        self.newest = [value.detach() for value in values]
         parts = [value * term.weight for value, term in zip(values, self.terms.values(), strict=True)]
         return parts[0] if len(parts) == 1 else torch.stack([part.double() for part in parts]).sum()
 
@@ -252,10 +255,94 @@ class AuxiliaryLosses(Link):
         if backwards > forwards:
             raise ParedownError(
                 f"{backwards} backward passes went through {forwards} forward of the model, and each brought the "
-                f"gradient of {names}: {OTHER_DOORS}"
+                f"gradient of {names}: {OTHER_WAYS}"
             )
         if backwards < forwards:
             raise ParedownError(
                 f"{names} was computed in {forwards} training forwards but reached a gradient in {backwards}: run "
-                f"forwards that are not trained on under torch.no_grad(), or {OTHER_DOORS}"
+                f"forwards that are not trained on under torch.no_grad(), or {OTHER_WAYS}"
             )
+
+
+class Losses:
+    """The auxiliary losses of one run: a term for each modifier that has one, and the link that injects them.
+
+    Args:
+        model: whose output the terms are computed from.
+
+    Attributes:
+        scaling: what the user declared to do to the loss.
+        link: around the model's forward; None while there is no term.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.scaling = Scaling()
+        self.link: AuxiliaryLosses | None = None
+        self._terms: dict[str, Term] = {}
+        self._last: dict[str, float] = {}
+
+    def add(self, owner: str, term: Term) -> None:
+        """Add a term from the next forward on.
+
+        Raises:
+            ScheduleError: the weights of all terms are above 1 in sum.
+        """
+        self._rebuild({**self._terms, owner: term})
+
+    def remove(self, owner: str) -> None:
+        """Take an owner's term out of the loss."""
+        if owner in self._terms:
+            self._rebuild({name: term for name, term in self._terms.items() if name != owner})
+
+    def set(self, owner: str, weight: float, settings: Mapping[str, float]) -> None:
+        """Give an owner's term another weight and other settings from the next forward on.
+
+        Raises:
+            ScheduleError: the weights of all terms are above 1 in sum.
+        """
+        term = self._terms.get(owner)
+        if term is not None and self.link is not None:
+            term.weight = weight
+            for name, value in settings.items():
+                term.settings[name].data.fill_(value)
+            self.link.reweigh()
+
+    def last(self) -> dict[str, float]:
+        """The newest values, also after their windows have ended: see `AuxiliaryLosses.last_losses`."""
+        if self.link is not None:
+            self._last = {**self._last, **self.link.last_losses()}
+        return self._last
+
+    def _rebuild(self, terms: dict[str, Term]) -> None:
+        self.last()
+        link = AuxiliaryLosses(terms, self.scaling, device_of(self.model)) if terms else None
+        if self.link is not None:
+            remove_links(self.model, [self.link])
+        if link is not None:
+            add_link(self.model, link)
+        self._terms, self.link = terms, link
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """One modifier's term of the loss; see `Losses`."""
+
+    losses: Losses
+    owner: str
+
+    def add(self, term: Term) -> None:
+        """Add the term from the next forward on. Raises ScheduleError where the weights are above 1 in sum."""
+        self.losses.add(self.owner, term)
+
+    def set(self, weight: float, settings: Mapping[str, float]) -> None:
+        """Give the term another weight and other settings. Raises ScheduleError where the weights are above 1."""
+        self.losses.set(self.owner, weight, settings)
+
+    def remove(self) -> None:
+        """Take the term out of the loss."""
+        self.losses.remove(self.owner)
+
+    def number(self, value: float) -> Tensor:
+        """A 0-d tensor on the model's device, for a number that moves: a compiled graph reads it when it runs."""
+        return torch.full((), value, dtype=torch.float32, device=device_of(self.losses.model))

@@ -1,4 +1,4 @@
-"""Optimizers built like the user's, for parameters that the user's do not hold."""
+"""Optimizers that mirror the user's, for parameters which the user's optimizers do not hold."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.targets import named_parameters
 
-__all__ = ["LikeOptimizer", "like_optimizers"]
+__all__ = ["MirroredOptimizer", "mirrored_optimizers"]
 
 
 @dataclass
-class LikeOptimizer:
+class MirroredOptimizer:
     """An optimizer of the class and with the settings of another one, which it follows.
 
     Attributes:
@@ -45,7 +45,9 @@ class LikeOptimizer:
                     state[name] = value.to(parameter.device, parameter.dtype)
 
 
-def like_optimizers(optimizers: Sequence[Optimizer], module: nn.Module, model: nn.Module) -> list[LikeOptimizer]:
+def mirrored_optimizers(
+    optimizers: Sequence[Optimizer], module: nn.Module, model: nn.Module
+) -> list[MirroredOptimizer]:
     """Optimizers for a module's parameters, like those of the model.
 
     A parameter with the name and shape of one of the model's is treated as that one is, in its group; where the model
@@ -63,7 +65,7 @@ def like_optimizers(optimizers: Sequence[Optimizer], module: nn.Module, model: n
         if place is not None and parameter.requires_grad:
             groups.setdefault(place, []).append(parameter)
     return [
-        _like(optimizer, {group: members for (which, group), members in groups.items() if which == index})
+        _mirrored(optimizer, {group: members for (which, group), members in groups.items() if which == index})
         for index, optimizer in enumerate(optimizers)
         if any(which == index for which, _ in groups)
     ]
@@ -80,7 +82,7 @@ def _places(optimizers: Sequence[Optimizer], model: nn.Module) -> dict[str, tupl
     }
 
 
-def _like(model: Optimizer, groups: Mapping[int, list[nn.Parameter]]) -> LikeOptimizer:
+def _mirrored(model: Optimizer, groups: Mapping[int, list[nn.Parameter]]) -> MirroredOptimizer:
     """An optimizer of the same class over other parameters."""
     kind: Any = type(model)
     accepted = set(inspect.signature(kind.__init__).parameters)
@@ -90,7 +92,7 @@ def _like(model: Optimizer, groups: Mapping[int, list[nn.Parameter]]) -> LikeOpt
         for place, members in groups.items()
     ]
     try:
-        return LikeOptimizer(kind(own, **settings), model, list(groups))
+        return MirroredOptimizer(kind(own, **settings), model, list(groups))
     except (TypeError, ValueError) as error:
         raise ScheduleError(
             f"no second {kind.__name__} can be built from the settings of the loop's one, for what is trained beside "

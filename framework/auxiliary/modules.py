@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -14,17 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from paredown.framework.auxiliary.mirrored_optimizer import LikeOptimizer, like_optimizers
+from paredown.framework.auxiliary.mirrored_optimizer import MirroredOptimizer, mirrored_optimizers
 from paredown.framework.distributed.processes import in_one_process, mean_of_all
 from paredown.framework.errors import CheckpointError
 
-__all__ = ["Extras", "seeded"]
+__all__ = ["AuxiliaryModules", "OwnModules", "seeded"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-class Extras:
-    """The extras of one run.
+class AuxiliaryModules:
+    """The auxiliary modules of one run, each by its owner and name.
 
     Args:
         optimizers: those of the user.
@@ -33,7 +34,7 @@ class Extras:
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = optimizers
         self._modules: dict[str, nn.Module] = {}
-        self._like: dict[str, list[LikeOptimizer]] = {}
+        self._mirrored: dict[str, list[MirroredOptimizer]] = {}
         self._saved: dict[str, Any] = {}
 
     def add(self, owner: str, name: str, module: nn.Module, trained_like: nn.Module | None = None) -> nn.Module:
@@ -47,13 +48,13 @@ class Extras:
                 settings of the param groups that those of the model are in, others the settings of the first group.
 
         Raises:
-            ScheduleError: no optimizer like the user's can be made.
+            ScheduleError: no optimizer like the user's can be built.
             CheckpointError: the checkpoint's tensors have other shapes.
         """
         key = f"{owner}/{name}"
         self._modules[key] = module
         if trained_like is not None:
-            self._like[key] = like_optimizers(self.optimizers, module, trained_like)
+            self._mirrored[key] = mirrored_optimizers(self.optimizers, module, trained_like)
         self._restore(key)
         return module
 
@@ -80,7 +81,7 @@ class Extras:
 
     def remove(self, owner: str) -> None:
         """Let a modifier's modules go."""
-        for known in (self._modules, self._like, self._saved):
+        for known in (self._modules, self._mirrored, self._saved):
             for key in [key for key in known if _is_of(key, owner)]:
                 del known[key]
 
@@ -92,7 +93,7 @@ class Extras:
             own = next(self._modules[key].parameters(), None)
             if own is not None and like is not None and (own.device, own.dtype) != (like.device, like.dtype):
                 self._modules[key].to(like.device, like.dtype)
-                for optimizer in self._like.get(key, []):
+                for optimizer in self._mirrored.get(key, []):
                     optimizer.move_state()
 
     def step(self, scale: float) -> None:
@@ -101,7 +102,7 @@ class Extras:
         Args:
             scale: of the gradient scaler: gradients are that much too large.
         """
-        for key, optimizers in self._like.items():
+        for key, optimizers in self._mirrored.items():
             gradients = _averaged_gradients(self._modules[key])
             if gradients and _unscaled_(gradients, scale):
                 for optimizer in optimizers:
@@ -110,7 +111,7 @@ class Extras:
 
     def forget_gradients(self) -> None:
         """After a step of the user's optimizer that was skipped."""
-        for key in self._like:
+        for key in self._mirrored:
             self._modules[key].zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Extras:
         own = {
             key: {
                 "module": _copied(module.state_dict()),
-                "optimizers": [_copied(one.optimizer.state_dict()) for one in self._like.get(key, [])],
+                "optimizers": [_copied(one.optimizer.state_dict()) for one in self._mirrored.get(key, [])],
             }
             for key, module in self._modules.items()
         }
@@ -139,10 +140,38 @@ class Extras:
             if missing:
                 raise ValueError(f"it has no {missing[0]}")
             states = saved["optimizers"] if self.optimizers else []
-            for one, state in zip(self._like.get(key, []), states, strict=True):
+            for one, state in zip(self._mirrored.get(key, []), states, strict=True):
                 one.optimizer.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's {key} does not fit: {error}") from error
+
+
+@dataclass(frozen=True)
+class OwnModules:
+    """The auxiliary modules of one modifier; see `AuxiliaryModules`."""
+
+    modules: AuxiliaryModules
+    owner: str
+
+    def add(self, name: str, module: nn.Module, trained_like: nn.Module | None = None) -> nn.Module:
+        """Own a module from now on, saved with the run: see `AuxiliaryModules.add`."""
+        return self.modules.add(self.owner, name, module, trained_like)
+
+    def grow(self, name: str, build: Callable[[], M], model: nn.Module, seed: int = 0) -> M:
+        """Build a module that is trained from now on: see `AuxiliaryModules.grow`."""
+        return self.modules.grow(self.owner, name, build, model, seed)
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """The modules by name."""
+        return self.modules.of(self.owner)
+
+    def remove(self) -> None:
+        """Let all of them go."""
+        self.modules.remove(self.owner)
+
+    def follow(self, model: nn.Module) -> None:
+        """Bring them to the model's device and type."""
+        self.modules.follow(self.owner, model)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Where a teacher comes from: given in Python, a copy of the model, a file of tensors, a Hugging Face folder."""
+"""The teachers of a run: modules given in Python, a copy of the model, files of tensors, Hugging Face folders."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import sharded_in
 from paredown.framework.errors import CheckpointError, ScheduleError
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.storage.files import read_tensors
 
-__all__ = ["Teachers", "frozen_copy", "teachers_in"]
+__all__ = ["OwnTeachers", "Teachers", "frozen_copy", "teachers_in"]
 
 
 class Teachers:
@@ -36,46 +36,47 @@ class Teachers:
         """Keep what the user gave: a module, a path, a list of them, or a mapping from modifier names to either."""
         self._given = self._given if given is None else given
 
-    def given(self, modifier: Modifier) -> Sequence[Any]:
-        """What the user gave for a modifier."""
+    def given(self, owner: str) -> Sequence[Any]:
+        """What the user gave for the modifier of this name."""
         if isinstance(self._given, Mapping):
-            return teachers_in(self._given.get(modifier.name))
+            return teachers_in(self._given.get(owner))
         return teachers_in(self._given)
 
-    def given_by_name(self, modifier: Modifier) -> Sequence[Any]:
-        """What the user gave for this modifier alone."""
-        return self.given(modifier) if isinstance(self._given, Mapping) else ()
+    def given_by_name(self, owner: str) -> Sequence[Any]:
+        """What the user gave for the modifier of this name alone."""
+        return self.given(owner) if isinstance(self._given, Mapping) else ()
 
-    def of(self, modifier: Modifier, sources: Sequence[str]) -> list[nn.Module]:
+    def of(self, owner: str, sources: Sequence[str]) -> list[nn.Module]:
         """A modifier's teachers, in eval mode: those given in Python, or those that its recipe names.
 
         Args:
-            modifier: whose.
+            owner: the modifier's name.
             sources: ``initial``, or paths of files of tensors or of Hugging Face folders.
 
         Raises:
             ScheduleError: there is none, or it does not fit the model.
         """
-        return [self._one(modifier, source).eval() for source in self.given(modifier) or sources]
+        return [self._one(owner, source).eval() for source in self.given(owner) or sources]
 
-    def check(self, modifier: Modifier, sources: Sequence[str]) -> None:
+    def check(self, owner: str, sources: Sequence[str]) -> None:
         """Raise ScheduleError where a path does not exist."""
-        for source in self.given(modifier) or sources:
+        for source in self.given(owner) or sources:
             if not isinstance(source, nn.Module) and source != "initial" and not Path(source).exists():
                 raise ScheduleError(
-                    f"{modifier.name}: the teacher {str(source)!r} does not exist; name a file of tensors or a Hugging "
+                    f"{owner}: the teacher {str(source)!r} does not exist; name a file of tensors or a Hugging "
                     "Face folder, or give modify(..., teacher=module)"
                 )
 
-    def keep_initial(self, modifiers: Iterable[Modifier]) -> None:
-        """Take a frozen copy of the model as it is now, if one of the modifiers needs it and got no teacher."""
-        if any(modifier.keeps_initial_model and not self.given(modifier) for modifier in modifiers):
-            if sharded_in(self.model.parameters()):
-                raise ScheduleError(
-                    "the initial teacher is a copy of the model, and its parameters are split among processes already: "
-                    "call manager.prepare(model) before fully_shard, or give modify(..., teacher=module)"
-                )
-            self.initial = frozen_copy(self.model)
+    def keep_initial(self, owner: str, needed: bool) -> None:
+        """Take a frozen copy of the model as it is now, if the modifier of this name needs one and got no teacher."""
+        if not needed or self.initial is not None or self.given(owner):
+            return
+        if sharded_in(self.model.parameters()):
+            raise ScheduleError(
+                "the initial teacher is a copy of the model, and its parameters are split among processes already: "
+                "call manager.prepare(model) before fully_shard, or give modify(..., teacher=module)"
+            )
+        self.initial = frozen_copy(self.model)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the initial teacher the tensors that a checkpoint kept. Raises CheckpointError where they do not fit."""
@@ -86,13 +87,13 @@ class Teachers:
         except RuntimeError as error:
             raise CheckpointError(f"the teacher that was kept does not fit the model: {error}") from error
 
-    def _one(self, modifier: Modifier, source: Any) -> nn.Module:
+    def _one(self, owner: str, source: Any) -> nn.Module:
         if isinstance(source, nn.Module):
             return source
         if source != "initial":
             return self._read(Path(source))
         if self.initial is None:
-            raise ScheduleError(f"{modifier.name}: the initial teacher was not taken; give modify(..., teacher=module)")
+            raise ScheduleError(f"{owner}: the initial teacher was not taken; give modify(..., teacher=module)")
         return self.initial
 
     def _read(self, path: Path) -> nn.Module:
@@ -109,6 +110,32 @@ class Teachers:
                 "Hugging Face folder"
             ) from None
         return teacher
+
+
+@dataclass(frozen=True)
+class OwnTeachers:
+    """The teachers of one modifier; see `Teachers`."""
+
+    teachers: Teachers
+    owner: str
+
+    @property
+    def given(self) -> Sequence[Any]:
+        """What the user gave for the modifier."""
+        return self.teachers.given(self.owner)
+
+    @property
+    def given_by_name(self) -> Sequence[Any]:
+        """What the user gave for this modifier alone."""
+        return self.teachers.given_by_name(self.owner)
+
+    def of(self, sources: Sequence[str]) -> list[nn.Module]:
+        """Those that were given in Python, or those that the recipe names: see `Teachers.of`."""
+        return self.teachers.of(self.owner, sources)
+
+    def check(self, sources: Sequence[str]) -> None:
+        """Raise ScheduleError where a path does not exist."""
+        self.teachers.check(self.owner, sources)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

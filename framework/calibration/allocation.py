@@ -1,4 +1,4 @@
-"""Which option each layer takes, so that all together fit a budget and lose least."""
+"""Allocation: one option for each layer, so that all fit a budget with the least loss in sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The running statistics of batch-norms, estimated anew on data after layers before them have changed."""
+"""Re-estimating the running statistics of batch-norms on data, after layers before them have changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.calibration.streaming import InputTaker
 from paredown.framework.distributed.processes import mean_of_all
-from paredown.framework.model.forward import evaluating
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Modifier
+from paredown.framework.model.temporary import evaluating
 from paredown.framework.modifier.training import Training
 
-__all__ = ["has_batch_norms", "new_statistics", "set_statistics_"]
+__all__ = ["Statistics", "has_batch_norms", "new_statistics", "set_statistics_"]
 
 #: of a batch-norm, mean and variance
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -32,9 +31,7 @@ def has_batch_norms(model: nn.Module, behind: str | None = None) -> bool:
     return any(name in names[first:] for name in _batch_norms(model))
 
 
-def new_statistics(
-    training: Training, modifier: Modifier, changed: Iterable[nn.Module], samples: int | None = None
-) -> Statistics:
+def new_statistics(training: Training, changed: Iterable[nn.Module], samples: int | None = None) -> Statistics:
     """Mean and variance of what reaches each batch-norm that runs after one of the ``changed`` modules, by name.
 
     The batch-norms normalize by their batch meanwhile, as in training, so that each sees what it will see once those
@@ -44,12 +41,12 @@ def new_statistics(
         ScheduleError: there is no data, or a batch-norm gets a single value per channel.
     """
     norms = _batch_norms(training.model)
-    following = _run_after(training, modifier, list(changed), norms)
+    following = _run_after(training, list(changed), norms)
     if not following:
         return {}
     with evaluating(training.model), _starting_anew(list(following.values())):
-        for batch in training.batches(modifier, samples):
-            training.call(batch)
+        for batch in training.data.first(samples):
+            training.data.call(batch)
         found = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in following.items()}
     names, means = list(found), mean_of_all([part for pair in found.values() for part in pair])
     return {name: (means[2 * place], means[2 * place + 1]) for place, name in enumerate(names)}
@@ -72,20 +69,14 @@ def _batch_norms(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _run_after(
-    training: Training, modifier: Modifier, changed: Sequence[nn.Module], norms: Mapping[str, Any]
-) -> dict[str, Any]:
+def _run_after(training: Training, changed: Sequence[nn.Module], norms: Mapping[str, Any]) -> dict[str, Any]:
     """The batch-norms that are called after one of the ``changed`` modules in a forward of the first batch."""
     begun: list[bool] = []
     after: dict[str, Any] = {}
-    for module in changed:
-        training.manage(modifier, module, InputTaker(lambda _: begun.append(True)))
-    for name, norm in norms.items():
-        training.manage(modifier, norm, InputTaker(functools.partial(_note, begun, after, name, norm)))
-    try:
-        training.run_data(modifier, 1)
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
+    links = [(module, InputTaker(lambda _: begun.append(True))) for module in changed]
+    links += [(norm, InputTaker(functools.partial(_note, begun, after, name, norm))) for name, norm in norms.items()]
+    with training.links.during(links):
+        training.data.run(1)
     return after
 
 

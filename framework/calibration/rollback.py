@@ -1,4 +1,4 @@
-"""What tensors held before they were changed, on disk, so that a failure takes nothing with it."""
+"""Rollback: the contents of tensors kept on disk while they are changed, and restored after a failure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-__all__ = ["KeptTensors"]
+__all__ = ["Rollback"]
 
 
-class KeptTensors:
+class Rollback:
     """A context that puts tensors back as they were if it is left by an exception; their contents lie in files.
 
     For changes in the memory of one part of a model: a copy in memory would be a second model.
@@ -29,7 +29,7 @@ class KeptTensors:
             torch.save(tensor.detach().clone(), path)
             self._kept[id(tensor)] = tensor, path
 
-    def __enter__(self) -> KeptTensors:
+    def __enter__(self) -> Rollback:
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""The second moments of what goes into layers: sums of x x^T over calibration data."""
+"""Second moments of layers' inputs: means of x x^T over calibration data, and their damped inverses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ from torch import Tensor, nn
 from paredown.framework.calibration.streaming import Unit, run_unit
 from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 
-__all__ = ["SecondMoments", "input_columns", "mean_squares", "refuse_not_finite_inputs", "second_moments"]
+__all__ = [
+    "WITH_COLUMNS",
+    "SecondMoments",
+    "damped_moments",
+    "input_columns",
+    "inverse_factor",
+    "inverse_moments",
+    "mean_squares",
+    "refuse_not_finite_inputs",
+    "second_moments",
+]
+
+
+#: the layers whose inputs have columns: see `input_columns`
+WITH_COLUMNS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 @dataclass
@@ -32,7 +45,7 @@ class SecondMoments:
     count: int
 
 
-def second_moments(training: Training, modifier: Modifier, unit: Unit) -> Mapping[str, SecondMoments]:
+def second_moments(training: Training, unit: Unit) -> Mapping[str, SecondMoments]:
     """Run a unit and give the second moments of its layers' inputs, by layer name, over all processes.
 
     Layers that are given the very same tensor share one. Only Linear, Conv1d and Conv2d; see `input_columns`.
@@ -41,32 +54,30 @@ def second_moments(training: Training, modifier: Modifier, unit: Unit) -> Mappin
         ScheduleError: inputs held NaN or infinity; names the layers.
     """
     sums = _Sums(_Products)
-    run_unit(training, modifier, unit, sums.take)
+    run_unit(training, unit, sums.take)
     means = sums.means()
-    refuse_not_finite_inputs(modifier, {name: each.matrix for name, each in means.items()})
+    refuse_not_finite_inputs(training.name, {name: each.matrix for name, each in means.items()})
     return means
 
 
-def mean_squares(training: Training, modifier: Modifier, unit: Unit) -> Mapping[str, Tensor]:
+def mean_squares(training: Training, unit: Unit) -> Mapping[str, Tensor]:
     """Run a unit and give the diagonals of `second_moments` alone, (groups, n) by layer name: the mean of x^2.
 
     Raises:
         ScheduleError: inputs held NaN or infinity; names the layers.
     """
     sums = _Sums(_Squares)
-    run_unit(training, modifier, unit, sums.take)
+    run_unit(training, unit, sums.take)
     means = sums.means()
-    refuse_not_finite_inputs(modifier, means)
+    refuse_not_finite_inputs(training.name, means)
     return means
 
 
-def refuse_not_finite_inputs(modifier: Modifier, statistics: Mapping[str, Tensor]) -> None:
+def refuse_not_finite_inputs(owner: str, statistics: Mapping[str, Tensor]) -> None:
     """Raise ScheduleError, naming the layers, where what was gathered of their inputs is NaN or infinite."""
     spoiled = [name for name, each in statistics.items() if not bool(torch.isfinite(each).all())]
     if spoiled:
-        raise ScheduleError(
-            f"{modifier.name}: what went into {', '.join(spoiled)} held NaN or infinity: look at the data"
-        )
+        raise ScheduleError(f"{owner}: what went into {', '.join(spoiled)} held NaN or infinity: look at the data")
 
 
 def input_columns(module: nn.Module, x: Tensor) -> Tensor:
@@ -177,3 +188,45 @@ def _geometry(module: Any) -> tuple[Any, ...]:
         return ("linear",)
     names = ("kernel_size", "stride", "dilation", "groups", "padding_mode", "padding")
     return tuple(str(getattr(module, name)) for name in names)
+
+
+MOST_DAMPING = 1e6
+
+
+def damped_moments(moments: Tensor, damping: float) -> Tensor:
+    """M + d mean(diag M) I, positive definite.
+
+    Inputs that are always 0 get the mean moment. Where the matrix is not positive definite the damping grows tenfold.
+
+    Args:
+        moments: M, (n, n), symmetric.
+        damping: d, not negative.
+    """
+    return _factored(moments, damping)[0]
+
+
+def inverse_moments(moments: Tensor, damping: float) -> Tensor:
+    """The inverse of `damped_moments`, (n, n)."""
+    inverse: Tensor = torch.cholesky_inverse(_factored(moments, damping)[1])
+    return inverse
+
+
+def inverse_factor(moments: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor U of the inverse of `damped_moments`: U^T U = (M + d mean(diag M) I)^-1."""
+    upper: Tensor = torch.linalg.cholesky(inverse_moments(moments, damping), upper=True)
+    return upper
+
+
+def _factored(moments: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The damped matrix and its lower Cholesky factor; the identity where no damping helps."""
+    diagonal = moments.diagonal()
+    dead = diagonal <= 0
+    mean = diagonal[~dead].mean() if bool((~dead).any()) else diagonal.new_ones(())
+    while damping <= MOST_DAMPING:
+        damped = moments + torch.diag(torch.where(dead, mean, damping * mean))
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return damped, lower
+        damping = max(10 * damping, 1e-6)
+    identity = torch.eye(len(moments)).to(moments)
+    return identity, identity

@@ -1,10 +1,9 @@
-"""How much the model suffers when one layer alone is treated, for each of several settings; and what to choose then."""
+"""Sensitivity: how much the model suffers when one layer alone is treated, and settings chosen by that."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,33 +13,18 @@ from torch import Tensor
 from paredown.framework.calibration.allocation import Option, allocate
 from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.forward import evaluating
+from paredown.framework.model.batches import samples_in
 from paredown.framework.model.graph.fusion import tensors_of
-from paredown.framework.modifier.base import Modifier
-from paredown.framework.modifier.training import Training, samples_in
+from paredown.framework.model.temporary import evaluating
+from paredown.framework.modifier.fields import Trial
+from paredown.framework.modifier.training import Training
 
-__all__ = ["Choice", "Loss", "Sensitivity", "Trial", "choose", "scan", "shown"]
+__all__ = ["Choice", "Loss", "Sensitivity", "choose", "scan", "shown"]
 
 #: of the model's output and the batch; a number, the mean over the batch's samples
 Loss = Callable[[Any, Any], Any]
 #: from the model's output and the batch: a scale, and what measures another output in it
 Measure = Callable[[Any, Any], tuple[float, Callable[[Any], float]]]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One layer at one setting, a number of ``unit`` ("bits", or "% zeros" where the number is a share of 1).
-
-    ``treated()`` is a context in which the model has it; ``cost`` is what the layer costs then, as a modifier counts,
-    and ``whole`` what it costs untreated.
-    """
-
-    layer: str
-    setting: Any
-    unit: str
-    cost: float
-    whole: float
-    treated: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,6 @@ class Choice:
 
 def scan(
     training: Training,
-    modifier: Modifier,
     trials: Sequence[Trial],
     samples: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -77,20 +60,20 @@ def scan(
     Args:
         trials: in the order of the result.
         samples: how much of the data is used; None: all.
-        progress: told (forwards done, forwards in all); the latter is a guess where the data has no length.
+        progress: called with (forwards done, forwards in all); the latter is a guess where the data has no length.
         loss: its rise is the error, negative where it falls; None: the change of the output is.
     """
     measure = _change if loss is None else _rise_of(loss)
     errors = torch.zeros(len(trials), dtype=torch.float64)
     whole, done = 0.0, 0
-    batches = list(training.batches(modifier, samples))
+    batches = list(training.data.first(samples))
     with evaluating(training.model):
         for batch in batches:
-            scale, compared = measure(training.call(batch), batch)
+            scale, compared = measure(training.data.call(batch), batch)
             whole += scale
             for place, trial in enumerate(trials):
                 with trial.treated():
-                    errors[place] += compared(training.call(batch))
+                    errors[place] += compared(training.data.call(batch))
                 done += 1
                 progress(done, len(batches) * len(trials))
     totals = sum_of_all(torch.cat([errors, torch.tensor([whole], dtype=torch.float64)]).to(training.device)).tolist()
@@ -106,7 +89,7 @@ def choose(found: Sequence[Sensitivity], share: float) -> Choice:
     Settings whose error is not finite are left out.
 
     Raises:
-        ScheduleError: the settings that were tried save less; what they save is told.
+        ScheduleError: the settings that were tried save less; the message has what they save.
     """
     options = {each.layer: [Option(None, each.whole, 0.0)] for each in found}
     whole = sum(each[0].cost for each in options.values())

@@ -1,4 +1,4 @@
-"""A model unit by unit on calibration data, in the order of the computation, in the memory of one unit.
+"""Streaming: running a model block by block on calibration data, in the memory of one block.
 
 Where a model is a chain of blocks (the layers of a transformer, the members of an `nn.Sequential`), each block is a
 unit: its inputs are kept, its layers are looked at and changed, and what it then gives out are the next block's
@@ -8,6 +8,7 @@ inputs. Layers outside of the chain are units of their own, for which the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -16,10 +17,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.forward import evaluating
 from paredown.framework.model.links import Link
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Modifier
+from paredown.framework.model.temporary import evaluating
 from paredown.framework.modifier.training import Training
 
 __all__ = ["InputTaker", "Unit", "run_unit", "stream"]
@@ -44,32 +44,26 @@ class InputTaker(Link):
         return call(module, *args, **kwargs)
 
 
-def run_unit(
-    training: Training, modifier: Modifier, unit: Unit, take: Callable[[str, nn.Module, Tensor], object]
-) -> None:
+def run_unit(training: Training, unit: Unit, take: Callable[[str, nn.Module, Tensor], object]) -> None:
     """Run a unit on all of the data, and hand each layer's name, module and input to ``take``."""
     modules = named_modules(training.model)
-    for name in unit.layers:
-        training.manage(modifier, modules[name], InputTaker(partial(take, name, modules[name])))
-    try:
+    takers = [(modules[name], InputTaker(partial(take, name, modules[name]))) for name in unit.layers]
+    with training.links.during(takers):
         unit.run()
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, InputTaker))
 
 
-def stream(training: Training, modifier: Modifier, layers: Collection[str], samples: int | None) -> Iterator[Unit]:
+def stream(training: Training, layers: Collection[str], samples: int | None) -> Iterator[Unit]:
     """The units that hold ``layers``, in the model's order; change a unit's layers before asking for the next one.
 
     Args:
         training: with data.
-        modifier: for whom; its name is told in errors.
         layers: names of the layers of interest.
         samples: how much of the data is used; None: all.
     """
-    batches = list(training.batches(modifier, samples))
+    batches = list(training.data.first(samples))
     model = training.model
     with evaluating(model):
-        chain = _find_chain(training, modifier, layers, batches)
+        chain = _find_chain(training, layers, batches)
         inside = {name for block in chain for name in layers if _below(name, block)}
         streamed = False
         for name in [name for name in named_modules(model) if name in layers]:
@@ -77,7 +71,7 @@ def stream(training: Training, modifier: Modifier, layers: Collection[str], samp
                 yield Unit((name,), lambda: _run_all(training, batches))
             elif not streamed:
                 streamed = True
-                yield from _stream_chain(training, modifier, chain, layers, batches)
+                yield from _stream_chain(training, chain, layers, batches)
 
 
 @dataclass
@@ -118,12 +112,10 @@ class _Recording(Link):
 
 def _run_all(training: Training, batches: Sequence[Any]) -> None:
     for batch in batches:
-        training.call(batch)
+        training.data.call(batch)
 
 
-def _find_chain(
-    training: Training, modifier: Modifier, layers: Collection[str], batches: Sequence[Any]
-) -> Sequence[str]:
+def _find_chain(training: Training, layers: Collection[str], batches: Sequence[Any]) -> Sequence[str]:
     """The members of the container with most of the layers whose members are a chain (each takes the result of the one
     before as its first argument), tried on the first batch; none where there is no such container."""
     modules = named_modules(training.model)
@@ -135,24 +127,19 @@ def _find_chain(
             found.append((inside, blocks))
     for inside, blocks in sorted(found, key=lambda pair: -pair[0]):
         known = inside > 1 and all(block in modules for block in blocks)
-        if known and _is_chain(_recorded(training, modifier, blocks, batches[0], [_Recording() for _ in blocks])):
+        if known and _is_chain(_recorded(training, blocks, batches[0], [_Recording() for _ in blocks])):
             return blocks
     return ()
 
 
 def _recorded(
-    training: Training, modifier: Modifier, blocks: Sequence[str], batch: Any, recordings: Sequence[_Recording]
+    training: Training, blocks: Sequence[str], batch: Any, recordings: Sequence[_Recording]
 ) -> Sequence[_Recording]:
     """What each block is called with in a forward of the whole model."""
     modules = named_modules(training.model)
-    for block, recording in zip(blocks, recordings, strict=True):
-        training.manage(modifier, modules[block], recording)
-    try:
-        training.call(batch)
-    except _StopError:
-        pass
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, _Recording))
+    recorded = [(modules[block], recording) for block, recording in zip(blocks, recordings, strict=True)]
+    with training.links.during(recorded), suppress(_StopError):
+        training.data.call(batch)
     return recordings
 
 
@@ -165,34 +152,34 @@ def _is_chain(recordings: Sequence[_Recording]) -> bool:
 
 
 def _stream_chain(
-    training: Training, modifier: Modifier, chain: Sequence[str], layers: Collection[str], batches: Sequence[Any]
+    training: Training, chain: Sequence[str], layers: Collection[str], batches: Sequence[Any]
 ) -> Iterator[Unit]:
     modules = named_modules(training.model)
     inputs: list[Tensor] = []
     calls: list[list[_Call]] = []
-    first = _recorded(training, modifier, chain, batches[0], [_Recording() for _ in chain])
+    first = _recorded(training, chain, batches[0], [_Recording() for _ in chain])
     forms = [recording.calls[0][2] for recording in first]
     for batch in batches:
         silent = [_Recording(form, place == len(chain) - 1) for place, form in enumerate(forms)]
-        recorded = [each.calls[0] for each in _recorded(training, modifier, chain, batch, silent)]
+        recorded = [each.calls[0] for each in _recorded(training, chain, batch, silent)]
         inputs.append(recorded[0][0][0])
         calls.append([_Call(args[1:], kwargs) for args, kwargs, _ in recorded])
     for place, block in enumerate(chain):
         named = tuple(name for name in layers if _below(name, block))
 
         here = [(x, call[place]) for x, call in zip(inputs, calls, strict=True)]
-        run = partial(_run_block, modifier, block, modules[block], here)
+        run = partial(_run_block, training.name, block, modules[block], here)
         if named:
             yield Unit(named, run)
         inputs = run()
 
 
-def _run_block(modifier: Modifier, name: str, block: nn.Module, calls: Sequence[tuple[Tensor, _Call]]) -> list[Tensor]:
+def _run_block(owner: str, name: str, block: nn.Module, calls: Sequence[tuple[Tensor, _Call]]) -> list[Tensor]:
     """What a block gives for each batch."""
     try:
         return [_first(block(x, *call.rest, **call.named)) for x, call in calls]
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ScheduleError(f"{modifier.name}: {name} could not be run on a batch of data: {error}") from error
+        raise ScheduleError(f"{owner}: {name} could not be run on a batch of data: {error}") from error
 
 
 def _first(result: Any) -> Any:

@@ -16,10 +16,11 @@ from paredown.framework.cli.console import AsJson, Output, Quiet, print_json, wr
 from paredown.framework.cli.settings_recipe import Wanted
 
 if TYPE_CHECKING:
-    from paredown.framework.calibration.sensitivity import Loss, Sensitivity, Trial
+    from paredown.framework.calibration.sensitivity import Loss, Sensitivity
     from paredown.framework.experiments.task import Task
     from paredown.framework.modifier.base import Modifier
-    from paredown.framework.modifier.training import Training
+    from paredown.framework.modifier.fields import Trial
+    from paredown.framework.modifier.run import Run
 
 __all__ = ["register", "sensitivity"]
 
@@ -102,27 +103,28 @@ def _scan(
     from paredown.framework.calibration.sensitivity import scan
     from paredown.framework.experiments.seeds import train_dense
     from paredown.framework.experiments.task_loading import load_task
-    from paredown.framework.modifier.training import Training
+    from paredown.framework.modifier.run import Run
     from paredown.framework.recipe import Recipe
 
     loaded, job = Recipe.load(recipe, overrides), load_task(task)
     with Bars(hidden=silent) as bars:
         tell = bars.of(job.seeds[0])
-        training = Training(train_dense(job, job.seeds[0], tell))
-        training.take(job.train_loader, None, job.example_inputs, None)
-        modifier, trials = _first_with_trials(training, list(loaded.modifiers.values()))
+        run = Run(train_dense(job, job.seeds[0], tell))
+        run.take(job.train_loader, None, job.example_inputs, None)
+        modifier, trials = _first_with_trials(run, list(loaded.modifiers.values()))
+        training = modifier.bind(run)
         if wanted is not None:
             wanted.fields(training, modifier, {trial.layer: None for trial in trials})
         loss = _loss_of(job) if measure is Measure.loss else None
-        found = scan(training, modifier, trials, samples, lambda done, total: tell("scan", done, total, None), loss)
+        found = scan(training, trials, samples, lambda done, total: tell("scan", done, total, None), loss)
     return found, {} if wanted is None else {"recipe": wanted.write(loaded, training, modifier, found)}
 
 
-def _first_with_trials(training: Training, modifiers: Sequence[Modifier]) -> tuple[Modifier, Sequence[Trial]]:
+def _first_with_trials(run: Run, modifiers: Sequence[Modifier]) -> tuple[Modifier, Sequence[Trial]]:
     from paredown.framework.errors import ScheduleError
 
     for modifier in modifiers:
-        trials = modifier.trials(training)
+        trials = modifier.trials(modifier.bind(run))
         if trials:
             return modifier, trials
     raise ScheduleError(f"none of {', '.join(each.name for each in modifiers)} has settings to try")

@@ -1,4 +1,4 @@
-"""DistributedDataParallel's reducer, which counted the model's parameters: built anew, in place, after they changed."""
+"""Rebuilding DistributedDataParallel's reducer after parameters have changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data_parallel_around(model: nn.Module) -> nn.Module | None:
 
 
 def refusal_to_rebuild(wrapper: Any) -> str | None:
-    """Why a wrapper's reducer cannot be built anew, or None."""
+    """Why a wrapper's reducer cannot be rebuilt, or None."""
     if wrapper.process_group is not dist.distributed_c10d._get_default_group():
         return "it has a process group of its own"
     if wrapper.mixed_precision is not None:

@@ -1,4 +1,4 @@
-"""What the processes of a distributed run agree on. Without a process group every function gives back its input."""
+"""Reductions over the processes of a run; without a process group every function returns its input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, layer by layer: parameters, non-zeros, bits, multiply-accumulates."""
+"""Counts of a model, layer by layer: parameters, non-zeros, bits, multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from paredown.framework.distributed.shards import own_part, sum_of_parts
 from paredown.framework.measure.size import stored_codes
-from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.links import base_class
 from paredown.framework.model.targets import named_modules, unwrap
+from paredown.framework.model.temporary import buffers_kept, evaluating
 
 __all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.forward import Forward, call
+from paredown.framework.model.temporary import buffers_kept, evaluating
 
 __all__ = ["Latency", "measure_latency"]
 

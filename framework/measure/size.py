@@ -1,4 +1,4 @@
-"""Bytes on disk: really written, really compressed, really measured."""
+"""Bytes on disk: those of a file that is written and compressed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,14 @@ from torch import nn
 
 from paredown.framework.model.targets import named_modules
 
-__all__ = ["Attributes", "attributes_set", "attributes_without_fast_path", "restore_fast_path", "use_slow_path"]
+__all__ = [
+    "Attributes",
+    "attributes_set",
+    "attributes_without_fast_path",
+    "bypass_reason",
+    "restore_fast_path",
+    "use_slow_path",
+]
 
 #: values by module name and key
 Attributes = dict[tuple[str, str], Any]
@@ -75,3 +82,20 @@ def _encoders_above(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
         if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) and inside:
             encoders[name] = module
     return encoders
+
+
+def bypass_reason(model: nn.Module, name: str) -> str | None:
+    """Why a change of the forward or the structure of a layer would not reach its parent's computation, if so.
+
+    Args:
+        model: the whole.
+        name: plain name of the layer.
+    """
+    above, _, key = name.rpartition(".")
+    parent = named_modules(model).get(above)
+    if isinstance(parent, nn.MultiheadAttention) and key == "out_proj":
+        return "its parent MultiheadAttention reads its weight and never calls its forward"
+    fast = isinstance(parent, nn.TransformerEncoderLayer) and bool(parent.activation_relu_or_gelu)
+    if fast and key in ("linear1", "linear2"):
+        return "its parent TransformerEncoderLayer reads its weight in eval mode and does not call its forward"
+    return None

@@ -1,4 +1,4 @@
-"""Acting around a module's forward by swapping its class; the only place that does.
+"""Links: acting around a module's forward by swapping its class; the only place that does so.
 
 The class of one module is replaced by a subclass made on the fly, with the same name, whose forward passes through
 an ordered chain of links. Module hooks are not used: under ``torch.compile`` a hook that was set after compiling is
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 
-__all__ = ["Link", "add_link", "base_class", "links_of", "rebuild", "remove_links", "without_links"]
+__all__ = ["Link", "Links", "add_link", "base_class", "links_of", "rebuild", "remove_links", "without_links"]
 
 Call = Callable[..., Any]
 
@@ -40,6 +40,40 @@ class Link:
     def stored_codes(self, module: nn.Module) -> Mapping[str, tuple[Tensor, int]]:
         """For a permanent link: the parameters that are stored otherwise, by name, with their width in bits."""
         return {}
+
+
+class Links:
+    """The links that one owner has put around forwards: added, looked through and removed together."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[nn.Module, Link]] = []
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter([link for _, link in self._entries])
+
+    def add(self, module: nn.Module, link: Link) -> None:
+        """Put a link around the module's forward. Raises TargetError as `add_link` does."""
+        add_link(module, link)
+        self._entries.append((module, link))
+
+    def remove(self, only: Callable[[Link], bool] | None = None) -> None:
+        """Take links off: all, the permanent ones too, or those that ``only`` picks."""
+        gone = [entry for entry in self._entries if only is None or only(entry[1])]
+        for module, link in gone:
+            remove_links(module, [link])
+        self._entries = [entry for entry in self._entries if entry not in gone]
+
+    @contextmanager
+    def during(self, links: Iterable[tuple[nn.Module, Link]]) -> Iterator[None]:
+        """Links around the forwards of modules inside of the block, and no longer."""
+        added: list[Link] = []
+        try:
+            for module, link in links:
+                self.add(module, link)
+                added.append(link)
+            yield
+        finally:
+            self.remove(lambda link: any(link is one for one in added))
 
 
 def links_of(module: nn.Module) -> tuple[Link, ...]:

@@ -1,14 +1,18 @@
-"""Optimizers as a user hands them over: in lists, and inside of wrappers."""
+"""The user's optimizers: found in lists and wrappers, their param groups and momenta kept in step with the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["each_of", "layers_of", "train_any", "wrappers_in"]
+from paredown.framework.distributed.shards import own_part
+from paredown.framework.errors import TargetError
+
+__all__ = ["ParameterGroups", "clear_momenta_", "each_of", "forget_", "layers_of", "train_any", "wrappers_in"]
 
 
 def each_of(given: Any) -> list[Any]:
@@ -35,3 +39,129 @@ def train_any(optimizers: Iterable[Any], model: nn.Module) -> bool:
     """Whether the optimizers hold one of the model's parameters."""
     held = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
     return any(id(parameter) in held for parameter in model.parameters())
+
+
+class ParameterGroups:
+    """The param groups of a run's optimizers, kept in step with the model's structure.
+
+    Args:
+        optimizers: those that hold the model's parameters; may be empty.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All param groups of all optimizers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def add(self, tensor: Tensor, beside: Tensor) -> None:
+        """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
+
+        Raises:
+            TargetError: no optimizer trains ``beside``.
+        """
+        for group in self.groups:
+            if any(parameter is beside for parameter in group["params"]):
+                group["params"].append(tensor)
+                return
+        raise TargetError("no optimizer trains the layer, so none can train what belongs to it")
+
+    def remove(self, gone: set[int]) -> None:
+        """Let the optimizers forget tensors, given by their ids."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                lost = [parameter for parameter in group["params"] if id(parameter) in gone]
+                group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+                for parameter in lost:
+                    optimizer.state.pop(parameter, None)
+
+    def replace(self, old: Mapping[str, nn.Parameter], new: Mapping[str, nn.Parameter]) -> None:
+        """Put the new parameters into the groups of the old ones: a bias to the bias's, the rest to the weight's.
+
+        A parameter that stays keeps its optimizer state.
+        """
+        staying = {id(parameter) for parameter in new.values()}
+        heirs: dict[int, list[nn.Parameter]] = {id(parameter): [] for parameter in old.values()}
+        first = next(iter(old.values()))
+        for name, parameter in new.items():
+            if all(parameter is not known for known in old.values()):
+                model = _forerunner(name, old, first)
+                parameter.requires_grad_(model.requires_grad)
+                heirs[id(model)].append(parameter)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"][:] = _inherited(group["params"], heirs, staying)
+            for parameter in old.values():
+                if id(parameter) not in staying:
+                    optimizer.state.pop(parameter, None)
+
+    def slice(self, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor) -> None:
+        """Slice what optimizers remember of a parameter that had ``shape``; state of another shape is dropped."""
+        for optimizer in self.optimizers:
+            _slice_momenta(optimizer, parameter, shape, dimension, kept)
+
+    def restoring(self) -> Callable[[], None]:
+        """A function that puts the parameters back into the groups in which they are now."""
+        groups = self.groups
+        before = [list(group["params"]) for group in groups]
+
+        def restore() -> None:
+            for group, parameters in zip(groups, before, strict=True):
+                group["params"][:] = parameters
+
+        return restore
+
+
+def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    """Set to zero, in place, what optimizers remember of single weights (momentum, second moments).
+
+    Args:
+        optimizers: some of which train the weights.
+        marks: weights with a bool of their shape, or of the part in this process, True where to forget; one at a time
+            is held.
+    """
+    if not any(optimizer.state for optimizer in optimizers):
+        return
+    for weight, mark in marks:
+        for optimizer in optimizers:
+            for value in optimizer.state.get(weight, {}).values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    own_part(value).masked_fill_(mark, 0)
+
+
+def forget_(optimizers: Sequence[Optimizer], parameters: Iterable[nn.Parameter]) -> None:
+    """Take all of parameters' state from optimizers, step counts too: they start over at the next step."""
+    for parameter in parameters:
+        for optimizer in optimizers:
+            optimizer.state.pop(parameter, None)
+
+
+def _forerunner(name: str, old: Mapping[str, nn.Parameter], first: nn.Parameter) -> nn.Parameter:
+    """The parameter of a replaced module that a new one takes after: of its name, or a bias for a bias."""
+    kind = name.rpartition(".")[2]
+    if name in old or kind in old:
+        return old[name if name in old else kind]
+    return next((parameter for known, parameter in old.items() if known.endswith(kind)), first)
+
+
+def _inherited(
+    parameters: Sequence[nn.Parameter], heirs: Mapping[int, list[nn.Parameter]], staying: set[int]
+) -> Iterator[nn.Parameter]:
+    for parameter in parameters:
+        yield from heirs.get(id(parameter), ())
+        if id(parameter) not in heirs or id(parameter) in staying:
+            yield parameter
+
+
+def _slice_momenta(optimizer: Optimizer, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor) -> None:
+    entries = optimizer.state.get(parameter)
+    if not entries:
+        return
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor) and value.dim() > 0}
+    if any(value.shape != shape for value in tensors.values()):
+        optimizer.state.pop(parameter)
+        return
+    for key, value in tensors.items():
+        entries[key] = value.index_select(dimension, kept)

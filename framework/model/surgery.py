@@ -1,4 +1,4 @@
-"""Changing the structure of a model, with the optimizer and everybody's state kept in step.
+"""Surgery: changing a model's structure while its optimizers and the modifiers' states follow.
 
 Every operation is recorded as plain values, so that a checkpoint replays what was done and never decides again.
 """
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paredown.framework.errors import TargetError
-from paredown.framework.model.bypassed import bypassed
+from paredown.framework.model.fused_layers import bypass_reason
 from paredown.framework.model.links import add_link, links_of, remove_links
+from paredown.framework.model.optimizers import ParameterGroups
 from paredown.framework.model.targets import named_modules, named_parameters
 from paredown.framework.model.weights import tied_to
 from paredown.framework.storage.state import PerParameter, containers
@@ -45,6 +46,7 @@ class Surgery:
         forbidden: why the structure cannot change any more (a wrapper that counted the parameters), if so.
 
     Attributes:
+        groups: the optimizers' param groups, which follow.
         changed: whether parameters came, went or changed their shape or whether they train, since somebody looked.
     """
 
@@ -56,7 +58,7 @@ class Surgery:
         forbidden: str | None = None,
     ) -> None:
         self.model = model
-        self.optimizers = optimizers
+        self.groups = ParameterGroups(optimizers)
         self.states = states
         self.forbidden = forbidden
         self.records: list[dict[str, Any]] = []
@@ -72,7 +74,7 @@ class Surgery:
 
         Args:
             name: plain name of the module.
-            new: what stands there from now on, on the old one's device.
+            new: the module that takes its place, on the old one's device.
             modifier, spec: who did it and what it needs to rebuild ``new`` (plain values): for checkpoints.
 
         Raises:
@@ -82,11 +84,11 @@ class Surgery:
         if reason:
             raise TargetError(f"{name}: {reason}")
         old = named_modules(self.model)[name]
-        self._remember_groups()
+        self._remember(self.groups.restoring())
         new.train(old.training)
         self._exchange(old, new)
         self._remember(lambda: self._exchange(new, old))
-        self._succeed(dict(old.named_parameters()), dict(new.named_parameters()))
+        self.groups.replace(dict(old.named_parameters()), dict(new.named_parameters()))
         self.changed = True
         self.records.append({"operation": "replace", "module": name, "modifier": modifier, "spec": dict(spec)})
 
@@ -105,8 +107,7 @@ class Surgery:
         with torch.no_grad():
             tensor.set_(_in_layout_of(tensor, tensor.index_select(dimension, kept)))  # type: ignore[call-overload]
         tensor.grad = None
-        for optimizer in self.optimizers:
-            _slice_momenta(optimizer, tensor, shape, dimension, kept)
+        self.groups.slice(tensor, shape, dimension, kept)
         for container in self._containers():
             if isinstance(tensor, nn.Parameter):
                 container.shrink(tensor, dimension, kept)
@@ -152,7 +153,7 @@ class Surgery:
         if not isinstance(container, (nn.ModuleList, nn.Sequential)) or len(set(indices)) >= len(before):
             raise TargetError(f"{name} is no list of layers that can lose {len(indices)} of them")
         own = {id(parameter) for parameter in self.model.parameters()}
-        self._remember_groups()
+        self._remember(self.groups.restoring())
         kept = [child for place, child in enumerate(before.values()) if place not in set(indices)]
         container._modules.clear()
         container._modules.update({str(place): child for place, child in enumerate(kept)})
@@ -161,26 +162,6 @@ class Surgery:
         self._forget(gone)
         self.changed = True
         self.records.append({"operation": "remove", "module": name, "indices": [int(index) for index in indices]})
-
-    def adopt(self, tensor: Tensor, beside: Tensor) -> None:
-        """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
-
-        Raises:
-            TargetError: no optimizer trains ``beside``.
-        """
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                if any(parameter is beside for parameter in group["params"]):
-                    group["params"].append(tensor)
-                    return
-        raise TargetError("no optimizer trains the layer, so none can train what belongs to it")
-
-    def disown(self, tensor: Tensor) -> None:
-        """Undo `adopt`: no optimizer knows the tensor any more."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["params"][:] = [parameter for parameter in group["params"] if parameter is not tensor]
-            optimizer.state.pop(tensor, None)
 
     def replay(self, records: Iterable[Mapping[str, Any]], rebuild: Rebuild) -> None:
         """Do again what a checkpoint recorded; ``rebuild(modifier, module, spec)`` makes a replacing module."""
@@ -215,6 +196,10 @@ class Surgery:
         self._undo.clear()
         self._settled = True
 
+    def note_change(self) -> None:
+        """Note that parameters came, went or changed whether they train."""
+        self.changed = True
+
     def _remember(self, undo: Callable[[], object]) -> None:
         if not self._settled:
             self._undo.append(undo)
@@ -228,16 +213,6 @@ class Surgery:
                 if child is old:
                     parent._modules[key] = new
         _move_surroundings(old, new)
-
-    def _remember_groups(self) -> None:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        before = [list(group["params"]) for group in groups]
-
-        def restore() -> None:
-            for group, parameters in zip(groups, before, strict=True):
-                group["params"][:] = parameters
-
-        self._remember(restore)
 
     def _keep_contents(self, tensor: Tensor) -> None:
         if self._settled:
@@ -262,33 +237,11 @@ class Surgery:
                     self._remember(functools.partial(vars(holder).__setitem__, name, value))
 
     def _forget(self, gone: set[int]) -> None:
-        """Let the optimizers forget parameters that left the model."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                lost = [parameter for parameter in group["params"] if id(parameter) in gone]
-                group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
-                for parameter in lost:
-                    optimizer.state.pop(parameter, None)
+        """Let optimizers and states forget parameters that left the model."""
+        self.groups.remove(gone)
         for container in self._containers():
             for parameter in [parameter for parameter in container if id(parameter) in gone]:
                 del container[parameter]
-
-    def _succeed(self, old: Mapping[str, nn.Parameter], new: Mapping[str, nn.Parameter]) -> None:
-        """Put the new parameters into the groups of the old ones: a bias to the bias's, the rest to the weight's."""
-        staying = {id(parameter) for parameter in new.values()}
-        heirs: dict[int, list[nn.Parameter]] = {id(parameter): [] for parameter in old.values()}
-        first = next(iter(old.values()))
-        for name, parameter in new.items():
-            if all(parameter is not known for known in old.values()):
-                model = _forerunner(name, old, first)
-                parameter.requires_grad_(model.requires_grad)
-                heirs[id(model)].append(parameter)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["params"][:] = _inherited(group["params"], heirs, staying)
-            for parameter in old.values():
-                if id(parameter) not in staying:
-                    optimizer.state.pop(parameter, None)
 
 
 def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -> str | None:
@@ -299,7 +252,7 @@ def refusal_to_replace(model: nn.Module, name: str, states: Mapping[str, Any]) -
     module = named_modules(model)[name]
     if module is model:
         return "the model itself cannot be replaced; wrap it into a module"
-    reason = bypassed(model, name)
+    reason = bypass_reason(model, name)
     if reason is not None:
         return reason
     own = {id(parameter) for parameter in module.parameters()}
@@ -326,14 +279,6 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _forerunner(name: str, old: Mapping[str, nn.Parameter], first: nn.Parameter) -> nn.Parameter:
-    """Of a replaced module the parameter that one of the new one's takes after: of its name, or a bias of a bias."""
-    kind = name.rpartition(".")[2]
-    if name in old or kind in old:
-        return old[name if name in old else kind]
-    return next((parameter for known, parameter in old.items() if known.endswith(kind)), first)
-
-
 def _in_layout_of(model: Tensor, tensor: Tensor) -> Tensor:
     """A tensor in the memory format of another one."""
     if model.dim() == 4 and model.is_contiguous(memory_format=torch.channels_last) and not model.is_contiguous():
@@ -346,13 +291,6 @@ def _put_back(container: nn.Module, children: Mapping[str, Any]) -> None:
     container._modules.update(children)
 
 
-def _inherited(parameters: Sequence[nn.Parameter], heirs: Mapping[int, list[nn.Parameter]], staying: set[int]) -> Any:
-    for parameter in parameters:
-        yield from heirs.get(id(parameter), ())
-        if id(parameter) not in heirs or id(parameter) in staying:
-            yield parameter
-
-
 def _move_surroundings(old: nn.Module, new: nn.Module) -> None:
     for hooks in HOOKS:
         moved = old.__dict__.get(hooks)
@@ -363,15 +301,3 @@ def _move_surroundings(old: nn.Module, new: nn.Module) -> None:
     for link in reversed(links):
         add_link(new, link)
     remove_links(old, links)
-
-
-def _slice_momenta(optimizer: Optimizer, parameter: Tensor, shape: torch.Size, dimension: int, kept: Tensor) -> None:
-    entries = optimizer.state.get(parameter)
-    if not entries:
-        return
-    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor) and value.dim() > 0}
-    if any(value.shape != shape for value in tensors.values()):
-        optimizer.state.pop(parameter)
-        return
-    for key, value in tensors.items():
-        entries[key] = value.index_select(dimension, kept)

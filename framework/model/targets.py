@@ -1,4 +1,4 @@
-"""Patterns to modules and parameters of a model.
+"""Matching the patterns of `targets` and `ignore` with modules and parameters of a model.
 
 A pattern is a class name (base classes match too), a module name with globs (``*`` crosses dots), a parameter name,
 or ``re:`` and a regular expression that matches a whole name. A name means the module and all below it. The prefixes
@@ -19,6 +19,7 @@ from paredown.framework.errors import TargetError
 
 __all__ = [
     "Matches",
+    "Selection",
     "match",
     "match_parameters",
     "match_roots",
@@ -30,6 +31,15 @@ __all__ = [
 ]
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which modules are meant: those of ``kinds`` that ``targets`` match (without targets: all), but not ``ignore``."""
+
+    targets: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    kinds: tuple[type[nn.Module], ...] = ()
 
 
 @dataclass
@@ -86,7 +96,7 @@ def match(
     Without targets: all modules of ``kinds``.
 
     Raises:
-        TargetError: a pattern, or all together, match nothing; the nearest names are told.
+        TargetError: a pattern, or all together, match nothing; the message has the nearest names.
     """
     modules = named_modules(model)
     wanted = {name for name, module in modules.items() if isinstance(module, kinds)}
@@ -106,7 +116,7 @@ def match_roots(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     """The modules that a pattern itself means, in the model's order; of modules inside of each other the outermost.
 
     Raises:
-        TargetError: there are none below the model itself; the nearest names are told.
+        TargetError: there are none below the model itself; the message has the nearest names.
     """
     modules = {name: module for name, module in named_modules(model).items() if name}
     roots = list(dict.fromkeys(_roots(modules, pattern)))

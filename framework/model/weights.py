@@ -1,4 +1,4 @@
-"""What every family asks of a layer's weight before it changes it."""
+"""Checks of a layer's weight that every family makes before it changes it."""
 
 from __future__ import annotations
 

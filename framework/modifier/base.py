@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict
+from pydantic import PrivateAttr
 from torch import nn
 
-from paredown.framework.modifier.time import Time
+from paredown.framework.model.targets import Selection
+from paredown.framework.modifier.fields import Options, Trial
+from paredown.framework.modifier.run import Run
+from paredown.framework.modifier.time import Span, Time
+from paredown.framework.modifier.training import Training
 
-if TYPE_CHECKING:
-    from paredown.framework.calibration.sensitivity import Trial
-    from paredown.framework.modifier.training import Training
-
-__all__ = ["Foreseen", "Modifier", "Options", "Share", "TargetedModifier"]
-
-Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-class Options(BaseModel):
-    """A frozen mapping of fields inside a modifier; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+__all__ = ["Foreseen", "Modifier", "TargetedModifier"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +41,25 @@ class Foreseen:
 class Modifier(Options):
     """Base of all modifiers.
 
-    A subclass gives ``type`` a ``Literal`` with its name, and overrides what it needs of the methods below. The
-    manager calls them in this order: ``on_start`` when the window opens, then ``attach``; ``on_update`` on the grid
-    (progress 0 at the start, 1 exactly once at the end); ``on_step`` after every optimizer step while the window is
-    open and, where ``holds``, afterwards; ``on_end`` after the final update; ``on_finalize`` and ``detach``.
+    A subclass gives ``type`` a ``Literal`` with its name, and overrides what it needs of the methods below. Before a
+    run: ``check``, and for the plan ``foresee`` and ``remarks``. In a run a modifier is in one of three phases, and
+    the manager calls in this order:
 
-    Each call computes everything first and commits last, so that a failure leaves the model as it was.
+    .. code-block:: text
+
+        waiting ──▶ open ──────────────────────────▶ ended ──────────────────▶ (the run is finalized)
+                │       │ on the grid:                │ on_step, where it holds      on_finalize
+                │       │   on_update                 │ after every step             detach
+                │       │ after every step:           │
+                │       │   on_step                   at or after its end, once: on_update (progress 1), on_end
+                │
+                at or after its start, once: on_start (returns the state), attach, on_update
+
+        a checkpoint is loaded: rebuild (for each module that it had replaced), attach with the saved state
+        the run is given up:    release instead of on_finalize and detach
+
+    ``training`` is the run as this modifier sees it. Each call computes everything first and commits last, so that a
+    failure leaves the model as it was.
     """
 
     #: fewest fields, beside ``type``, of a working modifier: conformance tests, schema and reference use it
@@ -67,8 +72,6 @@ class Modifier(Options):
     structural: ClassVar[bool] = False
     #: cannot work in `ScheduledManager.apply`
     needs_training: ClassVar[bool] = False
-    #: needs training, but what it made is part of the model for inference
-    stays: ClassVar[bool] = False
 
     type: str
     start: Time = Time.parse(0)
@@ -89,10 +92,21 @@ class Modifier(Options):
         copy._name = name
         return copy
 
+    def bind(self, run: Run) -> Training:
+        """A run as this modifier sees it."""
+        return Training(run, self.span, kind=self.type)
+
+    # -- when it acts --------------------------------------------------------------------------------------------
+
     @property
-    def grid(self) -> Time | None:
+    def span(self) -> Span:
+        """When it acts, as the recipe has it."""
+        return Span(self.name, self.start, self.end, self.update_interval, self.acts_once)
+
+    @property
+    def update_interval(self) -> Time | None:
         """Distance between updates; None: a fiftieth of the window."""
-        return getattr(self, "every", None)
+        return None
 
     @property
     def acts_once(self) -> bool:
@@ -102,7 +116,18 @@ class Modifier(Options):
     @property
     def holds(self) -> bool:
         """Whether ``on_step`` goes on after the window's end."""
-        return bool(getattr(self, "hold", False))
+        return False
+
+    def later_times(self) -> Mapping[str, Time]:
+        """Further times among the fields, by field name (``freeze_observers``): checked against the run's length."""
+        return {}
+
+    # -- what it needs, and what it leaves -----------------------------------------------------------------------
+
+    @property
+    def permanent(self) -> bool:
+        """Whether what it made is part of the compressed model: attached again when that is loaded for inference."""
+        return not self.needs_training
 
     @property
     def calibrates(self) -> bool:
@@ -115,23 +140,16 @@ class Modifier(Options):
         return False
 
     @property
-    def kept(self) -> bool:
-        """Whether what it made is part of the compressed model."""
-        return self.stays or not self.needs_training
+    def copies_model(self) -> bool:
+        """Whether it keeps a copy of the model as it was at some time of the run."""
+        return False
 
     @property
     def works_on_parts(self) -> bool:
         """Whether it can act on parameters that are split among processes (FSDP2, tensor parallelism)."""
         return True
 
-    @property
-    def copies_model(self) -> bool:
-        """Whether it keeps a copy of the model as it was at some time of the run."""
-        return False
-
-    def later_times(self) -> Mapping[str, Time]:
-        """Further times among the fields, by field name (``freeze_observers``): checked against the run's length."""
-        return {}
+    # -- before a run --------------------------------------------------------------------------------------------
 
     def unused_fields(self) -> Sequence[str]:
         """Fields that were set but that another field's value makes irrelevant: the plan lists them."""
@@ -161,15 +179,17 @@ class Modifier(Options):
         None: it is left alone); a field that is None is to be left out. None: there are no such fields."""
         return None
 
+    # -- in a run ------------------------------------------------------------------------------------------------
+
     def on_start(self, training: Training) -> Any:
         """Open the window; return the state (an instance of ``state_type``) or None."""
         return None
 
     def attach(self, training: Training, state: Any) -> None:
-        """Build what is not state (managed forwards, teacher); after ``on_start`` and after every load."""
+        """Build what is not state (links around forwards, teacher); after ``on_start`` and after every load."""
 
     def on_update(self, training: Training, state: Any) -> None:
-        """Act on the grid, at ``training.progress(self)``."""
+        """Act on the grid, at ``training.progress``."""
 
     def on_step(self, training: Training, state: Any) -> None:
         """Act after an optimizer step."""
@@ -177,21 +197,21 @@ class Modifier(Options):
     def on_end(self, training: Training, state: Any) -> None:
         """Act after the final update."""
 
-    def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
-        """What replaced ``module`` when ``spec`` was recorded, with any contents: a checkpoint loads them after."""
-        raise TypeError(f"{self.type} replaces no modules")
-
     def on_finalize(self, training: Training, state: Any) -> None:
         """Make permanent what is to stay."""
 
     def detach(self, training: Training, state: Any) -> None:
         """Take off what ``attach`` built, as far as it is not part of the compressed model."""
 
-    def withdraw(self, training: Training, state: Any) -> None:
+    def release(self, training: Training, state: Any) -> None:
         """Take off everything, also what would be part of the compressed model: the run is given up."""
-        training.unmanage(self)
-        training.remove_loss(self)
+        training.links.remove()
+        training.losses.remove()
         self.detach(training, state)
+
+    def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
+        """What replaced ``module`` when ``spec`` was recorded, with any contents: a checkpoint loads them after."""
+        raise TypeError(f"{self.type} replaces no modules")
 
     def unreached(self, training: Training, state: Any) -> str | None:
         """Asked when the run stops inside the window: what was reached and what was wanted; None: nothing is owed."""
@@ -209,23 +229,19 @@ class TargetedModifier(Modifier):
     ignore: tuple[str, ...] = ()
     """The same, for what is left alone."""
 
+    def bind(self, run: Run) -> Training:
+        return Training(run, self.span, Selection(self.targets, self.ignore, self.kinds), self.type)
+
     @property
     def works_on_parts(self) -> bool:
         return False
 
     def check(self, training: Training) -> None:
-        training.targets(self)
+        training.targets()
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        weights = (module._parameters.get("weight") for module in training.targets(self).values())
+        weights = (module._parameters.get("weight") for module in training.targets().values())
         return [weight for weight in weights if weight is not None]
 
-    def tell_refusals(self, training: Training, reasons: Mapping[str, str]) -> None:
-        """Record why layers are left alone, each reason once."""
-        known = {(event.get("layer"), event.get("reason")) for event in training.events}
-        for name, reason in reasons.items():
-            if (name, reason) not in known:
-                training.record(self, "left alone", layer=name, reason=reason)
-
     def remarks(self, training: Training) -> Sequence[str]:
-        return [f"ignore {pattern!r} matches nothing" for pattern in training.matches(self).idle_ignores]
+        return [f"ignore {pattern!r} matches nothing" for pattern in training.matches().idle_ignores]

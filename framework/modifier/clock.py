@@ -1,4 +1,4 @@
-"""Optimizer steps that really happened, and the windows of the modifiers in them."""
+"""The clock of a run: optimizer steps that really happened, and modifiers' windows in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier.base import Modifier
-from paredown.framework.modifier.time import Time, Window
+from paredown.framework.modifier.time import Span, Time, Window
 
 __all__ = ["Clock", "steps_per_epoch_of"]
 
@@ -39,23 +38,23 @@ class Clock:
         """The length of the run in steps."""
         return None if self.run_epochs is None else math.ceil(Fraction(str(self.run_epochs)) * self.steps_per_epoch)
 
-    def window(self, modifier: Modifier) -> Window:
-        """The modifier's window in steps.
+    def window(self, span: Span) -> Window:
+        """A span in optimizer steps.
 
         Raises:
             ScheduleError: it ends before it starts, or the run never reaches it.
         """
-        first = self.in_steps(modifier.start)
-        last = first if modifier.acts_once else self._end(modifier)
+        first = self.in_steps(span.start)
+        last = first if span.once else self._end(span)
         run = self.run_steps
         if last < first:
-            raise ScheduleError(f"{modifier.name}: its end, step {last}, lies before its start, step {first}")
+            raise ScheduleError(f"{span.name}: its end, step {last}, lies before its start, step {first}")
         if run is not None and last > run:
             raise ScheduleError(
-                f"{modifier.name}: its window ends at step {math.ceil(last)}, but the run has only {run} steps "
+                f"{span.name}: its window ends at step {math.ceil(last)}, but the run has only {run} steps "
                 f"({self.run_epochs:g} epochs of {self.steps_per_epoch}): raise run.epochs or move the window"
             )
-        every = (last - first) / 50 if modifier.grid is None else self.in_steps(modifier.grid)
+        every = (last - first) / 50 if span.every is None else self.in_steps(span.every)
         return Window(first, last, max(every, Fraction(1)))
 
     def in_steps(self, time: Time) -> Fraction:
@@ -69,12 +68,12 @@ class Clock:
         except ValueError as error:
             raise ScheduleError(str(error)) from None
 
-    def _end(self, modifier: Modifier) -> Fraction:
-        if modifier.end is not None:
-            return self.in_steps(modifier.end)
+    def _end(self, span: Span) -> Fraction:
+        if span.end is not None:
+            return self.in_steps(span.end)
         run = self.run_steps
         if run is None:
-            raise ScheduleError(f"{modifier.name} ends with the run, and the recipe does not say when: add run.epochs")
+            raise ScheduleError(f"{span.name} ends with the run, and the recipe does not say when: add run.epochs")
         return Fraction(run)
 
 

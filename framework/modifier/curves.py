@@ -1,4 +1,4 @@
-"""A value over progress: pure functions of p in [0, 1], from ``initial`` to ``final``.
+"""Curves: how a number moves over a window, as pure functions of progress in [0, 1].
 
 Every named curve is exact at both ends (``constant`` is ``final`` from the start) and monotone between them.
 """
@@ -12,9 +12,24 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, Strict
 
-__all__ = ["CURVES", "Curve", "Points", "curve_points", "curve_value", "share_of"]
+from paredown.framework.modifier.fields import Options
+
+__all__ = [
+    "CURVES",
+    "Curve",
+    "Number",
+    "Points",
+    "Ramp",
+    "ScheduledNumber",
+    "curve_points",
+    "curve_value",
+    "ends_of",
+    "moves",
+    "share_of",
+    "value_at",
+]
 
 CurveName = Literal["linear", "cubic", "cosine", "exponential", "constant"]
 
@@ -96,3 +111,58 @@ def share_of(share: float, total: int) -> int:
     (4, 6)
     """
     return math.floor(Fraction(str(share)) * total + Fraction(1, 2))
+
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+
+
+FORMS_TOLD = "a number, points [[progress, value], ...], or {initial: 0, final: 0.9, curve: linear}"
+
+
+class Ramp(Options):
+    """``{initial: 0, final: 0.9, curve: linear}``: from one value to another over the window."""
+
+    initial: Number
+    """Value at the start of the window."""
+    final: Number
+    """Value at the end of the window."""
+    curve: Curve = "linear"
+    """How it moves between them."""
+
+
+def _picked(value: Any) -> Any:
+    """Pick the form, so that a mistake is reported for that form alone."""
+    if isinstance(value, dict):
+        return Ramp.model_validate(value)
+    if isinstance(value, (list, tuple)):
+        return curve_points(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Ramp)):
+        raise ValueError(f"{value!r} is no value over time; {FORMS_TOLD}")
+    return value
+
+
+ScheduledNumber = Annotated[Number | Points | Ramp, BeforeValidator(_picked)]
+
+
+def moves(value: float | Points | Ramp) -> bool:
+    """Whether it is not the same number all the time."""
+    return not isinstance(value, (int, float))
+
+
+def value_at(value: float | Points | Ramp, progress: float) -> float:
+    """What it is at a share of the window, in [0, 1].
+
+    >>> value_at(0.9, 0.5), value_at(((0.0, 0.0), (0.5, 0.8)), 0.25), value_at(Ramp(initial=1, final=3), 0.5)
+    (0.9, 0.4, 2.0)
+    """
+    if isinstance(value, Ramp):
+        return curve_value(value.curve, progress, value.initial, value.final)
+    return curve_value(value, progress, 0.0, 0.0) if isinstance(value, tuple) else float(value)
+
+
+def ends_of(value: float | Points | Ramp) -> Sequence[float]:
+    """The values between which it stays."""
+    if isinstance(value, Ramp):
+        points = () if isinstance(value.curve, str) else tuple(number for _, number in value.curve)
+        return points or (value.initial, value.final)
+    return [number for _, number in value] if isinstance(value, tuple) else [value]

@@ -1,4 +1,4 @@
-"""What happened when: a list of plain entries, told to whoever listens."""
+"""The event log of a run: what happened when, as plain entries, passed on to listeners."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EventLog(list[Event]):
         self.listeners: list[Callable[[Event], None]] = []
 
     def record(self, step: int, epoch: float, modifier: str, event: str, **details: Any) -> None:
-        """Add an event and tell the listeners."""
+        """Add an event and pass it on to the listeners."""
         entry = {"step": step, "epoch": epoch, "modifier": modifier, "event": event, **details}
         self.append(entry)
         for listener in self.listeners:

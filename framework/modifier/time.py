@@ -15,7 +15,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
-__all__ = ["Time", "Window"]
+__all__ = ["Span", "Time", "Window"]
 
 Unit = Literal["epochs", "steps", "percent"]
 _TEXT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>steps?|epochs?|%)", re.ASCII)
@@ -109,6 +109,25 @@ class Time:
             ],
             "description": 'Epochs as a number, or "500 steps" (optimizer steps), or "10%" of run.epochs.',
         }
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a modifier acts, as its recipe has it.
+
+    Attributes:
+        name: of the modifier, for errors.
+        start: when its window opens.
+        end: when its window ends; None: with the run.
+        every: distance between updates; None: a fiftieth of the window.
+        once: whether its one update, at ``start``, is the final one.
+    """
+
+    name: str
+    start: Time
+    end: Time | None = None
+    every: Time | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)

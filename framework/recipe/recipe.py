@@ -13,6 +13,7 @@ from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.checking.document import FIELDS, validated
 from paredown.framework.recipe.checking.schema import recipe_schema
 from paredown.framework.recipe.reading.extending import extended
+from paredown.framework.recipe.reading.instances import written_out
 from paredown.framework.recipe.reading.sources import Document, find_file, read_file, read_mapping
 from paredown.framework.recipe.resolving.overrides import overridden, with_variables
 from paredown.framework.recipe.resolving.spelling import misspelt_variables
@@ -54,8 +55,8 @@ class Recipe:
 
         Args:
             source: a path to .yaml, .yml or a Markdown card; a recipe's name (bundled, of an installed package, in a
-                folder of PAREDOWN_RECIPES); ``hub:team/name@revision``; a dict; a node of an OmegaConf config; a
-                checkpoint or a folder that paredown wrote; a recipe.
+                folder of PAREDOWN_RECIPES); ``hub:team/name@revision``; a dict, whose modifiers may be instances of
+                their classes; a node of an OmegaConf config; a checkpoint or a folder that paredown wrote; a recipe.
             overrides: changes such as ``"modifiers.prune.end=20"``, ``"+variables.x=1"``, ``"~modifiers.prune"``.
             variables: values for what the recipe names under ``variables``.
 
@@ -162,7 +163,7 @@ def _read(source: Any) -> tuple[Document, App | None]:
     if is_config(source):
         return read_config(source), app_around(source)
     if isinstance(source, Mapping):
-        return read_mapping(source), None
+        return read_mapping(written_out(source)), None
     if isinstance(source, (str, os.PathLike)):
         return read_file(find_file(source)), None
     raise TypeError(f"a recipe loads from a path, a name, a mapping or a config, not from {type(source).__name__}")

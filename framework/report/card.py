@@ -51,7 +51,7 @@ def timeline_picture(recipe: Recipe) -> str | None:
     if recipe.run_epochs is None or not recipe.modifiers or any(time.unit == "steps" for time in times):
         return None
     clock = Clock(STEPS_PER_EPOCH, recipe.run_epochs)
-    windows = [(one, clock.window(one)) for one in recipe.modifiers.values()]
+    windows = [(one, clock.window(one.span)) for one in recipe.modifiers.values()]
     drawn = timeline(
         {
             "name": one.name,

@@ -14,8 +14,9 @@ from paredown.framework.errors import ParedownError
 from paredown.framework.measure.counts import LayerMeasures, ModelMeasures, measure_model
 from paredown.framework.measure.latency import Latency, measure_latency
 from paredown.framework.measure.size import bytes_on_disk, stored_codes
+from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Modifier
-from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.report.report import LayerRow, Report, Summary
 
@@ -32,17 +33,17 @@ class Reporter:
     """Remembers the counts of the dense model, and compares.
 
     Args:
-        training: the run; its model is counted now.
+        run: what is reported; its model is counted now.
         recipe: what runs.
     """
 
-    def __init__(self, training: Training, recipe: Recipe) -> None:
-        self.training = training
+    def __init__(self, run: Run, recipe: Recipe) -> None:
+        self.run = run
         self.recipe = recipe
         self.before, _, trouble = self._counted()
         if trouble:
             raise ParedownError(f"example_inputs: {trouble[0]}")
-        self.plain_bytes = _plain_bytes(training.model)
+        self.plain_bytes = _plain_bytes(run.model)
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None, dense: nn.Module | None = None) -> Report:
         """The comparison, measured now.
@@ -52,8 +53,8 @@ class Reporter:
             dense: the original model, for its file, latency and accuracy; by default the copy that was kept as a
                 teacher, if one was.
         """
-        model = self.training.model
-        dense = self.training.teachers.initial if dense is None else dense
+        model = self.run.model
+        dense = self.run.teachers.initial if dense is None else dense
         after, inputs, trouble = self._counted()
         latencies = self._latencies(dense, inputs)
         return Report(
@@ -62,16 +63,16 @@ class Reporter:
             dense=_summary(self.before, dense, self.plain_bytes, latencies[0], evaluate),
             compressed=_summary(after, model, _plain_bytes(model), latencies[1], evaluate),
             layers=tuple(_rows(self.before, after)),
-            windows=tuple(_windows(self.recipe.modifiers.values(), self.training)),
-            events=tuple(self.training.events),
-            history=_history(self.training),
-            notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.training)),
+            windows=tuple(_windows(self.recipe.modifiers.values(), self.run)),
+            events=tuple(self.run.events),
+            history=_history(self.run),
+            notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.run)),
             versions=versions(),
         )
 
     def _counted(self) -> tuple[ModelMeasures, Any, list[str]]:
         """The counts and the example inputs; where the model cannot run on these, without them and with the reason."""
-        model, inputs = self.training.model, self.training.example_inputs
+        model, inputs = self.run.model, Batches(self.run.inputs, "report").example_inputs
         try:
             return measure_model(model, inputs), inputs, []
         except (RuntimeError, TypeError, ValueError) as error:
@@ -81,10 +82,10 @@ class Reporter:
             return measure_model(model), None, [reason]
 
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
-        if inputs is None or sharded_in(self.training.model.parameters()):
+        if inputs is None or sharded_in(self.run.model.parameters()):
             return None, None
         models = {} if dense is None else {"dense": dense}
-        measured = measure_latency({**models, "compressed": self.training.model}, inputs)
+        measured = measure_latency({**models, "compressed": self.run.model}, inputs)
         return _quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))
 
 
@@ -147,29 +148,29 @@ def _together(layers: list[LayerMeasures], dense: LayerMeasures) -> LayerMeasure
     )
 
 
-def _windows(modifiers: Iterable[Modifier], training: Training) -> Iterable[dict[str, Any]]:
+def _windows(modifiers: Iterable[Modifier], run: Run) -> Iterable[dict[str, Any]]:
     for modifier in modifiers:
         row: dict[str, Any] = {"name": modifier.name, "type": modifier.type}
-        if training.clock is not None:
-            window = training.clock.window(modifier)
-            row |= {"start": window.start, "end": window.end, "steps_per_epoch": training.clock.steps_per_epoch}
+        if run.clock is not None:
+            window = run.clock.window(modifier.span)
+            row |= {"start": window.start, "end": window.end, "steps_per_epoch": run.clock.steps_per_epoch}
         yield row
 
 
-def _history(training: Training) -> dict[str, list[tuple[float, float]]]:
+def _history(run: Run) -> dict[str, list[tuple[float, float]]]:
     """Every number that modifiers tell of in their updates, as a curve over epochs, held to the end of the run."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for event in training.events:
+    for event in run.events:
         for name, value in event.items():
             if event["event"] == "update" and isinstance(value, float) and name != "epoch":
                 curves.setdefault(f"{name} ({event['modifier']})", []).append((event["epoch"], value))
-    now = 0.0 if training.clock is None else training.clock.epoch
+    now = run.epoch
     return {name: [*points, (now, points[-1][1])] if points[-1][0] < now else points for name, points in curves.items()}
 
 
-def _remarks(training: Training) -> Iterable[str]:
+def _remarks(run: Run) -> Iterable[str]:
     """What modifiers had to say on the way, each once."""
-    return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in training.events if "remark" in event)
+    return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in run.events if "remark" in event)
 
 
 def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Saving a run, going on with it, and loading what came out of it."""
+"""Checkpoints: save a run, resume it, and load the compressed model for inference."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.shards import sharded_in
 from paredown.framework.errors import CheckpointError
 from paredown.framework.model.targets import unwrap
+from paredown.framework.modifier.registry import missing_classes
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.checks import check_model, optimizers_in
 from paredown.framework.run.manager import ScheduledManager
@@ -125,6 +126,10 @@ def _read(path: str | Path) -> dict[str, Any]:
     saved = load_plain(path)
     if not isinstance(saved, dict) or not {"model", "optimizers", "manager", "random", "extra"} <= set(saved):
         raise CheckpointError(f"{path} is no checkpoint that paredown.save wrote")
+    manager = saved["manager"]
+    missing = missing_classes(manager.get("modifiers") if isinstance(manager, Mapping) else None)
+    if missing:
+        raise CheckpointError(f"{path} {missing}")
     return {**saved, "model": unpack_zeros(saved["model"])}
 
 

@@ -1,4 +1,4 @@
-"""What is checked before anything of a model is changed."""
+"""Checks of what a user hands over, before anything of a model is changed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.model.optimizers import each_of, layers_of, train_any
 from paredown.framework.model.targets import unwrap
 from paredown.framework.modifier.base import Modifier
-from paredown.framework.modifier.training import Training
 from paredown.framework.run.hooks import is_managed
+from paredown.framework.run.schedule import Schedule
 
 __all__ = [
     "check_model",
@@ -83,20 +83,21 @@ def check_teachers(model: nn.Module, teacher: Any, modifiers: Mapping[str, Modif
             )
 
 
-def check_parts(modifiers: Iterable[Modifier], training: Training) -> None:
+def check_parts(modifiers: Iterable[Modifier], schedule: Schedule) -> None:
     """Refuse modifiers that need whole parameters, or copy the model, where these are split among processes.
 
     Raises:
         TargetError: names them.
     """
-    split = {id(parameter) for parameter in training.model.parameters() if is_sharded(parameter)}
+    split = {id(parameter) for parameter in schedule.run.model.parameters() if is_sharded(parameter)}
     for modifier in modifiers if split else ():
         if modifier.copies_model:
             raise TargetError(
                 f"{modifier.name} ({modifier.type}) copies the model while it trains, and its parameters are split "
                 "among processes: use DistributedDataParallel, or a teacher that is given, modify(..., teacher=module)"
             )
-        if modifier.works_on_parts or not any(id(parameter) in split for parameter in modifier.claimed(training)):
+        claimed = () if modifier.works_on_parts else modifier.claimed(schedule.of(modifier))
+        if not any(id(parameter) in split for parameter in claimed):
             continue
         early = "let it start at 0, and call manager.prepare(model) before fully_shard"
         late = "use DistributedDataParallel, or run it in a recipe of its own before the model is split"

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.links import Link, add_link, links_of, remove_links
 from paredown.framework.model.optimizers import layers_of, train_any
-from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.run import Run
 from paredown.framework.run.schedule import Schedule
 
 __all__ = ["LoopHooks", "is_managed"]
@@ -29,8 +29,8 @@ class LoopHooks:
     While ``paused``, steps are not the training's: torch fills an optimizer's state by one.
     """
 
-    def __init__(self, training: Training, schedule: Schedule) -> None:
-        self.training = training
+    def __init__(self, run: Run, schedule: Schedule) -> None:
+        self.run = run
         self.schedule = schedule
         self.seen_first_step = False
         self.paused = False
@@ -40,11 +40,11 @@ class LoopHooks:
     def attach(self) -> None:
         """Hook on."""
         before, after = (_not_compiled(hook) for hook in (self._before_step, self._after_step))
-        for optimizer in self.training.optimizers:
+        for optimizer in self.run.optimizers:
             self._handles.append(optimizer.register_step_pre_hook(before))
             self._handles.append(optimizer.register_step_post_hook(after))
-        add_link(self.training.model, self._counter)
-        scaler = self.training.scaling.grad_scaler
+        add_link(self.run.model, self._counter)
+        scaler = self.run.losses.scaling.grad_scaler
         if scaler is not None:
             self._watch(scaler)
 
@@ -53,8 +53,8 @@ class LoopHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        remove_links(self.training.model, [self._counter])
-        scaler = self.training.scaling.grad_scaler
+        remove_links(self.run.model, [self._counter])
+        scaler = self.run.losses.scaling.grad_scaler
         if scaler is not None and hasattr(type(scaler), "_paredown_base"):
             scaler.__class__ = type(scaler)._paredown_base
 
@@ -68,33 +68,33 @@ class LoopHooks:
             return
         if _has_closure(args, kwargs):
             self._check_losses(optimizer)
-        clock = self.training.clock
+        clock = self.run.clock
         assert clock is not None
-        self.training.stepped = optimizer
-        if optimizer is not self.training.optimizers[0]:
+        self.run.follow(optimizer)
+        if optimizer is not self.run.optimizers[0]:
             self.schedule.hold()
         elif _skipped_inside(optimizer):
             clock.skipped += 1
-            self.training.extras.forget_gradients()
+            self.run.modules.forget_gradients()
         else:
             clock.steps += 1
-            self.training.extras.step(self.training.scaling.scale)
+            self.run.modules.step(self.run.losses.scaling.scale)
             self._first_step()
             self.schedule.after_step()
-            self.training.renew_reducer()
+            self.run.renew_reducer()
 
     def _check_losses(self, optimizer: Optimizer) -> None:
-        if self.training.auxiliary is not None:
-            self.training.auxiliary.check_step(optimizer)
+        if self.run.losses.link is not None:
+            self.run.losses.link.check_step(optimizer)
 
     def _first_step(self) -> None:
         if self.seen_first_step:
             return
         self.seen_first_step = True
-        self.training.surgery.settle()
+        self.run.surgery.settle()
         self._check_optimizers()
         forwards = int(self._counter.forwards)
-        clock, scaling = self.training.clock, self.training.scaling
+        clock, scaling = self.run.clock, self.run.losses.scaling
         if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
             right = math.ceil(clock.steps_per_epoch / forwards)
             warnings.warn(
@@ -108,7 +108,7 @@ class LoopHooks:
 
     def _check_optimizers(self) -> None:
         """Refuse to go on where what is trained is not what the model has: it was sharded after `modify`, or moved."""
-        if not train_any(self.training.optimizers, self.training.model):
+        if not train_any(self.run.optimizers, self.run.model):
             raise ScheduleError(
                 "the optimizer holds none of the model's parameters any more: something replaced them after modify. "
                 "Wrap or shard the model first (fully_shard), build the optimizer then, and call modify after both"
@@ -119,15 +119,15 @@ class LoopHooks:
         base = type(scaler)
 
         def step(own: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            clock = self.training.clock
+            clock = self.run.clock
             assert clock is not None
             before = clock.steps + clock.skipped
             result = base.step(own, optimizer, *args, **kwargs)
-            if layers_of(optimizer)[-1] is self.training.optimizers[0] and clock.steps + clock.skipped == before:
+            if layers_of(optimizer)[-1] is self.run.optimizers[0] and clock.steps + clock.skipped == before:
                 clock.skipped += 1
-                self.training.extras.forget_gradients()
-                if self.training.auxiliary is not None:
-                    self.training.auxiliary.reset()
+                self.run.modules.forget_gradients()
+                if self.run.losses.link is not None:
+                    self.run.losses.link.reset()
             return result
 
         def reduce_ex(own: Any, protocol: Any) -> Any:
@@ -170,6 +170,6 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _skipped_inside(optimizer: Optimizer) -> bool:
-    """A fused optimizer is told by the scaler, and skips inside its kernel."""
+    """Whether a fused optimizer skipped its step inside its kernel: the scaler leaves it a note."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)

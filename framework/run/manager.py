@@ -1,10 +1,12 @@
-"""The manager: what a user holds in hand."""
+"""`ScheduledManager`: hooks a recipe into a training loop, or applies it once without training."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from paredown.framework.model.optimizers import wrappers_in
 from paredown.framework.model.targets import unwrap
 from paredown.framework.modifier.clock import Clock, steps_per_epoch_of
 from paredown.framework.modifier.events import EventLog
-from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 from paredown.framework.report.reporter import Reporter
@@ -36,16 +38,51 @@ from paredown.framework.run.checks import (
 )
 from paredown.framework.run.hooks import LoopHooks
 from paredown.framework.run.plan import Plan, make_plan
-from paredown.framework.run.schedule import Phase, Schedule, check_claims
+from paredown.framework.run.schedule import Schedule, check_claims
 
-__all__ = ["ScheduledManager"]
+__all__ = ["ScheduledManager", "State"]
 
 Optimizers = TypeVar("Optimizers")
 Teacher = nn.Module | str | Path | Sequence[Any] | Mapping[str, Any]
 
 
+class State(str, Enum):
+    """How far a manager has come with its run."""
+
+    NEW = "new"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass
+class _Session:
+    """What a manager has while it has a run."""
+
+    run: Run
+    schedule: Schedule
+    reporter: Reporter
+    hooks: LoopHooks | None = None
+    strict: bool = True
+
+
 class ScheduledManager:
     """Runs a recipe inside of a training loop that somebody else wrote.
+
+    Its ``state`` is one of:
+
+    .. code-block:: text
+
+        new ──▶ prepare ──▶ prepared ──▶ modify ──▶ running ──▶ finalize ──▶ finished
+         ├────────────────▶ modify ────────────────────▲                        ▲
+         └────────────────▶ apply ──────────────────────────────────────────────┘
+
+        finished ──▶ prepare, modify or apply: another run        any ──▶ release ──▶ new
+
+    Attributes:
+        recipe: what runs.
+        events: what happened when, oldest first; trackers listen to it.
+        state: new, prepared, running or finished.
 
     Example:
         >>> import torch
@@ -68,14 +105,9 @@ class ScheduledManager:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         self.events = EventLog()
-        self.training: Training | None = None
-        self.schedule: Schedule | None = None
-        self._hooks: LoopHooks | None = None
-        self._reporter: Reporter | None = None
+        self.state = State.NEW
+        self._session: _Session | None = None
         self._loaded: Mapping[str, Any] | None = None
-        self._strict = True
-        self._finalized = False
-        self._prepared = False
 
     @classmethod
     def from_yaml(
@@ -83,6 +115,11 @@ class ScheduledManager:
     ) -> ScheduledManager:
         """A manager for the recipe that `Recipe.load` reads from ``source``."""
         return cls(Recipe.load(source, overrides=overrides, variables=variables))
+
+    @property
+    def run(self) -> Run | None:
+        """The run that modifiers share: model, clock, states; None while there is none."""
+        return None if self._session is None else self._session.run
 
     # -- beginning -----------------------------------------------------------------------------------------------
 
@@ -107,18 +144,15 @@ class ScheduledManager:
         """
         self._refuse_second_run()
         check_model(model)
-        training = self._new_training(model, data, teacher, example_inputs, forward)
-        training.optimizers[:] = [] if optimizer is None else optimizers_in(optimizer)
-        training.clock = Clock(1, self.recipe.run_epochs)
-        schedule = self._checked_schedule(training)
-        self.training, self.schedule = training, schedule
-        self._reporter = Reporter(training, self.recipe)
-        self._prepared = True
+        run = self._new_run(model, data, teacher, example_inputs, forward, Clock(1, self.recipe.run_epochs))
+        run.optimizers[:] = [] if optimizer is None else optimizers_in(optimizer)
+        self._session = session = self._new_session(run)
+        self.state = State.PREPARED
         if self._loaded is not None:
-            self._rebuild(training, schedule, self._loaded)
+            self._rebuild(session, self._loaded)
         else:
             due = [name for name, modifier in self.recipe.modifiers.items() if modifier.structural]
-            schedule.begin([name for name in due if not self.recipe.modifiers[name].start.value])
+            session.schedule.begin([name for name in due if not self.recipe.modifiers[name].start.value])
         return model
 
     def modify(
@@ -157,27 +191,28 @@ class ScheduledManager:
         Raises:
             ParedownError: anything that does not fit, before the model is changed.
         """
-        prepared = self._prepared_training(model)
+        prepared = self._prepared_session(model)
         if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
             raise ScheduleError(f"accumulate={accumulate!r}: the number of forwards in an optimizer step, 1 or more")
         check_model(model)
         check_scaler(grad_scaler)
         optimizers = optimizers_of(model, optimizer)
         clock = Clock(steps_per_epoch_of(steps_per_epoch, accumulate), self.recipe.run_epochs)
-        if prepared:
-            self._hand_over(prepared, data, teacher, example_inputs, forward)
-        training = prepared or self._new_training(model, data, teacher, example_inputs, forward)
-        training.begin(model, optimizers, clock, Scaling(accumulate, grad_scaler))
-        training.wrappers = wrappers_in(optimizer)
-        if sharded_in(training.model.parameters()):
+        if prepared is None:
+            run = self._new_run(model, data, teacher, example_inputs, forward)
+        else:
+            run = prepared.run
+            self._hand_over(run, data, teacher, example_inputs, forward)
+        run.begin(model, optimizers, wrappers_in(optimizer), clock)
+        run.declare_scaling(Scaling(accumulate, grad_scaler))
+        if sharded_in(run.model.parameters()):
             outlive_gloo()
-        phases = self.schedule.phases if prepared and self.schedule is not None else {}
-        schedule = self._checked_schedule(training, phases)
-        if prepared and self._loaded is not None:
-            schedule.release()
-        self._reporter = self._reporter or Reporter(training, self.recipe)
-        self.training, self.schedule, self._strict, self._prepared = training, schedule, strict, False
-        self._start(training, schedule, prepared is not None)
+        session = self._new_session(run, prepared)
+        session.strict = strict
+        if prepared is not None and self._loaded is not None:
+            session.schedule.release()
+        self._session, self.state = session, State.RUNNING
+        self._start(session, prepared is not None)
         return optimizer
 
     def apply(
@@ -198,18 +233,16 @@ class ScheduledManager:
         self._refuse_second_run()
         check_model(model)
         check_one_shot(self.recipe.modifiers.values(), data)
-        training = self._new_training(model, data, teacher, example_inputs, forward)
-        schedule = self._checked_schedule(training)
-        self._reporter = Reporter(training, self.recipe)
-        self.training, self.schedule = training, schedule
+        session = self._new_session(self._new_run(model, data, teacher, example_inputs, forward))
+        self._session, self.state = session, State.RUNNING
         try:
-            schedule.run_once()
-            schedule.finalize()
+            session.schedule.run_once()
+            session.schedule.finalize()
         except BaseException:
-            training.surgery.take_back()
+            session.run.surgery.take_back()
             self.release()
             raise
-        self._finalized = True
+        self.state = State.FINISHED
         return self.report()
 
     def plan(
@@ -222,21 +255,22 @@ class ScheduledManager:
     ) -> Plan:
         """What the recipe will do to the model, without doing it."""
         check_module(model)
-        training = Training(model)
-        training.take(None, None, example_inputs, forward)
+        clock = None
         if steps_per_epoch is not None:
-            training.clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
-        return make_plan(self.recipe, Schedule(self.recipe.modifiers, training))
+            clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
+        run = Run(model, clock=clock)
+        run.take(None, None, example_inputs, forward)
+        return make_plan(self.recipe, Schedule(self.recipe.modifiers, run))
 
     # -- the loss ------------------------------------------------------------------------------------------------
 
     def loss(self, loss: Tensor) -> Tensor:
-        """Door (b): the user's loss with the auxiliary losses, explicitly; unchanged where none is active."""
-        auxiliary = None if self.training is None else self.training.auxiliary
-        return loss if auxiliary is None else auxiliary.combine(loss)
+        """The user's loss with the auxiliary losses, added explicitly; unchanged where none is active."""
+        link = None if self._session is None else self._session.run.losses.link
+        return loss if link is None else link.combine(loss)
 
     def wrap_criterion(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Door (c): a criterion whose result goes through `loss`."""
+        """A criterion whose result goes through `loss`."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Tensor:
             return self.loss(criterion(*args, **kwargs))
@@ -245,71 +279,58 @@ class ScheduledManager:
 
     @property
     def last_losses(self) -> dict[str, float]:
-        """The newest auxiliary losses by modifier name, "injected", and "total" through doors (b) and (c)."""
-        return {} if self.training is None else self.training.last_losses()
+        """The newest auxiliary losses by modifier name, "injected" (their weighted sum), and "total" where the loop's
+        loss goes through `loss` or a wrapped criterion."""
+        return {} if self._session is None else self._session.run.losses.last()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
         """Whether every modifier has reached its final state."""
-        return self.schedule is not None and self.schedule.done
+        return self._session is not None and self._session.schedule.done
 
     def finalize(self) -> Report:
-        """Audit, make permanent, take everything off, and tell what came out.
+        """Audit, make permanent, take everything off, and return the report.
 
         Raises:
             ScheduleError: a modifier never ran or missed its target (a warning with ``strict=False``). Nothing is
                 taken off then: the loop may go on.
         """
-        training, schedule = self._running()
-        schedule.check_parameters()
-        try:
-            late = schedule.catch_up()
-        except ScheduleError as error:
-            if self._strict:
-                raise
-            warnings.warn(str(error), stacklevel=2)
-            late = []
-        if late:
-            skipped = 0 if training.clock is None else training.clock.skipped
-            warnings.warn(
-                f"{', '.join(late)}: the final update was made by finalize, since {skipped} optimizer steps were "
-                "skipped by the gradient scaler",
-                stacklevel=2,
-            )
-        schedule.finalize()
-        self._finalized = True
-        self._take_off()
+        session = self._running()
+        session.schedule.check_parameters()
+        self._catch_up(session)
+        session.schedule.finalize()
+        self.state = State.FINISHED
+        self._take_off(session)
         return self.report()
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
         """The model as it is now, beside what it was.
 
         Args:
-            evaluate: gives the accuracy of a model.
+            evaluate: returns the accuracy of a model.
             dense: the original model, where no copy was kept as a teacher: its file, latency and accuracy are
                 measured beside the compressed model's.
         """
-        if self._reporter is None:
+        if self._session is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
-        return self._reporter.report(evaluate, dense)
+        return self._session.reporter.report(evaluate, dense)
 
     def release(self) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.
 
         Weights stay as they are. After `finalize` or `apply` there is nothing to take off.
         """
-        if self.schedule is not None and not self._finalized:
-            self.schedule.release()
-        self._take_off()
-        self.training = self.schedule = self._reporter = None
-        self._prepared = False
+        if self._session is not None:
+            if self.state is not State.FINISHED:
+                self._session.schedule.release()
+            self._take_off(self._session)
+        self._session, self.state = None, State.NEW
 
     def take_back(self) -> None:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
-        training, _ = self._running()
-        training.surgery.take_back()
+        self._running().run.surgery.take_back()
         self.release()
 
     def __enter__(self) -> ScheduledManager:
@@ -329,9 +350,9 @@ class ScheduledManager:
         Args:
             teacher: keep the initial teacher's tensors too, so that going on does not need the model it was made from.
         """
-        training, schedule = self._running()
-        schedule.check_parameters()
-        return restoring.state_dict(self.recipe, training, schedule, teacher)
+        session = self._running()
+        session.schedule.check_parameters()
+        return restoring.state_dict(self.recipe, session.run, session.schedule, teacher)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`: before `prepare` or `modify`, or after it and before the first step.
@@ -342,15 +363,14 @@ class ScheduledManager:
             CheckpointError: it belongs to another recipe or teacher, or the run has begun already.
         """
         restoring.check(self.recipe, state)
-        if self.training is None or self.schedule is None:
+        if self._session is None:
             self._loaded = state
-            return
-        if self._prepared:
+        elif self.state is State.PREPARED:
             self._loaded = state
-            self._rebuild(self.training, self.schedule, state)
+            self._rebuild(self._session, state)
         else:
-            restoring.load_state_dict(self.recipe, self.training, self.schedule, state)
-            self.training.renew_reducer()
+            restoring.load_state_dict(self.recipe, self._session.run, self._session.schedule, state)
+            self._session.run.renew_reducer()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -366,81 +386,103 @@ class ScheduledManager:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _new_training(
-        self, model: nn.Module, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None
-    ) -> Training:
-        training = Training(model, self.events)
-        self._hand_over(training, data, teacher, example_inputs, forward)
-        training.teachers.keep_initial(self.recipe.modifiers.values())
-        return training
+    @property
+    def _hooks(self) -> LoopHooks | None:
+        return None if self._session is None else self._session.hooks
 
-    def _hand_over(
-        self, training: Training, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None
-    ) -> None:
-        check_teachers(training.model, teacher, self.recipe.modifiers)
-        training.take(data, teacher, example_inputs, forward)
+    def _new_run(
+        self,
+        model: nn.Module,
+        data: Any,
+        teacher: Any,
+        example_inputs: Any,
+        forward: Forward | None,
+        clock: Clock | None = None,
+    ) -> Run:
+        run = Run(model, self.events, clock)
+        self._hand_over(run, data, teacher, example_inputs, forward)
+        for name, modifier in self.recipe.modifiers.items():
+            run.teachers.keep_initial(name, modifier.keeps_initial_model)
+        return run
 
-    def _checked_schedule(self, training: Training, phases: Mapping[str, Phase] | None = None) -> Schedule:
-        schedule = Schedule(self.recipe.modifiers, training)
-        schedule.phases.update(phases or {})
-        check_parts(schedule.waiting, training)
-        check_claims(schedule.modifiers, training)
+    def _hand_over(self, run: Run, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
+        check_teachers(run.model, teacher, self.recipe.modifiers)
+        run.take(data, teacher, example_inputs, forward)
+
+    def _new_session(self, run: Run, prepared: _Session | None = None) -> _Session:
+        """A schedule on a run, checked; a prepared run goes on where it is, and is compared with what it was."""
+        schedule = Schedule(self.recipe.modifiers, run)
+        schedule.phases.update({} if prepared is None else prepared.schedule.phases)
+        check_parts(schedule.waiting, schedule)
+        check_claims(schedule)
         for modifier in schedule.modifiers:
-            modifier.check(training)
-        return schedule
+            modifier.check(schedule.of(modifier))
+        return _Session(run, schedule, Reporter(run, self.recipe) if prepared is None else prepared.reporter)
 
-    def _start(self, training: Training, schedule: Schedule, prepared: bool) -> None:
-        self._hooks = LoopHooks(training, schedule)
+    def _start(self, session: _Session, prepared: bool) -> None:
+        session.hooks = LoopHooks(session.run, session.schedule)
         try:
-            self._hooks.attach()
+            session.hooks.attach()
             if self._loaded is None:
-                schedule.begin()
+                session.schedule.begin()
             elif prepared:
-                restoring.go_on(training, schedule, self._loaded)
+                restoring.go_on(session.run, session.schedule, self._loaded)
             else:
-                restoring.load_state_dict(self.recipe, training, schedule, self._loaded)
+                restoring.load_state_dict(self.recipe, session.run, session.schedule, self._loaded)
             self._loaded = None
-            training.renew_reducer()
+            session.run.renew_reducer()
         except BaseException:
-            training.surgery.take_back()
+            session.run.surgery.take_back()
             self.release()
             raise
 
-    def _rebuild(self, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
-        """Of a prepared model: the structure and the forwards of a run whose weights are loaded before `modify`."""
-        schedule.release()
-        training.surgery.take_back()
-        restoring.rebuild_structure(self.recipe, training, state)
-        restoring.attach_kept(training, schedule, state)
+    def _catch_up(self, session: _Session) -> None:
+        """Make final updates that skipped steps left outstanding; raise or warn where a target was missed."""
+        try:
+            late = session.schedule.catch_up()
+        except ScheduleError as error:
+            if session.strict:
+                raise
+            warnings.warn(str(error), stacklevel=3)
+            return
+        if late:
+            skipped = 0 if session.run.clock is None else session.run.clock.skipped
+            warnings.warn(
+                f"{', '.join(late)}: the final update was made by finalize, since {skipped} optimizer steps were "
+                "skipped by the gradient scaler",
+                stacklevel=3,
+            )
 
-    def _prepared_training(self, model: nn.Module) -> Training | None:
-        self._forget_finished_run()
-        if self.training is None or not self._prepared:
+    def _rebuild(self, session: _Session, state: Mapping[str, Any]) -> None:
+        """Of a prepared model: the structure and the forwards of a run whose weights are loaded before `modify`."""
+        session.schedule.release()
+        session.run.surgery.take_back()
+        restoring.rebuild_structure(self.recipe, session.run, state)
+        restoring.attach_permanent(session.run, session.schedule, state)
+
+    def _prepared_session(self, model: nn.Module) -> _Session | None:
+        if self.state is not State.PREPARED or self._session is None:
             self._refuse_second_run()
             return None
-        if self.training.model is not unwrap(model):
+        if self._session.run.model is not unwrap(model):
             raise ParedownError("prepare was called with another model than modify")
-        return self.training
-
-    def _forget_finished_run(self) -> None:
-        """A manager whose run was finalized can begin another one."""
-        if self._finalized:
-            self.training = self.schedule = self._reporter = None
-            self.events.clear()
-            self._finalized = False
+        return self._session
 
     def _refuse_second_run(self) -> None:
-        self._forget_finished_run()
-        if self._hooks is not None:
+        """A manager whose run is finished can begin another one; one that is running cannot."""
+        if self.state is State.FINISHED:
+            self._session, self.state = None, State.NEW
+            self.events.clear()
+        if self.state is State.RUNNING:
             raise ParedownError("this manager has a run already: call finalize() or release() first, or make another")
 
-    def _running(self) -> tuple[Training, Schedule]:
-        if self.training is None or self.schedule is None:
+    def _running(self) -> _Session:
+        if self._session is None:
             raise ParedownError("there is no run: call modify or apply first")
-        return self.training, self.schedule
+        return self._session
 
-    def _take_off(self) -> None:
-        if self._hooks is not None:
-            self._hooks.training.renew_reducer()
-            self._hooks.remove()
-            self._hooks = None
+    def _take_off(self, session: _Session) -> None:
+        if session.hooks is not None:
+            session.run.renew_reducer()
+            session.hooks.remove()
+            session.hooks = None

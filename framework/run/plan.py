@@ -1,4 +1,4 @@
-"""What is foreseen, before anything runs."""
+"""`Plan`: what a recipe will do to a model, layer by layer, before anything runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import nn
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.measure.counts import measure_model
+from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Foreseen, Modifier
+from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.schedule import Schedule, check_claims
@@ -89,19 +91,19 @@ def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:
     Raises:
         ParedownError: what ``modify`` would refuse about the targets, the windows and the claims.
     """
-    training = schedule.training
-    check_claims(schedule.modifiers, training)
-    planned = tuple(_planned(modifier, training) for modifier in schedule.modifiers)
-    before = {name: _own_parameters(module) for name, module in training.model.named_modules()}
+    run = schedule.run
+    check_claims(schedule)
+    planned = tuple(_planned(modifier, schedule.of(modifier)) for modifier in schedule.modifiers)
+    before = {name: _own_parameters(module) for name, module in run.model.named_modules()}
     lines = [line for modifier in planned for line in modifier.layers if not line.refused]
     return Plan(
         recipe=recipe.name,
         modifiers=planned,
         parameters=(sum(before.values()), sum(_counts(before, lines).values())),
-        bits=(_bits(training.model), _bits_after(training.model, before, lines)),
-        macs=_macs(training, before, lines),
+        bits=(_bits(run.model), _bits_after(run.model, before, lines)),
+        macs=_macs(run, before, lines),
         run_epochs=recipe.run_epochs,
-        steps_per_epoch=None if training.clock is None else training.clock.steps_per_epoch,
+        steps_per_epoch=None if run.clock is None else run.clock.steps_per_epoch,
     )
 
 
@@ -110,7 +112,7 @@ def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
     if modifier.acts_once and "end" in modifier.model_fields_set:
         remarks.append("end is set but has no effect: it acts once, at start")
     remarks += modifier.remarks(training)
-    window = None if training.clock is None else training.clock.window(modifier)
+    window = training.window
     end = str(modifier.end) if modifier.end is not None else "the end of the run"
     return PlannedModifier(
         name=modifier.name,
@@ -158,10 +160,11 @@ def _bits_after(model: nn.Module, before: dict[str, int], lines: Sequence[Forese
     return total
 
 
-def _macs(training: Training, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[int, int] | None:
-    if training.example_inputs is None:
+def _macs(run: Run, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[int, int] | None:
+    inputs = Batches(run.inputs, "plan").example_inputs
+    if inputs is None:
         return None
-    measured = measure_model(training.model, training.example_inputs)
+    measured = measure_model(run.model, inputs)
     counts = _counts(before, lines)
     per_layer = {layer.name: layer.macs or 0 for layer in measured.layers}
     total = sum(per_layer.values())

@@ -1,4 +1,4 @@
-"""A run as tensors and plain values, and back."""
+"""A run as tensors and plain values for a checkpoint, and restoring it from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch import nn
 
 from paredown.framework.auxiliary.teachers import frozen_copy
 from paredown.framework.errors import CheckpointError
+from paredown.framework.model.batches import device_of
 from paredown.framework.model.surgery import Surgery
 from paredown.framework.model.targets import named_parameters
-from paredown.framework.modifier.training import Training
+from paredown.framework.modifier.registry import class_name
+from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.schedule import Phase, Schedule
 from paredown.framework.storage.state import restore, to_plain
@@ -25,7 +27,7 @@ from paredown.framework.storage.state import restore, to_plain
 __all__ = [
     "FORMAT",
     "Rebuilt",
-    "attach_kept",
+    "attach_permanent",
     "check",
     "fingerprint",
     "go_on",
@@ -38,25 +40,26 @@ __all__ = [
 FORMAT = 1
 
 
-def state_dict(recipe: Recipe, training: Training, schedule: Schedule, teacher: bool = False) -> dict[str, Any]:
+def state_dict(recipe: Recipe, run: Run, schedule: Schedule, teacher: bool = False) -> dict[str, Any]:
     """The run: the recipe's text, the clock, what surgery did, and each modifier's phase and state."""
-    initial = training.teachers.initial
-    names = training.parameter_names()
-    clock = training.clock
+    initial = run.teachers.initial
+    names = run.parameter_names()
+    clock = run.clock
     return {
         "format": FORMAT,
         "recipe": recipe.to_yaml(),
         "clock": None if clock is None else to_plain(clock, names),
-        "surgery": [dict(record) for record in training.surgery.records],
+        "surgery": [dict(record) for record in run.surgery.records],
         "initial_teacher": None if initial is None else fingerprint(initial),
         "teacher": None if initial is None or not teacher else initial.state_dict(),
-        "extras": training.extras.state_dict(),
-        "events": [dict(event) for event in training.events],
+        "auxiliary_modules": run.modules.state_dict(),
+        "events": [dict(event) for event in run.events],
         "modifiers": {
             modifier.name: {
                 "type": modifier.type,
+                "class": class_name(type(modifier)),
                 "phase": schedule.phases[modifier.name].value,
-                "state": to_plain(training.states.get(modifier.name), names),
+                "state": to_plain(run.states.get(modifier.name), names),
             }
             for modifier in schedule.modifiers
         },
@@ -77,76 +80,76 @@ def check(recipe: Recipe, state: Mapping[str, Any]) -> None:
     wanted = {name: modifier.type for name, modifier in recipe.modifiers.items()}
     if saved != wanted:
         differing = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
-        told = "; ".join(
+        differences = "; ".join(
             f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here" for name in differing
         )
-        raise CheckpointError(f"the checkpoint belongs to another recipe ({told}); names and types must agree")
+        raise CheckpointError(f"the checkpoint belongs to another recipe ({differences}); names and types must agree")
 
 
-def load_state_dict(recipe: Recipe, training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+def load_state_dict(recipe: Recipe, run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
     """Put a run back: structure, clock, states and what is attached to the model.
 
     Raises:
         CheckpointError: the run has begun, another teacher, or state that does not fit; the structure is then as it
             was before.
     """
-    if training.step:
-        raise CheckpointError(f"the run has taken {training.step} steps: load before the first one")
+    if run.step:
+        raise CheckpointError(f"the run has taken {run.step} steps: load before the first one")
     schedule.release()
-    if training.surgery.has_made(state["surgery"]):  # it is there already, and could not be made again once split
-        _check_teacher(training, state)
+    if run.surgery.has_made(state["surgery"]):  # it is there already, and could not be made again once split
+        _check_teacher(run, state)
     else:
-        training.surgery.take_back()
-        rebuild_structure(recipe, training, state)
-    go_on(training, schedule, state)
+        run.surgery.take_back()
+        rebuild_structure(recipe, run, state)
+    go_on(run, schedule, state)
 
 
-def rebuild_structure(recipe: Recipe, training: Training, state: Mapping[str, Any]) -> None:
+def rebuild_structure(recipe: Recipe, run: Run, state: Mapping[str, Any]) -> None:
     """Give the model, as it was handed over, the structure of a run.
 
     Raises:
         CheckpointError: another teacher, or records that do not fit; the structure is then as it was before.
     """
-    _check_teacher(training, state)
-    training.past = _past_models(recipe, training, state["surgery"])
-    with _taken_back_on_failure(training):
-        training.surgery.replay(state["surgery"], _rebuilding(recipe))
+    _check_teacher(run, state)
+    run.rebuild_past(_past_models(recipe, run, state["surgery"]))
+    with _taken_back_on_failure(run):
+        run.surgery.replay(state["surgery"], _rebuilding(recipe))
 
 
-def attach_kept(training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+def attach_permanent(run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
     """Put the forwards of a run that stay in the model on a model that has its structure.
 
     Raises:
         CheckpointError: state that does not fit; the structure is then as it was before.
     """
-    with _taken_back_on_failure(training):
-        _restore_states(training, schedule, state["modifiers"])
-    schedule.attach(kept=True)
+    with _taken_back_on_failure(run):
+        _restore_states(run, schedule, state["modifiers"])
+    schedule.attach(permanent=True)
 
 
-def go_on(training: Training, schedule: Schedule, state: Mapping[str, Any]) -> None:
+def go_on(run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
     """Put back the clock, the states and what is attached to a model that has a run's structure already.
 
     Raises:
         CheckpointError: state that does not fit.
     """
-    with _taken_back_on_failure(training):
-        _restore_states(training, schedule, state["modifiers"])
-        training.extras.load_state_dict(state["extras"])
-    if training.clock is not None and state["clock"] is not None:
-        _restore_clock(training, state["clock"])
-        _reopen(training, schedule)
-    training.events[:] = [dict(event) for event in state["events"]]
+    with _taken_back_on_failure(run):
+        _restore_states(run, schedule, state["modifiers"])
+        run.modules.load_state_dict(state["auxiliary_modules"])
+    if run.clock is not None and state["clock"] is not None:
+        _restore_clock(run, state["clock"])
+        _reopen(run, schedule)
+    run.events[:] = [dict(event) for event in state["events"]]
     schedule.attach()
-    training.past = None
+    run.rebuild_past(None)
 
 
 @contextmanager
-def _taken_back_on_failure(training: Training) -> Iterator[None]:
+def _taken_back_on_failure(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        training.surgery.take_back()
+        run.surgery.take_back()
         raise (
             error if isinstance(error, CheckpointError) else CheckpointError(f"the state does not fit: {error}")
         ) from error
@@ -156,13 +159,11 @@ def _rebuilding(recipe: Recipe) -> Callable[[str, nn.Module, Mapping[str, Any]],
     return lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec)
 
 
-def _past_models(
-    recipe: Recipe, training: Training, records: Sequence[Mapping[str, Any]]
-) -> Callable[[int], nn.Module] | None:
+def _past_models(recipe: Recipe, run: Run, records: Sequence[Mapping[str, Any]]) -> Callable[[int], nn.Module] | None:
     """The model, that has its original structure now, after so many of the recorded changes; where one is needed."""
     if not any(modifier.copies_model for modifier in recipe.modifiers.values()):
         return None
-    original = frozen_copy(training.model)
+    original = frozen_copy(run.model)
 
     def past(operations: int) -> nn.Module:
         model = copy.deepcopy(original)
@@ -183,14 +184,13 @@ class Rebuilt:
 def rebuild_model(recipe: Recipe, model: nn.Module, state: Mapping[str, Any]) -> Rebuilt:
     """Give a freshly built model the structure and the forwards of a run, for inference."""
     check(recipe, state)
-    training = Training(model)
-    schedule = Schedule(recipe.modifiers, training)
-    schedule.modifiers = [each for each in schedule.modifiers if each.kept]
-    load_state_dict(recipe, training, schedule, state)
+    run = Run(model)
+    schedule = Schedule({name: each for name, each in recipe.modifiers.items() if each.permanent}, run)
+    load_state_dict(recipe, run, schedule, state)
 
     def take_back() -> None:
         schedule.release()
-        training.surgery.take_back()
+        run.surgery.take_back()
 
     return Rebuilt(schedule.finalize, take_back)
 
@@ -205,10 +205,10 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_teacher(training: Training, state: Mapping[str, Any]) -> None:
+def _check_teacher(run: Run, state: Mapping[str, Any]) -> None:
     if state.get("teacher") is not None:
-        training.teachers.load(state["teacher"])
-    teacher, saved = training.teachers.initial, state.get("initial_teacher")
+        run.teachers.load(state["teacher"])
+    teacher, saved = run.teachers.initial, state.get("initial_teacher")
     if saved is not None and teacher is not None and fingerprint(teacher) != saved:
         raise CheckpointError(
             "the initial teacher of the checkpoint was another model: call modify with the model as it was handed over "
@@ -216,34 +216,34 @@ def _check_teacher(training: Training, state: Mapping[str, Any]) -> None:
         )
 
 
-def _restore_states(training: Training, schedule: Schedule, saved: Mapping[str, Any]) -> None:
-    parameters = named_parameters(training.model)
-    training.states.clear()
-    training.ended.clear()
+def _restore_states(run: Run, schedule: Schedule, saved: Mapping[str, Any]) -> None:
+    parameters = named_parameters(run.model)
+    run.states.clear()
+    run.ended.clear()
     for modifier in schedule.modifiers:
         entry = saved[modifier.name]
         schedule.phases[modifier.name] = Phase(entry["phase"])
         if schedule.phases[modifier.name] is Phase.WAITING:
             continue
         if schedule.phases[modifier.name] is Phase.ENDED:
-            training.ended.add(modifier.name)
+            run.end(modifier.name)
         plain, kind = entry["state"], modifier.state_type
-        state = None if plain is None or kind is None else restore(kind, plain, parameters, training.device)
-        training.states[modifier.name] = state
+        state = None if plain is None or kind is None else restore(kind, plain, parameters, device_of(run.model))
+        run.states[modifier.name] = state
 
 
-def _reopen(training: Training, schedule: Schedule) -> None:
+def _reopen(run: Run, schedule: Schedule) -> None:
     """A window that had ended is open again where the recipe has it end later now."""
-    assert training.clock is not None
+    assert run.clock is not None
     for modifier in schedule.modifiers:
         ended = schedule.phases[modifier.name] is Phase.ENDED
-        if ended and not modifier.acts_once and schedule.windows[modifier.name].end > training.clock.steps:
+        if ended and not modifier.acts_once and schedule.windows[modifier.name].end > run.clock.steps:
             schedule.phases[modifier.name] = Phase.OPEN
-            training.ended.discard(modifier.name)
+            run.end(modifier.name, False)
 
 
-def _restore_clock(training: Training, saved: Mapping[str, Any]) -> None:
-    clock = training.clock
+def _restore_clock(run: Run, saved: Mapping[str, Any]) -> None:
+    clock = run.clock
     assert clock is not None
     clock.steps, clock.skipped = saved["steps"], saved["skipped"]
     if saved["steps_per_epoch"] != clock.steps_per_epoch:

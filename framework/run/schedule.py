@@ -1,4 +1,4 @@
-"""Opening and closing windows: which modifier is called when."""
+"""The schedule: opens and closes the windows of modifiers, and calls them in order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from enum import Enum
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.clock import Clock
+from paredown.framework.modifier.run import Run
+from paredown.framework.modifier.time import Window
 from paredown.framework.modifier.training import Training
 from paredown.framework.storage.state import PerParameter, containers
 
@@ -28,14 +31,26 @@ class Phase(str, Enum):
 
 
 class Schedule:
-    """The modifiers of a recipe on one training, in the order of their windows' starts, then of the recipe."""
+    """The modifiers of a recipe on one run, in the order of their windows' starts, then of the recipe.
 
-    def __init__(self, modifiers: Mapping[str, Modifier], training: Training) -> None:
-        self.training = training
-        self.modifiers = in_order(modifiers, training)
-        clock = training.clock
-        self.windows = {} if clock is None else {modifier.name: clock.window(modifier) for modifier in self.modifiers}
+    Attributes:
+        run: what they share.
+        modifiers: in order.
+        windows: by name, in optimizer steps; none where nothing is trained.
+        phases: by name.
+    """
+
+    def __init__(self, modifiers: Mapping[str, Modifier], run: Run) -> None:
+        self.run = run
+        self.modifiers = in_order(modifiers, run.clock)
+        clock = run.clock
+        self.windows = {} if clock is None else {each.name: clock.window(each.span) for each in self.modifiers}
+        self._trainings = {modifier.name: modifier.bind(run) for modifier in self.modifiers}
         self.phases = {modifier.name: Phase.WAITING for modifier in self.modifiers}
+
+    def of(self, modifier: Modifier) -> Training:
+        """The run as one of the modifiers sees it."""
+        return self._trainings[modifier.name]
 
     @property
     def done(self) -> bool:
@@ -65,7 +80,7 @@ class Schedule:
         for modifier in self.modifiers:
             phase = self.phases[modifier.name]
             if phase is Phase.OPEN or (phase is Phase.ENDED and modifier.holds):
-                modifier.on_step(self.training, self.training.states[modifier.name])
+                modifier.on_step(self.of(modifier), self.run.states[modifier.name])
 
     def run_once(self) -> None:
         """Every modifier to its final state, without training."""
@@ -83,16 +98,16 @@ class Schedule:
         """
         owing = [modifier for modifier in self.modifiers if self.phases[modifier.name] is not Phase.ENDED]
         late, missed = self._split(owing)
-        if missed and not self.training.step:
+        if missed and not self.run.step:
             missed.append(NO_STEP)
         if missed:
             raise ScheduleError("\n".join(missed))
-        self.training.catching_up = True
+        self.run.catch_up()
         for modifier in late:
             if self.phases[modifier.name] is Phase.WAITING:
                 self._open(modifier)
             self._end(modifier)
-            self.training.record(modifier, "catch up")
+            self.of(modifier).record("catch up")
         return [modifier.name for modifier in late]
 
     def check_parameters(self) -> None:
@@ -101,9 +116,9 @@ class Schedule:
         Raises:
             ScheduleError: names the modifier and how many.
         """
-        own = self.training.parameter_names()
+        own = self.run.parameter_names()
         for modifier in self._opened():
-            held = [p for container in containers(self.training.states[modifier.name]) for p in container]
+            held = [p for container in containers(self.run.states[modifier.name]) for p in container]
             lost = sum(id(parameter) not in own for parameter in held)
             if lost:
                 raise ScheduleError(
@@ -115,31 +130,31 @@ class Schedule:
     def finalize(self) -> None:
         """Make permanent, and take off what is not part of the compressed model."""
         for modifier in self._opened():
-            modifier.on_finalize(self.training, self.training.states[modifier.name])
-            self.training.record(modifier, "finalize")
+            modifier.on_finalize(self.of(modifier), self.run.states[modifier.name])
+            self.of(modifier).record("finalize")
         self.detach()
 
-    def attach(self, kept: bool = False) -> None:
-        """Build what is not state, of every modifier whose window opened, or of those that stay in the model."""
+    def attach(self, permanent: bool = False) -> None:
+        """Build what is not state, of every modifier whose window opened, or of those that are permanent."""
         for modifier in self._opened():
-            if modifier.kept or not kept:
-                modifier.attach(self.training, self.training.states[modifier.name])
+            if modifier.permanent or not permanent:
+                modifier.attach(self.of(modifier), self.run.states[modifier.name])
 
     def detach(self) -> None:
         """Take off what ``attach`` built."""
         for modifier in self._opened():
-            modifier.detach(self.training, self.training.states[modifier.name])
+            modifier.detach(self.of(modifier), self.run.states[modifier.name])
 
     def release(self) -> None:
         """Take off everything, what would be part of the compressed model too."""
         for modifier in self._opened():
-            modifier.withdraw(self.training, self.training.states[modifier.name])
+            modifier.release(self.of(modifier), self.run.states[modifier.name])
 
     def _opened(self) -> Sequence[Modifier]:
         return [modifier for modifier in self.modifiers if self.phases[modifier.name] is not Phase.WAITING]
 
     def _advance(self, modifier: Modifier) -> None:
-        step, window = self.training.step, self.windows[modifier.name]
+        step, window = self.run.step, self.windows[modifier.name]
         if self.phases[modifier.name] is Phase.WAITING and step >= window.start:
             self._open(modifier)
             self._update(modifier, final=step >= window.end)
@@ -147,35 +162,36 @@ class Schedule:
             self._update(modifier, final=step >= window.end)
 
     def _open(self, modifier: Modifier) -> None:
-        self.training.inherited = self._take_over(modifier)
-        state = modifier.on_start(self.training)
-        self.training.states[modifier.name] = state
+        training = self.of(modifier)
+        training.inherit(self._take_over(modifier))
+        state = modifier.on_start(training)
+        self.run.states[modifier.name] = state
         self.phases[modifier.name] = Phase.OPEN
-        modifier.attach(self.training, state)
-        self.training.record(modifier, "start")
+        modifier.attach(training, state)
+        training.record("start")
 
     def _update(self, modifier: Modifier, final: bool) -> None:
         if final:
             self._end(modifier)
         else:
-            modifier.on_update(self.training, self.training.states[modifier.name])
+            modifier.on_update(self.of(modifier), self.run.states[modifier.name])
 
     def _end(self, modifier: Modifier) -> None:
-        state = self.training.states[modifier.name]
-        self.training.ended.add(modifier.name)
-        modifier.on_update(self.training, state)
+        training, state = self.of(modifier), self.run.states[modifier.name]
+        self.run.end(modifier.name)
+        modifier.on_update(training, state)
         self.phases[modifier.name] = Phase.ENDED
-        modifier.on_end(self.training, state)
-        self.training.record(modifier, "end")
+        modifier.on_end(training, state)
+        training.record("end")
 
     def _take_over(self, modifier: Modifier) -> PerParameter:
         """What an earlier modifier with the same claim holds of the same parameters is the later one's now."""
-        mine = {id(parameter): parameter for parameter in modifier.claimed(self.training)}
+        mine = {id(parameter): parameter for parameter in modifier.claimed(self.of(modifier))}
         taken = PerParameter()
         for earlier in self.modifiers:
             if earlier is modifier or not earlier.claims & modifier.claims:
                 continue
-            for container in containers(self.training.states.get(earlier.name)):
+            for container in containers(self.run.states.get(earlier.name)):
                 if not container.handed_on:
                     continue
                 for parameter in [parameter for parameter in container if id(parameter) in mine]:
@@ -185,7 +201,7 @@ class Schedule:
     def _split(self, owing: Sequence[Modifier]) -> tuple[list[Modifier], list[str]]:
         late: list[Modifier] = []
         missed: list[str] = []
-        clock = self.training.clock
+        clock = self.run.clock
         assert clock is not None
         for modifier in owing:
             window = self.windows[modifier.name]
@@ -198,20 +214,19 @@ class Schedule:
         return late, missed
 
     def _miss(self, modifier: Modifier, start: int, end: int) -> str | None:
-        done = self.training.step
+        done = self.run.step
         if self.phases[modifier.name] is Phase.WAITING:
-            wanted = modifier.unreached(self.training, None)
+            wanted = modifier.unreached(self.of(modifier), None)
             why = f"; {wanted}" if wanted else ""
             return f"{modifier.name} never ran: it starts at step {start}, and the run stopped after {done}{why}"
-        reached = modifier.unreached(self.training, self.training.states[modifier.name])
+        reached = modifier.unreached(self.of(modifier), self.run.states[modifier.name])
         return reached and f"{modifier.name}: its window ends at step {end}, the run stopped after {done}: {reached}"
 
 
-def in_order(modifiers: Mapping[str, Modifier], training: Training) -> list[Modifier]:
+def in_order(modifiers: Mapping[str, Modifier], clock: Clock | None) -> list[Modifier]:
     """By the windows' starts, then as the recipe has them. Raises ScheduleError for a window that does not fit."""
-    if training.clock is not None:
-        clock = training.clock
-        return sorted(modifiers.values(), key=lambda modifier: clock.window(modifier).start)
+    if clock is not None:
+        return sorted(modifiers.values(), key=lambda modifier: clock.window(modifier.span).start)
     return sorted(modifiers.values(), key=_start_without_clock)
 
 
@@ -221,20 +236,20 @@ def _start_without_clock(modifier: Modifier) -> tuple[str, float]:
     return ({"": "", "percent": "epochs"}.get(unit, unit), float(modifier.start.value))
 
 
-def check_claims(modifiers: Sequence[Modifier], training: Training) -> None:
+def check_claims(schedule: Schedule) -> None:
     """Refuse two modifiers that claim the same of the same parameter in overlapping windows.
 
     Raises:
         ScheduleError: names both, and the parameter.
     """
-    names = training.parameter_names()
-    for place, second in enumerate(modifiers):
-        for first in modifiers[:place]:
+    names = schedule.run.parameter_names()
+    for place, second in enumerate(schedule.modifiers):
+        for first in schedule.modifiers[:place]:
             shared = first.claims & second.claims
-            if not shared or not _overlap(first, second, training):
+            if not shared or not _overlap(schedule.windows.get(first.name), schedule.windows.get(second.name)):
                 continue
-            held = {id(parameter) for parameter in first.claimed(training)}
-            both = [names[id(parameter)] for parameter in second.claimed(training) if id(parameter) in held]
+            held = {id(parameter) for parameter in first.claimed(schedule.of(first))}
+            both = [names[id(each)] for each in second.claimed(schedule.of(second)) if id(each) in held]
             if both:
                 raise ScheduleError(
                     f"{first.name} and {second.name} both want the {', '.join(sorted(shared))} of {both[0]} "
@@ -242,8 +257,7 @@ def check_claims(modifiers: Sequence[Modifier], training: Training) -> None:
                 )
 
 
-def _overlap(first: Modifier, second: Modifier, training: Training) -> bool:
-    if training.clock is None:
+def _overlap(a: Window | None, b: Window | None) -> bool:
+    if a is None or b is None:
         return False  # one after the other
-    a, b = training.clock.window(first), training.clock.window(second)
     return a.start == b.start or (a.start < b.end and b.start < a.end)

@@ -26,7 +26,7 @@ class Quantized:
     Attributes:
         weights: the quantizer of its weight.
         inputs: of its input, if it has one.
-        scheme: what the configuration says of it: format, weights, input_activations.
+        scheme: its entry in the configuration: format, weights, input_activations.
     """
 
     weights: WeightQuantizer

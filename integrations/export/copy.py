@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import ExportError, TargetError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import batch_norms_after, export_graph, tensors_of
+from paredown.framework.model.kinds import CONVOLUTIONS
 from paredown.framework.model.links import Link, add_link, base_class, links_of, remove_links
 from paredown.framework.model.targets import unwrap
 from paredown.integrations.export.stored_weights import StoredWeight, fold_batch_norm, store_weight
@@ -67,7 +68,7 @@ def export_copy(model: nn.Module, example_inputs: Any, forward: Forward | None, 
     The model itself stays as it is. Where its graph cannot be traced, batch-norms stay layers of their own.
 
     Raises:
-        ExportError: a layer is quantized in a way that has no spelling; its name is told.
+        ExportError: a layer is quantized in a way that has no spelling; the message names it.
     """
     written = _eval_copy(model)
     norms = _norms(written, example_inputs, forward)
@@ -182,7 +183,7 @@ def _add(
         own.append((module, "bias", bias))
     if own:
         add_link(module, _Dequantizing(own, spelling))
-    apart = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    apart = isinstance(module, (nn.Linear, *CONVOLUTIONS))
     if inputs is not None and bias is None and spelling.writes_integer_bias() and apart:
         add_link(module, _BiasApart())
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
+from paredown.framework.model.kinds import TRANSPOSED
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.numbers.formats import values_of
 
@@ -106,7 +107,7 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
 
 def fold_batch_norm(module: nn.Module, norm: Any, weight: StoredWeight) -> tuple[StoredWeight, Tensor] | None:
     """A convolution's codes and bias with the batch-norm behind it; None where the layout does not allow it."""
-    transposed = isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    transposed = isinstance(module, TRANSPOSED)
     if transposed and (getattr(module, "groups", 1) > 1 or weight.group):
         return None
     factor = torch.rsqrt(norm.running_var.double() + norm.eps)

@@ -1,4 +1,4 @@
-"""Whether an exported model says what the model says, and how fast it is."""
+"""Checking an exported file: whether its outputs match the model's, and how fast it is."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from paredown.framework.errors import ExportError
 from paredown.framework.measure.latency import Latency, measure_latency
-from paredown.framework.model.forward import Forward, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.framework.model.targets import unwrap
+from paredown.framework.model.temporary import evaluating
 
 __all__ = [
     "Agreement",
@@ -170,7 +171,7 @@ def agree(
 
     Args:
         want, got: of the model and of what was exported.
-        tolerance: the largest absolute difference that is accepted; None: as said above.
+        tolerance: the largest absolute difference that is accepted; None: as above.
         what: for the message.
         again: gives the model's outputs in float64, or None if it cannot.
 

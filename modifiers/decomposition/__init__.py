@@ -1,0 +1,1 @@
+"""Decomposition: layers replaced by several smaller ones whose product is near them."""

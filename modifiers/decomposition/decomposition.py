@@ -1,34 +1,35 @@
-"""The base of the modifiers that write layers as products: what they aim at, and when."""
+"""The base of the decomposition modifiers."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, Strict
 from torch import nn
 
 from paredown.framework.calibration.batch_norms import has_batch_norms
-from paredown.framework.calibration.sensitivity import Trial
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.choose import (
     Choice,
     Guard,
+    GuardKind,
     choose_ranks,
     foreseen_lines,
     refuse_what_cannot_run,
 )
-from paredown.modifiers.decomposition.choice.guard import told
+from paredown.modifiers.decomposition.choice.guard import ranks_text
 from paredown.modifiers.decomposition.choice.rank_budget import choose_within_budget, layer_ratios, ratio_trials
 from paredown.modifiers.decomposition.choice.ranks import Budgeted, Rank, Ratio
-from paredown.modifiers.decomposition.choice.replacement import UNCHANGED, decompose_layers
+from paredown.modifiers.decomposition.choice.replacement import UNCHANGED, UseOfData, decompose_layers
 from paredown.modifiers.decomposition.choice.sites import Site, Sites, bias_of, find_sites
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 from paredown.modifiers.decomposition.forms.geometry import KINDS, Geometry
@@ -60,7 +61,7 @@ class Decomposition(TargetedModifier):
     recalibrate_batch_norm: bool | None = None
     """Estimate the statistics of the batch-norms behind decomposed layers anew on ``data``. Default: where there is
     data."""
-    guard: Literal["latency", "rule", "none"] | None = None
+    guard: GuardKind | None = None
     """What decides whether a layer pays: measured latency, a rule of thumb, or nothing. Default: latency where
     ``example_inputs`` are given, else the rule; of what saves size and no time (embeddings, trains of matrices) only
     the size counts then."""
@@ -76,6 +77,10 @@ class Decomposition(TargetedModifier):
         """How a layer is decomposed, or why it is not."""
 
     @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
+    @property
     def acts_once(self) -> bool:
         return self.every is None
 
@@ -89,18 +94,18 @@ class Decomposition(TargetedModifier):
         return sorted(idle & self.model_fields_set)
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        return [each for module in training.targets(self).values() for each in module.parameters()]
+        return [each for module in training.targets().values() for each in module.parameters()]
 
     def check(self, training: Training) -> None:
         super().check(training)
-        for name, module in training.targets(self).items():
+        for name, module in training.targets().items():
             refuse_not_finite(name, module, UNCHANGED, ("weight", "in_proj_weight"))
 
     def remarks(self, training: Training) -> Sequence[str]:
         lines = list(super().remarks(training))
-        undecided = self.recalibrate_batch_norm is None and training.data is None
-        if undecided and has_batch_norms(training.model, behind=next(iter(training.targets(self)))):
-            lines.append("the statistics of batch-norms are estimated anew where data is given, else they stay")
+        undecided = self.recalibrate_batch_norm is None and not training.data.available
+        if undecided and has_batch_norms(training.model, behind=next(iter(training.targets()))):
+            lines.append("the statistics of batch-norms are estimated again where data is given, else they stay")
         return lines
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
@@ -125,7 +130,7 @@ class Decomposition(TargetedModifier):
         sites = self._sites(training)
         with sites.standing(training.model):
             choice = self._choose(training, sites)
-        self.tell_refusals(training, choice.refused)
+        training.refuse(choice.refused)
         self._decompose(training, sites, choice.ranks)
 
     def rebuild(self, module: nn.Module, spec: Mapping[str, Any]) -> nn.Module:
@@ -139,7 +144,7 @@ class Decomposition(TargetedModifier):
         if not behind:
             return None
         spec = known[behind[0]]
-        return f"rank {told(spec['ranks'])} of {behind[0]} was reached, {told(spec['final'])} was wanted"
+        return f"rank {ranks_text(spec['ranks'])} of {behind[0]} was reached, {ranks_text(spec['final'])} was wanted"
 
     def _made(self, training: Training) -> dict[str, Mapping[str, Any]]:
         """What was recorded of the layers that it decomposed, the last record of each."""
@@ -148,12 +153,14 @@ class Decomposition(TargetedModifier):
         return {record["module"]: record["spec"] for record in mine}
 
     def _sites(self, training: Training) -> Sites:
-        return find_sites(training, training.targets(self), self.form)
+        return find_sites(training, training.targets(), self.form)
 
     def _choose(self, training: Training, sites: Sites) -> Choice:
-        guard = Guard.of(training, self, sites)
-        choose = choose_within_budget if isinstance(self.rank, Budgeted) else choose_ranks
-        choice = choose(training, self, sites, guard)
+        guard = Guard.of(training, sites, self.guard, self.min_speedup)
+        if isinstance(self.rank, Budgeted):
+            choice = choose_within_budget(training, sites, guard, self.rank.budget, self.samples)
+        else:
+            choice = choose_ranks(training, sites, guard, self.rank)
         refuse_what_cannot_run(training, sites, choice)
         return choice
 
@@ -169,12 +176,13 @@ class Decomposition(TargetedModifier):
     def _decompose(self, training: Training, sites: Sites, final: Mapping[str, Ranks]) -> None:
         ranks = {name: self._ranks_now(training, sites.layers[name], final[name]) for name in final}
         fields = {name: getattr(self, name) for name in self.form_fields}
-        decompose_layers(training, self, sites, ranks, final, fields)
+        use = UseOfData(self.activation_aware, self.recalibrate_batch_norm, self.samples)
+        decompose_layers(training, sites, ranks, final, fields, use)
 
     def _ranks_now(self, training: Training, site: Site, final: Ranks) -> Ranks:
         """The ranks at this point of the window: from those with as many parameters as the layer to the final ones."""
         start = site.form.largest(site.form.dense)
-        progress = training.progress(self)
+        progress = training.progress
         return tuple(
             max(round(curve_value(self.curve, progress, max(most, least), least)), least)
             for most, least in zip(start, final, strict=True)

@@ -1,0 +1,1 @@
+"""Distillation: a student that learns from the outputs and features of teachers."""

@@ -1,4 +1,4 @@
-"""`attention_distillation`: where the teacher looks as a target for where the student looks."""
+"""`attention_distillation`: the student's attention matches the teacher's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
+from paredown.framework.modifier.curves import Number, ScheduledNumber
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Number, Varying
 from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
 from paredown.modifiers.distillation.losses.attention import (
     attention_distribution_loss,
@@ -34,12 +34,12 @@ class AttentionDistillation(Paired):
     ``of: attention``: the paired modules give attention probabilities (batch, heads, queries, keys) beside their
     output, as those of Hugging Face do with ``attn_implementation="eager"``. ``of: relation``: the paired modules give
     (batch, tokens, width), such as the projection of the values or of the keys; compared is how tokens relate, the
-    softmax of their scaled products, so that widths and numbers of heads may differ. Padding, told by
+    softmax of their scaled products, so that widths and numbers of heads may differ. Padding, marked by
     ``attention_mask``, is left out.
     """
 
     type: Literal["attention_distillation"] = "attention_distillation"
-    weight: Varying = 0.5
+    weight: ScheduledNumber = 0.5
     """Of the term: a number, or a curve over the window."""
     of: Literal["activation", "attention", "relation"] = "activation"
     """What is compared: maps of activations, attention probabilities, or relations of tokens."""

@@ -1,4 +1,4 @@
-"""The base of what distils: a term of the loss, whose weight may move over the window."""
+"""The base of the distillation modifiers: a term of the loss, whose weight may move over the window."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from paredown.framework.auxiliary.losses import Pass, Term
 from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.curves import ScheduledNumber, ends_of, moves, value_at
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Varying, ends_of, moves, value_at
 
 __all__ = ["Compute", "Distillation"]
 
@@ -34,7 +34,7 @@ class Distillation(Modifier):
     mode: Literal["mix", "add"] = "mix"
     """``mix``: the total is (1 - weight) x the loop's loss + weight x the term. ``add``: the loop's loss stays
     whole."""
-    weight: Varying = 0.9
+    weight: ScheduledNumber = 0.9
     """Of the term: a number, or a curve over the window."""
     warmup: Time | None = None
     """Over how long the weight rises linearly from 0 at the start of the window; at most half of the window.
@@ -63,43 +63,43 @@ class Distillation(Modifier):
         return {}
 
     def attach(self, training: Training, state: Any) -> None:
-        if training.progress(self) >= 1:
+        if training.progress >= 1:
             return
-        numbers = self.settings(training.progress(self))
-        settings = {name: training.number(value) for name, value in numbers.items()}
-        compute = _following(training, self.name, self.term(training, state, settings))
-        training.add_loss(self, Term(compute, self._weight_now(training), self.mode == "add", settings))
+        numbers = self.settings(training.progress)
+        settings = {name: training.losses.number(value) for name, value in numbers.items()}
+        compute = _following(training, self.term(training, state, settings))
+        training.losses.add(Term(compute, self._weight_now(training), self.mode == "add", settings))
 
     def on_step(self, training: Training, state: Any) -> None:
         if moves(self.weight) or self.warming.value or self.settings(0.0):
-            training.set_loss(self, self._weight_now(training), self.settings(training.progress(self)))
+            training.losses.set(self._weight_now(training), self.settings(training.progress))
 
     def on_end(self, training: Training, state: Any) -> None:
         self.detach(training, state)
 
     def detach(self, training: Training, state: Any) -> None:
-        training.remove_loss(self)
-        training.unmanage(self)
-        training.extras.remove(self.name)
+        training.losses.remove()
+        training.links.remove()
+        training.modules.remove()
 
     def _weight_now(self, training: Training) -> float:
-        return value_at(self.weight, training.progress(self)) * self._warmed_up(training)
+        return value_at(self.weight, training.progress) * self._warmed_up(training)
 
     def _warmed_up(self, training: Training) -> float:
-        if training.clock is None or not self.warming.value:
+        window = training.window
+        if training.clock is None or window is None or not self.warming.value:
             return 1.0
-        window = training.clock.window(self)
         half = float(window.end - window.start) / 2
         steps = max(min(float(training.clock.in_steps(self.warming)), half), 1.0)
         return min((training.clock.steps - float(window.start) + 1) / steps, 1.0)
 
 
-def _following(training: Training, name: str, compute: Compute) -> Compute:
-    """Extras go where the model goes, before they are used."""
+def _following(training: Training, compute: Compute) -> Compute:
+    """Auxiliary modules go where the model goes, before they are used."""
 
     def followed(forward: Pass) -> Tensor:
         if not torch.compiler.is_compiling():
-            training.extras.follow(name, training.model)
+            training.modules.follow(training.model)
         return compute(forward)
 
     return followed

@@ -1,4 +1,4 @@
-"""`feature_distillation`: what layers of the teacher compute as targets for layers of the student."""
+"""`feature_distillation`: features of the student match features of the teacher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from paredown.framework.auxiliary.losses import Pass
-from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.forward import call
+from paredown.framework.model.temporary import evaluating
+from paredown.framework.modifier.curves import ScheduledNumber
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Varying
 from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
 from paredown.modifiers.distillation.losses.features import cosine_loss, relative_squared_loss, squared_loss
 from paredown.modifiers.distillation.signals.adapters import Adapters
@@ -35,12 +36,13 @@ class FeatureDistillation(Paired):
     A layer of the student is to give what a layer of the teacher gives. Features are (batch, channels),
     (batch, channels, *space) or (batch, tokens, channels). Where space differs, both are averaged to the smaller one;
     where channels differ, the student's go through a linear map (a 1x1 convolution) that is trained with the student by
-    an optimizer like the loop's, saved with the run, and gone at the end. Padding, told by ``attention_mask``, is left
+    an optimizer like the loop's, saved with the run, and gone at the end. Padding, marked by ``attention_mask``, is
+    left
     out.
     """
 
     type: Literal["feature_distillation"] = "feature_distillation"
-    weight: Varying = 0.1
+    weight: ScheduledNumber = 0.1
     """Of the term: a number, or a curve over the window."""
     warmup: Time | None = Time.parse(5)
     """Over how long the weight rises linearly from 0 at the start of the window; at most half of the window."""
@@ -65,8 +67,8 @@ class FeatureDistillation(Paired):
         return difference
 
     def _prepare(self, training: Training, adapters: Adapters, pairs: Sequence[Layers]) -> None:
-        """Build adapters before the first forward: from the example's shapes, or as the layers' widths tell."""
-        example = training.example()
+        """Build adapters before the first forward: from the example's shapes, or from the layers' widths."""
+        example = training.data.example()
         if example is None:
             for layers in pairs:
                 adapters.guess(layers.key, layers.student, layers.teacher_model, layers.teacher)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.curves import ends_of, value_at
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import ends_of, value_at
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.losses.divergences import standardized
 from paredown.modifiers.distillation.losses.logit_loss import Decoupled, LogitLoss, loss_of
@@ -26,7 +26,7 @@ from paredown.modifiers.distillation.signals.outputs import (
     same_classes,
 )
 from paredown.modifiers.distillation.signals.teacher_cache import Remembering, remembered
-from paredown.modifiers.distillation.teacher_losses import Copied, Taught, saying
+from paredown.modifiers.distillation.teacher_losses import Copied, Taught, output_of
 
 __all__ = ["KnowledgeDistillation"]
 
@@ -81,7 +81,7 @@ class KnowledgeDistillation(Taught):
     @model_validator(mode="after")
     def _remembers_what_stays(self) -> KnowledgeDistillation:
         if self.cache != "none" and "ema" in self.teacher:
-            raise ValueError("a cache keeps what a teacher says, and teacher: ema changes in every step: cache: none")
+            raise ValueError("a cache keeps a teacher's outputs, and teacher: ema changes in every step: cache: none")
         return self
 
     def settings(self, progress: float) -> dict[str, float]:
@@ -94,13 +94,15 @@ class KnowledgeDistillation(Taught):
 
     def term(self, training: Training, state: Copied, settings: dict[str, Tensor]) -> Compute:
         teachers = [
-            remembered(saying(teacher), self.cache, value_at(self.temperature, 1.0))
+            remembered(output_of(teacher), self.cache, value_at(self.temperature, 1.0))
             for teacher in self.teachers(training, state)
         ]
         compare = self._comparison(predicts_next(training.model), settings)
 
         def term(forward: Pass) -> Tensor:
-            return torch.stack([compare(forward, logits_of(says(forward))) for says in teachers]).mean()
+            return torch.stack(
+                [compare(forward, logits_of(teacher_output(forward))) for teacher_output in teachers]
+            ).mean()
 
         return term
 

@@ -1,4 +1,4 @@
-"""The base of what compares layers inside of a student with layers inside of its teacher."""
+"""The base of the modifiers that compare layers of a student with layers of its teacher."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.signals.captured import Capture
+from paredown.modifiers.distillation.signals.outputs import TeacherOutput
 from paredown.modifiers.distillation.signals.pairs import paired_layers
-from paredown.modifiers.distillation.teacher_losses import Copied, Says, Taught, saying
+from paredown.modifiers.distillation.teacher_losses import Copied, Taught, output_of
 
 __all__ = ["Difference", "Layers", "Paired"]
 
@@ -74,15 +75,15 @@ class Paired(Taught):
         ]
 
     def term(self, training: Training, state: Copied, settings: dict[str, Tensor]) -> Compute:
-        sayings: list[tuple[Says, list[Layers]]] = []
+        outputs: list[tuple[TeacherOutput, list[Layers]]] = []
         for place, teacher in enumerate(self.teachers(training, state)):
-            sayings.append((saying(teacher), self._captured(training, teacher, place)))
-        pairs = [layers for _, group in sayings for layers in group]
+            outputs.append((output_of(teacher), self._captured(training, teacher, place)))
+        pairs = [layers for _, group in outputs for layers in group]
         difference = self.difference(training, pairs)
 
         def term(forward: Pass) -> Tensor:
-            for says, _ in sayings:
-                says(forward)
+            for teacher_output, _ in outputs:
+                teacher_output(forward)
             return torch.stack([self._told(difference, forward, layers) for layers in pairs]).mean()
 
         return term
@@ -95,13 +96,13 @@ class Paired(Taught):
         self._restore_fast_paths(training)
         super().detach(training, state)
 
-    def withdraw(self, training: Training, state: Copied) -> None:
+    def release(self, training: Training, state: Copied) -> None:
         self._restore_fast_paths(training)
-        super().withdraw(training, state)
+        super().release(training, state)
 
     def _restore_fast_paths(self, training: Training) -> None:
         """A teacher's fused layers call no children; those that were listened to may be fused again."""
-        for link in training.managed(self):
+        for link in training.links:
             if isinstance(link, Capture) and link.model is not None:
                 restore_fast_path(link.model, [link.layer])
 
@@ -124,6 +125,6 @@ class Paired(Taught):
             )
             use_slow_path(teacher, [other])
             for module, link in zip((ours[own], theirs[other]), links, strict=True):
-                training.manage(self, module, link)
+                training.links.add(module, link)
             captured.append(Layers(f"{place}-{len(captured)}", ours[own], theirs[other], teacher, *links))
         return captured

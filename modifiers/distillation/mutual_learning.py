@@ -1,4 +1,4 @@
-"""`mutual_learning`: networks that learn together, each from what the others say."""
+"""`mutual_learning`: networks that learn together, each from the others' outputs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.gradient_transfer import GradientTransfer
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.auxiliary.modules import seeded
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.curves import ScheduledNumber
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Varying
 from paredown.modifiers.distillation.distillation import Compute, Distillation
 from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
 from paredown.modifiers.distillation.losses.softening import Temperature, moving, temperature_in
@@ -43,7 +43,7 @@ class MutualLearning(Distillation):
     """Deep mutual learning (Zhang et al., 2018, arXiv:1706.00384): peers are trained beside the model, on its batches.
 
     The loss of each network is (1 - weight) x the loop's loss + weight x the mean over the others of T^2 KL(other ||
-    own). Peers are copies of the model with their weights drawn anew, or modules given in Python for this modifier
+    own). Peers are copies of the model with their weights drawn again, or modules given in Python for this modifier
     (``modify(..., teacher={"mutual": [peer]})``); their optimizers are like the loop's, and step when it does. They are
     saved with the run, and gone at the end.
 
@@ -58,7 +58,7 @@ class MutualLearning(Distillation):
     type: Literal["mutual_learning"] = "mutual_learning"
     peers: Annotated[int, Strict(), Field(ge=1)] = 1
     """Networks beside the model; as many as are given in Python, if some are."""
-    weight: Varying = 0.5
+    weight: ScheduledNumber = 0.5
     """Of what the others say: a number, or a curve over the window. 0.5 weighs both alike, as the paper does."""
     temperature: Temperature = 1.0
     """Softens all distributions: a number, or a curve over the window."""
@@ -73,7 +73,7 @@ class MutualLearning(Distillation):
         return moving(self.temperature, progress)
 
     def check(self, training: Training) -> None:
-        for given in training.teachers.given_by_name(self):
+        for given in training.teachers.given_by_name:
             if not isinstance(given, nn.Module):
                 raise TargetError(f"{self.name}: a peer is a module, not a {type(given).__name__}")
 
@@ -92,9 +92,9 @@ class MutualLearning(Distillation):
             own = logits_of(forward.output)
             others = []
             for peer in peers:
-                said = peer(*forward.args, **forward.kwargs)
-                others.append(logits_of(said))
-                forward.followers.append(_following(forward, said))
+                output = peer(*forward.args, **forward.kwargs)
+                others.append(logits_of(output))
+                forward.transfers.append(_following(forward, output))
             weights = labelled(labels_of(forward, own, ahead))
             losses = [_of_others(place, [own, *others], temperature, weights) for place in range(len(peers) + 1)]
             return losses[0] + sum(loss - loss.detach() for loss in losses[1:])
@@ -102,16 +102,16 @@ class MutualLearning(Distillation):
         return term
 
     def _peers(self, training: Training, state: Peers) -> list[nn.Module]:
-        given = training.teachers.given_by_name(self)
+        given = training.teachers.given_by_name
         count = len(given) or self.peers
         made = [given[place] if given else self._peer(training, state, place) for place in range(count)]
         return [
-            training.extras.add(self.name, str(place), peer.train(), trained_like=training.model)
+            training.modules.add(str(place), peer.train(), trained_like=training.model)
             for place, peer in enumerate(made)
         ]
 
     def _peer(self, training: Training, state: Peers, place: int) -> nn.Module:
-        """A copy of the model with its weights drawn anew."""
+        """A copy of the model with its weights drawn again."""
         peer = training.copy_as_of(state.operations)
         wanted = {name: parameter.requires_grad for name, parameter in training.model.named_parameters()}
         with seeded(self.seed + place, training.device):
@@ -124,16 +124,16 @@ class MutualLearning(Distillation):
         return peer
 
 
-def _following(forward: Pass, said: object) -> Follower:
+def _following(forward: Pass, output: object) -> GradientTransfer:
     """A peer learns from the loop's loss as the model does."""
     share = 1 - forward.weight
-    ours, theirs = loss_in(forward.output), loss_in(said)
+    ours, theirs = loss_in(forward.output), loss_in(output)
     if ours is not None and theirs is not None:
-        return Follower(ours, theirs, share)
-    own, other = logits_of(forward.output), logits_of(said)
+        return GradientTransfer(ours, theirs, share)
+    own, other = logits_of(forward.output), logits_of(output)
     if own.shape != other.shape:
         raise TargetError(f"the model's logits have the shape {tuple(own.shape)}, a peer's {tuple(other.shape)}")
-    return Follower(own, other, share, class_dimension_of(own))
+    return GradientTransfer(own, other, share, class_dimension_of(own))
 
 
 def _of_others(place: int, logits: Sequence[Tensor], temperature: float | Tensor, weights: Tensor | None) -> Tensor:

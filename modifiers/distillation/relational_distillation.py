@@ -1,4 +1,4 @@
-"""`relational_distillation`: how the samples of a batch lie to each other as a target."""
+"""`relational_distillation`: the relations of a batch's samples to each other match the teacher's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.curves import ScheduledNumber
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Varying
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
 from paredown.modifiers.distillation.losses.relations import angle_loss, distance_loss, similarity_loss
 from paredown.modifiers.distillation.signals.features import embeddings, hidden_state, tokens_that_count
-from paredown.modifiers.distillation.teacher_losses import Copied, saying
+from paredown.modifiers.distillation.teacher_losses import Copied, output_of
 
 __all__ = ["RelationalDistillation"]
 
@@ -42,7 +42,7 @@ class RelationalDistillation(Paired):
     type: Literal["relational_distillation"] = "relational_distillation"
     pairs: dict[str, str] = {}  # noqa: RUF012 (pydantic copies it)
     """Which layer of the student learns from which of the teacher. Default: the outputs of both models."""
-    weight: Varying = 0.5
+    weight: ScheduledNumber = 0.5
     """Of the term: a number, or a curve over the window."""
     loss: Literal["distance_angle", "distance", "angle", "similarity"] = "distance_angle"
     """``distance_angle``: distances and twice the angles (the weights of the paper); ``similarity``: the products of
@@ -54,10 +54,12 @@ class RelationalDistillation(Paired):
     def term(self, training: Training, state: Copied, settings: dict[str, Tensor]) -> Compute:
         if self.pairs:
             return super().term(training, state, settings)
-        sayings = [saying(teacher) for teacher in self.teachers(training, state)]
+        outputs = [output_of(teacher) for teacher in self.teachers(training, state)]
 
         def term(forward: Pass) -> Tensor:
-            return torch.stack([self._between(forward, forward.output, says(forward)) for says in sayings]).mean()
+            return torch.stack(
+                [self._between(forward, forward.output, teacher_output(forward)) for teacher_output in outputs]
+            ).mean()
 
         return term
 

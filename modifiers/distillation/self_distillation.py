@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from paredown.framework.auxiliary.gradient_transfer import Follower
+from paredown.framework.auxiliary.gradient_transfer import GradientTransfer
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
-from paredown.framework.model.forward import call, evaluating
+from paredown.framework.model.forward import call
 from paredown.framework.model.targets import match_roots, named_modules
-from paredown.framework.modifier.base import Foreseen, Share
+from paredown.framework.model.temporary import evaluating
+from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.curves import Number, ScheduledNumber
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
-from paredown.framework.modifier.varying import Number, Varying
 from paredown.modifiers.distillation.distillation import Compute, Distillation
 from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
 from paredown.modifiers.distillation.losses.features import relative_squared_loss
@@ -63,7 +65,7 @@ class SelfDistillation(Distillation):
     type: Literal["self_distillation"] = "self_distillation"
     exits: Annotated[tuple[str, ...], Field(min_length=1)]
     """The layers that get an exit: names, globs, class names or ``re:`` patterns."""
-    weight: Varying = 0.5
+    weight: ScheduledNumber = 0.5
     """Of the exits in the total: a number, or a curve over the window."""
     temperature: Annotated[Number, Field(gt=0)] = 3.0
     """Softens both distributions."""
@@ -98,15 +100,15 @@ class SelfDistillation(Distillation):
 
     def attach(self, training: Training, state: Exits) -> None:
         super().attach(training, state)
-        if training.progress(self) >= 1 and self.keep_exits:
+        if training.progress >= 1 and self.keep_exits:
             RunningExits(training, self.name, state.sizes).all()
 
     def on_end(self, training: Training, state: Exits) -> None:
         if not self.keep_exits:
             self.detach(training, state)
             return
-        training.remove_loss(self)
-        training.unmanage(self)
+        training.losses.remove()
+        training.links.remove()
 
     def on_finalize(self, training: Training, state: Exits) -> None:
         if self.keep_exits and state.sizes:
@@ -118,7 +120,7 @@ class SelfDistillation(Distillation):
         captures = {layer: Capture(layer) for layer in self._layers(training)}
         deepest = None if self.hint is None else Capture(next(iter(match_roots(training.model, self.hint))))
         for capture in [*captures.values(), *([] if deepest is None else [deepest])]:
-            training.manage(self, modules[capture.name], capture)
+            training.links.add(modules[capture.name], capture)
         exits = RunningExits(training, self.name, state.sizes)
         self._prepare(training, exits, captures, deepest)
         ahead = predicts_next(training.model)
@@ -138,13 +140,13 @@ class SelfDistillation(Distillation):
     def _part(
         self, forward: Pass, exit_: Exit, feature: Tensor, own: Tensor, goal: Tensor | None, count: int, ahead: bool
     ) -> Tensor:
-        """The term of one exit; what it is to learn from the loop's loss is told to the forward."""
+        """The term of one exit; what it is to learn from the loop's loss is added to the forward."""
         embedding = exit_.embedding(feature, tokens_that_count(forward, feature))
         logits: Tensor = exit_.classifier(embedding)
         labels = labels_of(forward, own, ahead)
         part = self.imitation * kl_divergence_loss(logits, own.detach(), self.temperature, labelled(labels))
         if labels is None:
-            forward.followers.append(Follower(own, logits, forward.weight * (1 - self.imitation) / count, -1))
+            forward.transfers.append(GradientTransfer(own, logits, forward.weight * (1 - self.imitation) / count, -1))
         else:
             part = part + (1 - self.imitation) * F.cross_entropy(logits.flatten(0, -2), labels.flatten())
         if goal is not None:
@@ -157,8 +159,8 @@ class SelfDistillation(Distillation):
     def _prepare(
         self, training: Training, exits: RunningExits, captures: Mapping[str, Capture], deepest: Capture | None
     ) -> None:
-        """Build the exits before the first forward, where the example inputs tell their sizes."""
-        example = training.example()
+        """Build the exits before the first forward, where the example inputs show their sizes."""
+        example = training.data.example()
         if example is None or exits.sizes:
             return
         modules = named_modules(training.model)

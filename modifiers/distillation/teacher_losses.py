@@ -1,8 +1,8 @@
-"""The base of what learns from a teacher: where that one comes from, and what it says."""
+"""The base of the modifiers that learn from a teacher: where it comes from, and its outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_map
 
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
-from paredown.framework.modifier.base import Share
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Distillation
 from paredown.modifiers.distillation.signals.moving_average import average_, averaging_decay
+from paredown.modifiers.distillation.signals.outputs import TeacherOutput
 
-__all__ = ["Copied", "Says", "Taught", "for_teacher", "saying"]
+__all__ = ["Copied", "Taught", "for_teacher", "output_of"]
 
-Says = Callable[[Pass], Any]
 #: teachers that are copies of the model, taken when the window opens
 COPIES = ("start", "ema")
 
@@ -75,18 +75,18 @@ class Taught(Distillation):
         return ["decay"] if "decay" in self.model_fields_set and "ema" not in self.teacher else []
 
     def check(self, training: Training) -> None:
-        training.teachers.check(self, [source for source in self.teacher if source not in COPIES])
+        training.teachers.check([source for source in self.teacher if source not in COPIES])
 
     def on_start(self, training: Training) -> Copied:
         return Copied(len(training.surgery.records))
 
     def on_step(self, training: Training, state: Copied) -> None:
         super().on_step(training, state)
-        averaged = training.extras.of(self.name).get("ema")
+        averaged = training.modules.by_name().get("ema")
         if averaged is None:
             return
         if not average_(averaged, training.model, averaging_decay(self.decay, state.averaged)):
-            training.record(self, "average begins anew", reason="the structure of the model has changed")
+            training.record("average starts over", reason="the structure of the model has changed")
             state.operations, state.averaged = len(training.surgery.records), 0
             self.detach(training, state)
             self.attach(training, state)
@@ -94,21 +94,21 @@ class Taught(Distillation):
 
     def teachers(self, training: Training, state: Copied) -> list[nn.Module]:
         """The teachers, in eval mode."""
-        if training.teachers.given(self):
-            return training.teachers.of(self, ())
+        if training.teachers.given:
+            return training.teachers.of(())
         return [self._one(training, state, source) for source in self.teacher]
 
     def _one(self, training: Training, state: Copied, source: str) -> nn.Module:
         if source not in COPIES:
-            return training.teachers.of(self, [source])[0]
-        return training.extras.add(self.name, source, training.copy_as_of(state.operations))
+            return training.teachers.of([source])[0]
+        return training.modules.add(source, training.copy_as_of(state.operations))
 
 
-def saying(teacher: nn.Module) -> Says:
-    """What a teacher says to a forward of the student; asked once, whoever wants to know."""
-    key = f"said by {id(teacher)}"
+def output_of(teacher: nn.Module) -> TeacherOutput:
+    """A teacher's output for a forward of the student; computed once, however many terms use it."""
+    key = f"output of {id(teacher)}"
 
-    def says(forward: Pass) -> Any:
+    def teacher_output(forward: Pass) -> Any:
         if key not in forward.shared:
             if teacher.training:
                 teacher.eval()
@@ -116,7 +116,7 @@ def saying(teacher: nn.Module) -> Says:
                 forward.shared[key] = _asked(teacher, forward)
         return forward.shared[key]
 
-    return says
+    return teacher_output
 
 
 def _asked(teacher: nn.Module, forward: Pass) -> Any:

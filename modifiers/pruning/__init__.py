@@ -1,0 +1,1 @@
+"""Pruning: weights that become zero, and channels, heads and layers that leave the model."""

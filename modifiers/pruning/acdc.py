@@ -54,7 +54,7 @@ class Acdc(MaskPruning):
         return AcdcState(**vars(super().on_start(training)))
 
     def on_update(self, training: Training, state: AcdcState) -> None:
-        if state.phases % 2 and self.name not in training.ended:
+        if state.phases % 2 and not training.ended:
             self.hand_back(training, state)
             state.share = 0.0
         else:
@@ -64,4 +64,4 @@ class Acdc(MaskPruning):
             self.prune(training, state, usable, final)
             state.share = final
         state.phases += 1
-        training.record(self, "update", sparsity=state.share)
+        training.record("update", sparsity=state.share)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.graph.fusion import batch_norms_after
+from paredown.framework.model.kinds import TRANSPOSED
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
 from paredown.modifiers.pruning.scoring.prunable import layer_of
-from paredown.modifiers.pruning.scoring.units import TRANSPOSED, StructureField
+from paredown.modifiers.pruning.scoring.units import StructureField
 
 __all__ = ["BatchNormScaleCriterion", "BatchNormScalePruning"]
 
@@ -47,23 +47,21 @@ class BatchNormScalePruning(GradualPruning):
 class BatchNormScaleCriterion(Criterion):
     """abs(gamma) of the batch-norm behind a convolution; in physical pruning also that of the batch-norm itself."""
 
-    jointly: ClassVar = True
+    needs: ClassVar = "model"
     outputs_only: ClassVar = True
 
-    def check(self, training: Training, modifier: Modifier) -> None:
-        if not training.has_example:
+    def check(self, training: Training) -> None:
+        if not training.data.has_example:
             raise ScheduleError(
-                f"{modifier.name} ({modifier.type}) looks for the batch-norm behind each convolution in the model's "
+                f"{training.label} looks for the batch-norm behind each convolution in the model's "
                 "graph: give example_inputs= or data="
             )
 
     def start(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Watched:
-        graph = training.graph()
+        graph = training.data.graph()
         return Watched(partners={} if graph is None else batch_norms_after(graph))
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         modules, found = named_modules(training.model), watched.partners
         scores = {}
         for name, weight in weights.items():
@@ -72,7 +70,7 @@ class BatchNormScaleCriterion(Criterion):
                 scores[name] = _over_channels(modules[found[layer]], weight, modules[layer])
         if not scores:
             raise TargetError(
-                f"{modifier.name}: no batch-norm that alone reads one of {', '.join(weights)} was found in the model's "
+                f"{training.name}: no batch-norm that alone reads one of {', '.join(weights)} was found in the model's "
                 "graph; it is traced for example_inputs= or data="
             )
         return scores

@@ -1,4 +1,4 @@
-"""`channel_pruning`: channels of low worth leave the model, with all that hangs on them."""
+"""`channel_pruning`: channels of low worth leave the model, with everything that depends on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`constant_sparsity`: the zeros that a model came with stay."""
+"""`constant_sparsity`: the zeros that a model already has stay zero."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class ConstantSparsity(HeldMasks):
         return True
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        return list(weights_of(training.targets(self)).values())
+        return list(weights_of(training.targets()).values())
 
     def check(self, training: Training) -> None:
-        weights_of(training.targets(self))
+        weights_of(training.targets())
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        weights = weights_of(training.targets(self))
+        weights = weights_of(training.targets())
         return [
             Foreseen(layer_of(name), f"its {_zeros(weight)} zeros stay", density=_density(weight))
             for name, weight in weights.items()
         ]
 
     def on_start(self, training: Training) -> MaskState:
-        weights = weights_of(training.targets(self)).values()
+        weights = weights_of(training.targets()).values()
         masks = Masks({weight: mask_of(weight, self.masks) for weight in weights})
         total = sum(weight.numel() for weight in weights)
         return MaskState(masks, sum(map(_zeros, weights)) / total)

@@ -1,4 +1,4 @@
-"""`fisher_pruning`: what costs the loss least to second order becomes zero, and the others make up for it."""
+"""`fisher_pruning`: weights that cost the loss least, to second order, become zero; the others compensate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -63,8 +62,7 @@ class FisherCriterion(Criterion):
     gradients: int = 256
     damping: float = 0.01
     update_weights: bool = True
-    by_gradients: ClassVar = True
-    watches: ClassVar = True
+    needs: ClassVar = "gradients"
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         if watched.count >= self.gradients:
@@ -75,9 +73,7 @@ class FisherCriterion(Criterion):
                 watched.statistics[weight] = _no_gradients(weight, self.block_size)
             add_gradient_(watched.statistics[weight], gradient)
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         known = watched.statistics
         return {
             name: saliencies(weight.detach(), self._inverse(known[weight], watched))

@@ -1,4 +1,4 @@
-"""`geometric_median_pruning`: channels that the others can stand in for become zero."""
+"""`geometric_median_pruning`: channels that other channels can replace become zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.masks.scope import ScopeField
@@ -49,9 +48,7 @@ class GeometricMedianCriterion(Criterion):
     outputs_only: ClassVar = True
     relative: ClassVar = True
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         modules = named_modules(training.model)
         scores = {}
         for name, weight in weights.items():

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from pydantic import ValidationInfo, field_validator
 
-from paredown.framework.modifier.base import Share
 from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.registry import type_name
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.base import MaskPruning
 from paredown.modifiers.pruning.masks.state import MaskState, refuse_nan_gradients
-from paredown.modifiers.pruning.scoring.criterion import Criterion
+from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionModifier
 
 __all__ = ["GradualPruning"]
 
 
-class GradualPruning(MaskPruning):
+class GradualPruning(MaskPruning, CriterionModifier):
     """Base: the share of zeros moves along a curve over the window, and is held afterwards."""
 
     initial_sparsity: Share = 0.0
@@ -39,7 +39,6 @@ class GradualPruning(MaskPruning):
 
     @classmethod
     def default_criterion(cls) -> Criterion:
-        """The criterion with its defaults, for ``criterion: name`` of other modifiers."""
         return cls.model_construct(type=type_name(cls)).ranking
 
     def update_rounds(self, training: Training) -> int:
@@ -53,10 +52,10 @@ class GradualPruning(MaskPruning):
     def on_update(self, training: Training, state: MaskState) -> None:
         usable = self.usable(training)
         final = self.final(training, usable)
-        share = curve_value(self.curve, training.progress(self), min(self.initial_sparsity, final), final)
+        share = curve_value(self.curve, training.progress, min(self.initial_sparsity, final), final)
         if isinstance(self.curve, str):
             share = max(share, min(state.share, final))  # what is zero already is not given back
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
         self.prune(training, state, usable, share, self.update_rounds(training))
         state.share = share
-        training.record(self, "update", sparsity=share)
+        training.record("update", sparsity=share)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.distributed.processes import mean_of_all
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -40,23 +39,23 @@ class GraspPruning(GradualPruning):
 class GraspCriterion(Criterion):
     """w x (Hg) on data."""
 
-    by_gradients: ClassVar = True
-    jointly: ClassVar = True
-    needs_data: ClassVar = True
+    needs: ClassVar = "data"
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    @property
+    def by_gradients(self) -> bool:
+        return True
+
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         asked = [weight for weight in weights.values() if weight.requires_grad]
         gradients = [torch.zeros_like(weight) for weight in asked]
         batches = 0
-        for loss in losses_on_data(training, modifier):
+        for loss in losses_on_data(training):
             found = torch.autograd.grad(loss, asked, materialize_grads=True)
             torch._foreach_add_(gradients, list(found))
             batches += 1
         gradients = list(mean_of_all([each / batches for each in gradients]))
         products = [torch.zeros_like(weight) for weight in asked]
-        for loss in losses_on_data(training, modifier):
+        for loss in losses_on_data(training):
             found = torch.autograd.grad(loss, asked, create_graph=True, materialize_grads=True)
             flow = torch.stack([(one * other).sum() for one, other in zip(found, gradients, strict=True)]).sum()
             torch._foreach_add_(products, list(torch.autograd.grad(flow, asked, materialize_grads=True)))

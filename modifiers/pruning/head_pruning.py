@@ -32,4 +32,4 @@ class HeadPruning(ChannelRemoval):
     """What stays of a layer is a multiple of so many channels; a head has many."""
 
     def view(self, training: Training) -> ChannelView:
-        return look(training, self, heads=True)
+        return look(training, self.ignore, heads=True)

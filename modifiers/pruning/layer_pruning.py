@@ -20,6 +20,7 @@ from paredown.modifiers.pruning.removal.channels import configuration_of, settin
 from paredown.modifiers.pruning.removal.layer_trial import Setting, left_out, tried
 from paredown.modifiers.pruning.removal.whole_layers import Layer, find_layers
 from paredown.modifiers.pruning.scoring.criterion import criterion_named
+from paredown.modifiers.pruning.scoring.scores import scores_now
 
 __all__ = ["LayerPruning", "LayerState"]
 
@@ -70,12 +71,12 @@ class LayerPruning(StructuredPruning):
         if self.criterion == BLOCK_INFLUENCE:
             return False
         criterion = criterion_named(self.criterion)
-        return criterion.needs_data or criterion.watches
+        return criterion.needs in ("data", "gradients")
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        if not training.has_example or self.calibrates:
+        if not training.data.has_example or self.calibrates:
             return []
-        layers, reasons = find_layers(training, self)
+        layers, reasons = find_layers(training)
         state = self._begun(training, LayerState(), layers, reasons)
         chosen, _, refused = self._chosen(training, state, layers, self.aim(1.0))
         lines = [Foreseen(name, reason, refused=True) for name, reason in {**reasons, **refused}.items()]
@@ -85,20 +86,20 @@ class LayerPruning(StructuredPruning):
         return LayerState()
 
     def on_update(self, training: Training, state: LayerState) -> None:
-        aim = self.aim(training.progress(self))
+        aim = self.aim(training.progress)
         if self.aims_at_nothing(aim):
             return
-        layers, reasons = find_layers(training, self)
+        layers, reasons = find_layers(training)
         if not state.original:
             self._begun(training, state, layers, reasons)
         chosen, attributes, refused = self._chosen(training, state, layers, aim)
-        settings, told = self._settings(training, chosen, attributes)
-        self.tell_refusals(training, {**reasons, **refused})
+        settings, remark = self._settings(training, chosen, attributes)
+        training.refuse({**reasons, **refused})
         self._commit(training, chosen, attributes, settings)
-        if told is not None:
-            training.record(self, "configuration", remark=told)
+        if remark is not None:
+            training.record("configuration", remark=remark)
         state.gone += len(chosen)
-        training.record(self, "update", sparsity=state.gone / max(state.original, 1))
+        training.record("update", sparsity=state.gone / max(state.original, 1))
 
     def unreached(self, training: Training, state: LayerState | None) -> str | None:
         return self.missed(0.0 if state is None or not state.original else state.gone / state.original)
@@ -109,8 +110,8 @@ class LayerPruning(StructuredPruning):
         self, training: Training, state: LayerState, layers: Sequence[Layer], reasons: Mapping[str, str]
     ) -> LayerState:
         if not layers:
-            told = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-            raise TargetError(f"{self.name}: no layer can be removed ({told or 'no list of layers is a target'})")
+            named = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+            raise TargetError(f"{self.name}: no layer can be removed ({named or 'no list of layers is a target'})")
         state.original = len(layers)
         if self.budget is not None:
             state.cost = self._cost(training, (), ())
@@ -142,7 +143,7 @@ class LayerPruning(StructuredPruning):
             return sorted(layers, key=lambda layer: layer.influence)
         criterion = criterion_named(self.criterion)
         weights = {f"{layer.name}.{key}": each for layer in layers for key, each in layer.module.named_parameters()}
-        scores = criterion.scores(training, self, weights, criterion.start(training, weights))
+        scores = scores_now(criterion, training, weights)
         worth = {}
         for layer in layers:
             own = [score for name, score in scores.items() if name.startswith(f"{layer.name}.")]
@@ -175,7 +176,7 @@ class LayerPruning(StructuredPruning):
 
     def _cost(self, training: Training, chosen: Sequence[Layer], attributes: Sequence[Setting]) -> float:
         assert self.budget is not None
-        example = training.example()
+        example = training.data.example()
         assert example is not None
         with left_out(training.model, chosen, attributes):
             if self.budget.kind == "latency":
@@ -187,7 +188,7 @@ class LayerPruning(StructuredPruning):
         self, training: Training, chosen: Sequence[Layer], changed: Sequence[Setting]
     ) -> tuple[list[tuple[str, Any]], str | None]:
         """What the model's config is to say: the number of layers, and lists with an entry for each."""
-        config, example = configuration_of(training.model), training.example()
+        config, example = configuration_of(training.model), training.data.example()
         if config is None or not chosen or example is None:
             return [], None
         containers = {layer.container for layer in chosen}
@@ -201,14 +202,14 @@ class LayerPruning(StructuredPruning):
             for key, value in vars(config).items()
             if isinstance(value, list) and len(value) == before
         ]
-        told = None
+        remark = None
         with left_out(training.model, chosen, changed):
             for some in _subsets(lists):
                 attributes, reason = settings_for(training.model, {before: [after]}, *example, lists=some)
                 if reason is None:
                     return [*some, *((each.key, each.value) for each in attributes)], None
-                told = told or reason
-        return [], told
+                remark = remark or reason
+        return [], remark
 
     def _commit(
         self,
@@ -225,7 +226,7 @@ class LayerPruning(StructuredPruning):
         for key, value in settings:
             training.surgery.set_attribute("", key, value)
         for layer in chosen:
-            training.record(self, "remove", layer=layer.name, influence=layer.influence)
+            training.record("remove", layer=layer.name, influence=layer.influence)
 
 
 def _subsets(lists: Sequence[tuple[str, list[Any]]]) -> Iterator[Sequence[tuple[str, list[Any]]]]:

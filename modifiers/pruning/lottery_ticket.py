@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.momenta import forget_
+from paredown.framework.model.optimizers import forget_
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.framework.storage.state import containers
@@ -36,7 +36,7 @@ class LotteryTicket(MaskPruning):
 
     After every ``every`` the same share of the remaining weights goes, so that ``final_sparsity`` is reached at
     ``end``; then all parameters and buffers go back to what they were at ``rewind_to``, the zeros apart, and the
-    optimizer begins anew. ``rewind_to: null`` leaves them as they are: iterative pruning with retraining (Han et al.,
+    optimizer starts over. ``rewind_to: null`` leaves them as they are: iterative pruning with retraining (Han et al.,
     2015, arXiv:1506.02626). Training of the last ticket follows ``end``, so that lies before the run's end. The
     learning rate is the loop's: a schedule that restarts every ``every`` is what the papers have.
     """
@@ -62,10 +62,10 @@ class LotteryTicket(MaskPruning):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        clock = training.clock
-        if clock is None or self.rewind_to is None:
+        clock, window = training.clock, training.window
+        if clock is None or window is None or self.rewind_to is None:
             return
-        window, rewind = clock.window(self), clock.in_steps(self.rewind_to)
+        rewind = clock.in_steps(self.rewind_to)
         if not window.start <= rewind < window.start + window.every:
             raise ScheduleError(
                 f"{self.name}: rewind_to is step {rewind}; it has to lie within the first round, from step "
@@ -88,21 +88,21 @@ class LotteryTicket(MaskPruning):
 
     def on_update(self, training: Training, state: LotteryTicketState) -> None:
         usable = self.usable(training)
-        share = share_after(training.progress(self), self.final(training, usable))
+        share = share_after(training.progress, self.final(training, usable))
         if share <= state.share:
             return
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
         self.prune(training, state, usable, share)
         self._rewind(training, state)
         state.share = share
-        training.record(self, "update", sparsity=share)
+        training.record("update", sparsity=share)
 
     def on_end(self, training: Training, state: LotteryTicketState) -> None:
         super().on_end(training, state)
         state.parameters, state.buffers = Statistics(), {}
 
     def _remember(self, training: Training, state: LotteryTicketState) -> None:
-        due = self.rewind_to is not None and self.name not in training.ended and training.reached(self.rewind_to)
+        due = self.rewind_to is not None and not training.ended and training.reached(self.rewind_to)
         if due and not state.parameters:
             self._refuse_lateness(training)
             state.parameters.update({each: each.detach().clone() for each in training.model.parameters()})

@@ -1,4 +1,4 @@
-"""`movement_pruning`: weights that training drives towards zero become zero."""
+"""`movement_pruning`: weights that training moves towards zero become zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -45,8 +44,7 @@ class MovementPruning(GradualPruning):
 class MovementCriterion(Criterion):
     """The sum of -w x dL/dw over the steps."""
 
-    by_gradients: ClassVar = True
-    watches: ClassVar = True
+    needs: ClassVar = "gradients"
     regrows: ClassVar = True
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
@@ -58,9 +56,7 @@ class MovementCriterion(Criterion):
             step = movement_step(whole, gradient)
             watched.statistics[weight] = step if weight not in watched.statistics else watched.statistics[weight] + step
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         known = watched.statistics
         return {name: known[weight] for name, weight in weights.items() if weight in known}
 

@@ -1,4 +1,4 @@
-"""`optimal_brain_compression`: weights removed one by one, each time the one that is missed least by then."""
+"""`optimal_brain_compression`: weights removed one by one, each time the one whose removal costs least."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.calibration.damped_moments import inverse_moments
+from paredown.framework.calibration.second_moments import inverse_moments
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.rows import Goal
 from paredown.modifiers.pruning.scoring.units import Pattern

@@ -1,4 +1,4 @@
-"""`random_pruning`: the control that every criterion has to beat."""
+"""`random_pruning`: random weights become zero; the baseline that every criterion has to beat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -45,9 +44,7 @@ class RandomCriterion(Criterion):
     def start(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Watched:
         return Watched(generator=torch.Generator().manual_seed(self.seed))
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         return {
             name: torch.rand(weight.shape, generator=watched.generator).to(weight.device)
             for name, weight in weights.items()

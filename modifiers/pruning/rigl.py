@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Share
 from paredown.framework.modifier.curves import Curve, curve_value, share_of
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import apply_masks_, mask_keeping, to_bool
 from paredown.modifiers.pruning.masks.base import MaskPruning
@@ -74,21 +74,19 @@ class Rigl(MaskPruning):
             self._open(training, state, usable)
             return
         refuse_nan_gradients(training, {name: each.weight for name, each in usable.items()})
-        share = curve_value(self.curve, training.progress(self), self.drop, 0.0)
+        share = curve_value(self.curve, training.progress, self.drop, 0.0)
         moved = self._moved(state, usable, share)
         marks = {weight: keep != to_bool(state.masks[weight]) for weight, keep in moved.items()}
         state.masks.update({weight: mask_keeping(keep, weight, self.masks) for weight, keep in moved.items()})
         apply_masks_(list(state.masks), list(state.masks.values()))
         self.forget(training, marks.items())
-        training.record(
-            self, "update", sparsity=state.share, moved=sum(int(each.sum()) // 2 for each in marks.values())
-        )
+        training.record("update", sparsity=state.share, moved=sum(int(each.sum()) // 2 for each in marks.values()))
 
     def _open(self, training: Training, state: RiglState, usable: dict[str, Prunable]) -> None:
         final = self.final(training, usable)
         self.prune(training, state, usable, final)
         state.share, state.opened = final, True
-        training.record(self, "update", sparsity=final)
+        training.record("update", sparsity=final)
 
     def _moved(self, state: RiglState, usable: dict[str, Prunable], share: float) -> dict[nn.Parameter, Tensor]:
         """The new masks, bool, of the layers whose connections move."""

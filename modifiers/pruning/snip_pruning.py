@@ -1,4 +1,4 @@
-"""`snip_pruning`: connections that the loss does not feel become zero, before training."""
+"""`snip_pruning`: connections that hardly change the loss become zero, before training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -38,8 +37,7 @@ class SnipPruning(GradualPruning):
 class SnipCriterion(Criterion):
     """abs(w x sum of dL/dw)."""
 
-    by_gradients: ClassVar = True
-    watches: ClassVar = True
+    needs: ClassVar = "gradients"
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         known = watched.statistics
@@ -48,9 +46,7 @@ class SnipCriterion(Criterion):
             wide = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32), copy=True)
             known[weight] = known[weight].add_(wide) if weight in known else wide
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         known = watched.statistics
         return {
             name: (known[weight] * weight.detach() / watched.count).abs()

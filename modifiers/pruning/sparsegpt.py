@@ -1,4 +1,4 @@
-"""`sparsegpt`: weights removed one column at a time, the rest of the row making up for each of them."""
+"""`sparsegpt`: weights removed one column at a time, while the rest of the row compensates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
-from paredown.framework.calibration.damped_moments import inverse_factor
+from paredown.framework.calibration.second_moments import inverse_factor
 from paredown.modifiers.pruning.masks.rows import Goal
 from paredown.modifiers.pruning.scoring.units import Pattern
-from paredown.modifiers.pruning.selection.exact_counts import shared_out
+from paredown.modifiers.pruning.selection.chunks import shared_out
 from paredown.modifiers.pruning.selection.select import smallest
 from paredown.modifiers.pruning.streamed.base import Damping, StreamedPruning
 from paredown.modifiers.pruning.streamed.least_squares import refitted
@@ -46,8 +46,8 @@ class SparseGPT(StreamedPruning):
     damping: Damping = 0.01
     """What is added to the diagonal of the second moments, as a share of its mean."""
     update_weights: bool = False
-    """Choose the weights that stay anew, by least squares, once all zeros are known: nearer to what the layer gave than
-    what the sweep leaves. Costs a system of the size of what stays, for each output."""
+    """Solve again for the weights that stay, by least squares, once all zeros are known: nearer to what the layer
+    gave than what the sweep leaves. Costs a system of the size of what stays, for each output."""
 
     def pruned_rows(self, rows: Tensor, moments: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         new, pruned = sparsegpt_rows(rows, moments, goal, self.block_size, self.damping)

@@ -16,7 +16,6 @@ from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.forward import call
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.framework.model.links import without_links
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -51,26 +50,22 @@ class SynflowPruning(GradualPruning):
 class SynflowCriterion(Criterion):
     """abs(dR/dw x w)."""
 
-    jointly: ClassVar = True
+    needs: ClassVar = "model"
 
-    def check(self, training: Training, modifier: Modifier) -> None:
-        super().check(training, modifier)
-        if training.example_inputs is None:
-            raise ScheduleError(
-                f"{modifier.name} ({modifier.type}) needs the shape of the inputs: give example_inputs="
-            )
+    def check(self, training: Training) -> None:
+        super().check(training)
+        if training.data.example_inputs is None:
+            raise ScheduleError(f"{training.label} needs the shape of the inputs: give example_inputs=")
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         twin = _positive_copy(training.model)
         copies = dict(twin.named_parameters(remove_duplicate=False))
         asked = [copies[name] for name in weights]
-        inputs = tree_map(_ones, training.example_inputs)
+        inputs = tree_map(_ones, training.data.example_inputs)
         outputs = tensors_of(call(twin, inputs, None))
         flow = torch.stack([output.sum() for output in outputs if output.is_floating_point()]).sum()
         if not bool(torch.isfinite(flow)):
-            raise TargetError(f"{modifier.name}: the flow through the model is not finite: synflow cannot weigh it")
+            raise TargetError(f"{training.name}: the flow through the model is not finite: synflow cannot weigh it")
         gradients = torch.autograd.grad(flow, asked, materialize_grads=True)
         return {
             name: (gradient * twin_weight.detach()).abs().to(weights[name].device)

@@ -1,4 +1,4 @@
-"""`taylor_pruning`: what the loss would miss least, to first order, becomes zero."""
+"""`taylor_pruning`: weights whose removal costs the loss least, to first order, become zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -38,8 +37,7 @@ class TaylorPruning(GradualPruning):
 class TaylorCriterion(Criterion):
     """(w x dL/dw)^2, the mean over steps."""
 
-    by_gradients: ClassVar = True
-    watches: ClassVar = True
+    needs: ClassVar = "gradients"
 
     def observe(self, weights: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor], watched: Watched) -> None:
         for name, gradient in gradients.items():
@@ -48,9 +46,7 @@ class TaylorCriterion(Criterion):
             known = watched.statistics
             known[weight] = known[weight].add_(scores) if weight in known else scores
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         known = watched.statistics
         return {name: known[weight] / watched.count for name, weight in weights.items() if weight in known}
 

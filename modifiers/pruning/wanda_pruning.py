@@ -1,4 +1,4 @@
-"""`wanda_pruning`, and the criterion `wanda`: weights by what they carry, their magnitude times that of their input."""
+"""`wanda_pruning`, and the criterion `wanda`: weights of small magnitude times input norm become zero."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from paredown.framework.calibration.second_moments import mean_squares
 from paredown.framework.calibration.streaming import Unit
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.rows import Goal
-from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
+from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionModifier, Watched
 from paredown.modifiers.pruning.scoring.units import Pattern
-from paredown.modifiers.pruning.selection.exact_counts import shared_out, smallest_in_rows
+from paredown.modifiers.pruning.selection.chunks import shared_out, smallest_in_rows
 from paredown.modifiers.pruning.streamed.base import Damping, StreamedPruning
 from paredown.modifiers.pruning.streamed.least_squares import refitted
 
@@ -46,23 +45,20 @@ def wanda_scores(weight: Tensor, moments: Tensor) -> Tensor:
 class WandaCriterion(Criterion):
     """`wanda_scores` of the model as it is, on all of the data; weights of Linear, Conv1d and Conv2d have one."""
 
-    jointly: ClassVar = True
-    needs_data: ClassVar = True
+    needs: ClassVar = "data"
 
-    def weigh(
-        self, training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter], watched: Watched
-    ) -> dict[str, Tensor]:
+    def weigh(self, training: Training, weights: Mapping[str, nn.Parameter], watched: Watched) -> dict[str, Tensor]:
         layers = _layers_of(training, weights)
         for layer in layers:
             refuse_not_finite(layer, named_modules(training.model)[layer], "it has no score")
         moments: dict[str, Tensor] = {}
-        unit = Unit(tuple(layers), lambda: training.run_data(modifier))
-        for layer, squares in mean_squares(training, modifier, unit).items():
+        unit = Unit(tuple(layers), lambda: training.data.run())
+        for layer, squares in mean_squares(training, unit).items():
             moments[layers[layer]] = moments.get(layers[layer], 0) + squares
         return {name: wanda_scores(weights[name], squares) for name, squares in moments.items()}
 
 
-class WandaPruning(StreamedPruning):
+class WandaPruning(StreamedPruning, CriterionModifier):
     """Wanda (Sun et al., 2023, arXiv:2306.11695): one-shot pruning by |weight| x norm of its input, output by output.
 
     Of each output's weights the same share goes, those with the smallest product; no weight is changed otherwise, which
@@ -78,14 +74,13 @@ class WandaPruning(StreamedPruning):
 
     type: Literal["wanda_pruning"] = "wanda_pruning"
     update_weights: bool = False
-    """Choose the weights that stay anew, by least squares, so that the layer gives what it gave; costs a system of the
-    size of what stays, for each output."""
+    """Solve again for the weights that stay, by least squares, so that the layer gives what it gave; costs a system
+    of the size of what stays, for each output."""
     damping: Damping = 0.01
     """With ``update_weights``: what is added to the diagonal of the inputs' second moments, as a share of its mean."""
 
-    @staticmethod
-    def default_criterion() -> Criterion:
-        """The criterion ``wanda``."""
+    @classmethod
+    def default_criterion(cls) -> Criterion:
         return WandaCriterion()
 
     def unused_fields(self) -> list[str]:
@@ -93,7 +88,7 @@ class WandaPruning(StreamedPruning):
         return [*super().unused_fields(), *idle]
 
     def moments(self, training: Training, unit: Unit) -> Mapping[str, Tensor]:
-        return super().moments(training, unit) if self.update_weights else mean_squares(training, self, unit)
+        return super().moments(training, unit) if self.update_weights else mean_squares(training, unit)
 
     def pruned_rows(self, rows: Tensor, moments: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         squares = moments if moments.dim() == 2 else moments.diagonal(dim1=1, dim2=2)

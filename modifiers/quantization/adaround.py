@@ -1,4 +1,4 @@
-"""`adaround`: for every weight up or down is learned, from the layer's own inputs."""
+"""`adaround`: rounding each weight up or down is learned from the layer's own inputs."""
 
 from __future__ import annotations
 

@@ -12,12 +12,11 @@ from pydantic import Field, Strict
 from torch import nn
 
 from paredown.framework.calibration.allocation import Option, allocate
-from paredown.framework.calibration.sensitivity import Trial, scan
+from paredown.framework.calibration.sensitivity import scan
 from paredown.framework.errors import ScheduleError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.links import add_link, remove_links
-from paredown.framework.modifier.base import Modifier
-from paredown.framework.modifier.fields import Budget
+from paredown.framework.modifier.fields import Budget, Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer
@@ -57,9 +56,9 @@ class _Costs:
     def of(cls, training: Training, kind: str) -> _Costs:
         if kind == "bytes":
             return cls(kind, {})
-        if training.example_inputs is None:
+        if training.data.example_inputs is None:
             raise ScheduleError("a budget of bit_operations needs example_inputs")
-        measured = measure_model(training.model, training.example_inputs).layers
+        measured = measure_model(training.model, training.data.example_inputs).layers
         return cls(kind, {layer.name: layer.macs or 0 for layer in measured})
 
     def of_layer(self, name: str, module: nn.Module, schemes: LayerSchemes, bits: int | None) -> float:
@@ -74,24 +73,22 @@ class _Costs:
         return float(self.macs.get(name, 0) * (bits or own) * inputs)
 
 
-def choose_widths(
-    training: Training, modifier: Modifier, layers: Treated, budget: WidthBudget, samples: int | None
-) -> dict[str, int]:
-    """The widths of the layers whose scheme says ``auto``, by measured damage to the model's output.
+def choose_widths(training: Training, layers: Treated, budget: WidthBudget, samples: int | None) -> dict[str, int]:
+    """The widths of the layers whose scheme has ``bits: auto``, by measured damage to the model's output.
 
     Raises:
         ScheduleError: the budget cannot be met; what is missing.
     """
     free = {name: each for name, each in layers.items() if each[1].weights and each[1].weights.bits == "auto"}
     found: dict[str, list[Option]] = {}
-    for each in scan(training, modifier, width_trials(training, free, budget.kind), min(samples or SCANNED, SCANNED)):
+    for each in scan(training, width_trials(training, free, budget.kind), min(samples or SCANNED, SCANNED)):
         found.setdefault(each.layer, []).append(Option(each.setting, each.cost, each.error))
     costs, share = _Costs.of(training, budget.kind), budget.share
     whole = sum(costs.of_layer(name, module, schemes, None) for name, (module, schemes) in free.items())
     try:
         chosen = allocate(found, share * whole)
     except ValueError as error:
-        raise ScheduleError(f"{modifier.name}: budget {budget.kind} {share:g}: {error}") from None
+        raise ScheduleError(f"{training.name}: budget {budget.kind} {share:g}: {error}") from None
     return {name: option.setting for name, option in chosen.items()}
 
 

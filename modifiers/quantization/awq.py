@@ -1,4 +1,4 @@
-"""`awq`: salient inputs' weights made larger before they are rounded, and outliers clipped."""
+"""`awq`: weights of salient inputs are enlarged before rounding, and outliers are clipped."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Awq(WeightReconstruction):
 
     def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
         try:
-            graph = training.graph()
+            graph = training.data.graph()
         except TargetError as error:
-            training.record(self, "no factor moved", reason=str(error))
+            training.record("no factor moved", reason=str(error))
             return ()
         return () if graph is None else scalings(graph, layers, homogeneous=False)
 

@@ -1,4 +1,4 @@
-"""`bias_correction`: the mean error that rounding brings to a layer's result, taken out of its bias."""
+"""`bias_correction`: the mean error that rounding adds to a layer's output is taken out of its bias."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
-from paredown.modifiers.quantization.post_training import Samples, require_data
+from paredown.modifiers.quantization.post_training import Samples
 
 
 class BiasCorrection(TargetedModifier):
@@ -46,15 +46,15 @@ class BiasCorrection(TargetedModifier):
         return True
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        biases = (module._parameters.get("bias") for module in training.targets(self).values())
+        biases = (module._parameters.get("bias") for module in training.targets().values())
         return [bias for bias in biases if bias is not None]
 
     def check(self, training: Training) -> None:
         super().check(training)
-        require_data(self, training)
+        training.data.require()
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        places, norms = self._biases(training), training.targets(self)
+        places, norms = self._biases(training), training.targets()
         return [
             Foreseen(name, "mean of its result corrected, if it is quantized by then")
             if name in places
@@ -66,20 +66,20 @@ class BiasCorrection(TargetedModifier):
         modules, places = named_modules(training.model), self._biases(training)
         means = {name: _MeanError() for name in places if _is_quantized(modules[name])}
         for name, mean in means.items():
-            training.manage(self, modules[name], mean)
+            training.links.add(modules[name], mean)
         try:
-            training.run_data(self, self.samples)
+            training.data.run(self.samples)
         finally:
-            training.unmanage(self)
+            training.links.remove()
         with torch.no_grad():
             for name, mean in means.items():
                 if mean.count:
                     places[name](mean.mean())
-        training.record(self, "correct", layers=list(means))
+        training.record("correct", layers=list(means))
 
     def _biases(self, training: Training) -> Mapping[str, Callable[[Tensor], object]]:
         """How to add a vector to each layer's result, by the layer's name."""
-        targets = training.targets(self)
+        targets = training.targets()
         found: dict[str, Callable[[Tensor], object]] = {
             name: bias.add_ for name, module in targets.items() if (bias := module._parameters.get("bias")) is not None
         }
@@ -93,7 +93,7 @@ class BiasCorrection(TargetedModifier):
 
     def _batch_norms(self, training: Training) -> Mapping[str, str]:
         try:
-            graph = training.graph()
+            graph = training.data.graph()
         except TargetError:
             return {}
         return {} if graph is None else batch_norms_after(graph)

@@ -1,4 +1,4 @@
-"""`dynamic_quantization`: fixed grids for weights; inputs find theirs at run time."""
+"""`dynamic_quantization`: weights on fixed grids; inputs are quantized by their range at run time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`equalization`: the ranges of neighbouring layers' channels made alike."""
+"""`equalization`: the ranges of neighbouring layers' channels are made alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Graph, Scaling, batch_norms_after, scalings
+from paredown.framework.model.kinds import CONVOLUTIONS
 from paredown.framework.model.targets import named_modules, named_parameters
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.training import Training
@@ -36,7 +37,7 @@ class Equalization(TargetedModifier):
 
     example: ClassVar = {}
     claims: ClassVar = frozenset({"scale between layers"})
-    kinds: ClassVar = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
 
     type: Literal["equalization"] = "equalization"
     sweeps: Annotated[int, Strict(), Field(ge=1)] = 20
@@ -48,21 +49,21 @@ class Equalization(TargetedModifier):
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         try:
-            places = scalings(self._graph(training), list(training.targets(self)), homogeneous=True)
+            places = scalings(self._graph(training), list(training.targets()), homogeneous=True)
         except TargetError as error:
-            return [Foreseen(name, str(error), refused=True) for name in training.targets(self)]
+            return [Foreseen(name, str(error), refused=True) for name in training.targets()]
         moved = {name: place for place in places for name, _ in place.after}
         alone = "no layer before it can take the factor"
         return [
             Foreseen(name, f"equalized with {moved[name].before[0][0].rpartition('.')[0]}")
             if name in moved
             else Foreseen(name, alone, refused=True)
-            for name in training.targets(self)
+            for name in training.targets()
         ]
 
     def on_update(self, training: Training, state: None) -> None:
         graph = self._graph(training)
-        places = scalings(graph, list(training.targets(self)), homogeneous=True)
+        places = scalings(graph, list(training.targets()), homogeneous=True)
         convolutions = {norm: conv for conv, norm in batch_norms_after(graph).items()}
         for _ in range(self.sweeps):
             farthest = 0.0
@@ -72,10 +73,10 @@ class Equalization(TargetedModifier):
                 farthest = max(farthest, float((s - 1).abs().max()))
             if farthest < CONVERGED:
                 break
-        training.record(self, "equalize", places=len(places))
+        training.record("equalize", places=len(places))
 
     def _graph(self, training: Training) -> Graph:
-        graph = training.graph()
+        graph = training.data.graph()
         if graph is None:
             raise TargetError(f"{self.name}: give example_inputs, so that the model's graph can be traced")
         return graph

@@ -1,4 +1,4 @@
-"""`gptq`: weights rounded one column at a time, the rest of the row making up for each error."""
+"""`gptq`: weights rounded one column at a time, while the rest of the row compensates for each error."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor
 
-from paredown.framework.calibration.damped_moments import inverse_factor
-from paredown.framework.calibration.second_moments import SecondMoments
+from paredown.framework.calibration.second_moments import SecondMoments, inverse_factor
 from paredown.modifiers.quantization.layers.stored import Grid
 from paredown.modifiers.quantization.numbers.fake_quantize import clip_limits
 from paredown.modifiers.quantization.numbers.formats import FLOAT_FORMATS, round_float_

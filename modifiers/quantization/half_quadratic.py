@@ -8,6 +8,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from paredown.framework.model.kinds import CONVOLUTIONS
 from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
@@ -47,7 +48,7 @@ class HalfQuadratic(PostTrainingQuantization):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
 
     type: Literal["half_quadratic"] = "half_quadratic"
     weights: AffineWeightScheme = AffineWeightScheme(bits=4, granularity="group", group_size=128)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
+from paredown.framework.model.kinds import CONVOLUTIONS
 from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -51,7 +52,7 @@ class LearnedStepSize(QuantizationModifier):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
     state_type: ClassVar = LearnedLayers
     needs_training: ClassVar = True
     stays: ClassVar = True
@@ -99,7 +100,7 @@ class LearnedStepSize(QuantizationModifier):
         super().attach(training, state)
         self._write(training, state)
         for tensor, beside in self._trained(training, state):
-            training.surgery.adopt(tensor.requires_grad_(True), beside)
+            training.surgery.groups.add(tensor.requires_grad_(True), beside)
 
     def attach_weights(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
         learned = _learned(state)
@@ -113,7 +114,7 @@ class LearnedStepSize(QuantizationModifier):
             own = {key: learned[f"{name}.{key}"] for key in weight_names(module)}
             quantizer = LearnedWeightQuantizer(schemes.weights, tuple(own), channel_of(module), own)
             grids = {f"{name}.{key}": Grid(grid.scale.detach(), grid.zero_point.detach()) for key, grid in own.items()}
-            put_weight_quantizer(training, self, name, quantizer, grids)
+            put_weight_quantizer(training, name, quantizer, grids)
 
     def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
         learned = _learned(state)
@@ -124,7 +125,7 @@ class LearnedStepSize(QuantizationModifier):
         for name, place, _ in state.places():
             scheme = self.scheme_at(schemes, name, place)
             quantizer = LearnedActivationQuantizer(scheme, place, learned[f"{name}:{place}"])
-            if put(training, self, modules[name], quantizer):
+            if put(training, modules[name], quantizer):
                 quantizer.add_buffers(modules[name])
 
     def on_step(self, training: Training, state: QuantizedLayers) -> None:
@@ -139,7 +140,7 @@ class LearnedStepSize(QuantizationModifier):
         self._write(training, state)
         if self.freeze_scales is not None and training.reached(self.freeze_scales):
             self._fix(training, state)
-            training.record(self, "freeze scales")
+            training.record("freeze scales")
 
     def on_end(self, training: Training, state: QuantizedLayers) -> None:
         if _learned(state):
@@ -148,9 +149,9 @@ class LearnedStepSize(QuantizationModifier):
     def on_finalize(self, training: Training, state: QuantizedLayers) -> None:
         self.on_end(training, state)
 
-    def withdraw(self, training: Training, state: QuantizedLayers) -> None:
+    def release(self, training: Training, state: QuantizedLayers) -> None:
         self._leave_optimizers(training, state)
-        super().withdraw(training, state)
+        super().release(training, state)
 
     def _trained(self, training: Training, state: QuantizedLayers) -> Iterator[tuple[Tensor, nn.Parameter]]:
         """The learned tensors that have a gradient, each with a parameter in whose group it trains."""
@@ -213,7 +214,7 @@ class LearnedStepSize(QuantizationModifier):
     def _leave_optimizers(self, training: Training, state: QuantizedLayers) -> None:
         for grid in _learned(state).values():
             for tensor in (grid.scale, grid.zero_point):
-                training.surgery.disown(tensor)
+                training.surgery.groups.remove({id(tensor)})
                 tensor.requires_grad_(False)
 
 

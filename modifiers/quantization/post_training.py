@@ -1,4 +1,4 @@
-"""What the modifiers share that quantize a trained model at once."""
+"""The base of the modifiers that quantize a trained model at once."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.stored import QuantizedLayers
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
 
-__all__ = ["PostTrainingQuantization", "Samples", "require_data"]
+__all__ = ["PostTrainingQuantization", "Samples"]
 
 Samples = Annotated[int, Strict(), Field(ge=1)]
-
-
-def require_data(modifier: Modifier, training: Training) -> None:
-    """Raise ScheduleError where there is nothing to calibrate on, for a modifier that acts once."""
-    if training.data is None:
-        raise ScheduleError(
-            f"{modifier.name} ({modifier.type}) needs batches to calibrate on: modify(..., data=loader)"
-        )
 
 
 class PostTrainingQuantization(QuantizationModifier):
@@ -31,6 +21,10 @@ class PostTrainingQuantization(QuantizationModifier):
 
     samples: Samples | None = None
     """How much of ``data`` is used to calibrate; 200 are usually enough. Default: all."""
+
+    @property
+    def calibration_samples(self) -> int | None:
+        return self.samples
 
     @property
     def acts_once(self) -> bool:
@@ -46,7 +40,7 @@ class PostTrainingQuantization(QuantizationModifier):
     def check(self, training: Training) -> None:
         super().check(training)
         if self.calibrates:
-            require_data(self, training)
+            training.data.require()
 
     def on_start(self, training: Training) -> QuantizedLayers:
         state = super().on_start(training)

@@ -59,6 +59,10 @@ class QuantizationAwareTraining(QuantizationModifier):
     """Round in eval mode too; false evaluates the float model while the window is open."""
 
     @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
+    @property
     def calibrates(self) -> bool:
         return self.activations is not None
 
@@ -95,7 +99,7 @@ class QuantizationAwareTraining(QuantizationModifier):
     def attach(self, training: Training, state: QuantizedLayers) -> None:
         super().attach(training, state)
         if state.batch_norm_frozen:
-            freeze_statistics(training, self)
+            freeze_statistics(training)
 
     def on_update(self, training: Training, state: QuantizedLayers) -> None:
         if self._set_widths(training, state):
@@ -115,13 +119,13 @@ class QuantizationAwareTraining(QuantizationModifier):
         if state.passing and self.warm_up is not None and training.reached(self.warm_up):
             state.passing = False
             self.attach_activations(training, state)
-            training.record(self, "warm")
+            training.record("warm")
         if not state.frozen and self.freeze_observers is not None and training.reached(self.freeze_observers):
             self._freeze_ranges(training, state)
         if not state.batch_norm_frozen and self.freeze_batch_norm and training.reached(self.freeze_batch_norm):
             state.batch_norm_frozen = True
-            freeze_statistics(training, self)
-            training.record(self, "freeze batch norm")
+            freeze_statistics(training)
+            training.record("freeze batch norm")
 
     def on_finalize(self, training: Training, state: QuantizedLayers) -> None:
         state.passing = False
@@ -147,10 +151,10 @@ class QuantizationAwareTraining(QuantizationModifier):
         before = dict(state.bits)
         for name, (_, schemes) in self.layers(training).items():
             if self.initial_bits is not None and schemes.weights is not None and schemes.weights.format == "int":
-                width = curve_value(self.curve, training.progress(self), self.initial_bits, schemes.weights.width)
+                width = curve_value(self.curve, training.progress, self.initial_bits, schemes.weights.width)
                 state.bits[name] = math.floor(width + 0.5)
         if state.bits != before and self.initial_bits is not None:
-            training.record(self, "update", bits=sum(state.bits.values()) / len(state.bits))
+            training.record("update", bits=sum(state.bits.values()) / len(state.bits))
         return state.bits != before
 
     def _search_grids(self, training: Training, state: QuantizedLayers) -> bool:
@@ -162,7 +166,7 @@ class QuantizationAwareTraining(QuantizationModifier):
 
     def _freeze_ranges(self, training: Training, state: QuantizedLayers) -> None:
         self.freeze(training, state)
-        training.record(self, "freeze observers")
+        training.record("freeze observers")
 
     def _warn_of_silence(self, state: QuantizedLayers) -> None:
         silent = state.unseen()

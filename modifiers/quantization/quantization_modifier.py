@@ -1,4 +1,4 @@
-"""What all modifiers share that quantize layers: schemes, refusals, the plan, the links, the ranges of activations."""
+"""The base of all quantization modifiers: schemes, refusals, plan, links, and ranges of activations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 from torch import nn
 
-from paredown.framework.calibration.sensitivity import Trial
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
 from paredown.framework.model.links import Link
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
 from paredown.modifiers.quantization.layers.folded_batch_norms import folded_batch_norms
@@ -56,7 +56,6 @@ class QuantizationModifier(TargetedModifier):
     claims: ClassVar = frozenset({"grid"})
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LAYERS
     state_type: ClassVar = QuantizedLayers
-    hold: ClassVar = True
     #: activations find their scale at run time
     dynamic: ClassVar[bool] = False
 
@@ -70,6 +69,15 @@ class QuantizationModifier(TargetedModifier):
 
     budget: WidthBudget | None = None
     """For weights of ``bits: auto``: what they may cost together, such as ``{bytes: 0.15}`` of their own size."""
+
+    @property
+    def holds(self) -> bool:
+        return True
+
+    @property
+    def calibration_samples(self) -> int | None:
+        """How much of ``data`` is used; None: all."""
+        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizationModifier:
@@ -110,11 +118,11 @@ class QuantizationModifier(TargetedModifier):
             )
 
     def remarks(self, training: Training) -> Sequence[str]:
-        others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets(self))]
-        told = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
+        others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets())]
+        lines = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
         outputs = self._fusable_outputs(training, list(self.layers(training)))
-        told += [f"also the results of {', '.join(outputs)} are quantized: an engine can then fuse"] if outputs else []
-        return [*super().remarks(training), *told]
+        lines += [f"also the results of {', '.join(outputs)} are quantized: an engine can then fuse"] if outputs else []
+        return [*super().remarks(training), *lines]
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         return [self._foreseen(training, *target) for target in self._targets(training)]
@@ -162,9 +170,9 @@ class QuantizationModifier(TargetedModifier):
             state.ranges[f"{name}:output"] = Observation.unseen(self.activations, training.device)
         state.norms = folded_batch_norms(training, self.layers(training))
         if self.budget is not None:
-            samples = getattr(self, "samples", None)
-            state.bits.update(choose_widths(training, self, self.layers(training), self.budget, samples))
-            training.record(self, "choose widths", bits=dict(state.bits))
+            chosen = choose_widths(training, self.layers(training), self.budget, self.calibration_samples)
+            state.bits.update(chosen)
+            training.record("choose widths", bits=dict(state.bits))
         return state
 
     def attach(self, training: Training, state: QuantizedLayers) -> None:
@@ -179,7 +187,7 @@ class QuantizationModifier(TargetedModifier):
             if schemes.weights is not None and (names is None or name in names):
                 quantizer = self._weight_quantizer_of(training, state, name, schemes.weights)
                 quantizer.fixed = any(f"{name}.{key}" in state.grids for key in quantizer.names)
-                put_weight_quantizer(training, self, name, quantizer, state.grids)
+                put_weight_quantizer(training, name, quantizer, state.grids)
 
     def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
         """Put the quantizers on inputs and outputs; they observe until the ranges freeze."""
@@ -188,7 +196,7 @@ class QuantizationModifier(TargetedModifier):
             scheme = self.scheme_at(schemes, name, place)
             followed = None if state.frozen else observation
             quantizer = self.activation_quantizer(scheme, place, followed, always, state.passing)
-            if not put(training, self, modules[name], quantizer):
+            if not put(training, modules[name], quantizer):
                 continue
             quantizer.add_buffers(modules[name])
             grid = state.grids.get(f"{name}:{place}")
@@ -198,7 +206,7 @@ class QuantizationModifier(TargetedModifier):
                 quantizer.set_grid(modules[name], *observation.solved(scheme))
         for name, each in schemes.items():
             if self.dynamic and each.activations is not None:
-                put(training, self, modules[name], ActivationQuantizer(each.activations, dynamic=True))
+                put(training, modules[name], ActivationQuantizer(each.activations, dynamic=True))
 
     def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
         """The quantizer of a layer's weights, whose grid follows them."""
@@ -240,7 +248,7 @@ class QuantizationModifier(TargetedModifier):
         """Run ``data`` through the model with whole activations, and take their ranges from it."""
         state.passing = True
         self.attach_activations(training, state, always=True)
-        training.run_data(self, samples)
+        training.data.run(samples)
         state.passing = False
         self.freeze(training, state)
 
@@ -272,10 +280,10 @@ class QuantizationModifier(TargetedModifier):
         self.attach_activations(training, state)
 
     def detach(self, training: Training, state: QuantizedLayers) -> None:
-        training.unmanage(self, only=_passing)
+        training.links.remove(only=_passing)
 
-    def withdraw(self, training: Training, state: QuantizedLayers) -> None:
-        super().withdraw(training, state)
+    def release(self, training: Training, state: QuantizedLayers) -> None:
+        super().release(training, state)
         remove_buffers(training.model, [*state.layers, *(name for name, _, _ in state.places())])
         restore_fast_path(training.model, state.layers)
 
@@ -292,7 +300,7 @@ class QuantizationModifier(TargetedModifier):
 
     def _targets(self, training: Training) -> Iterator[tuple[str, nn.Module, LayerSchemes]]:
         """Every target, with its schemes."""
-        targets = training.targets(self)
+        targets = training.targets()
         try:
             different = overrides_by_layer(training.model, self.overrides, self.kinds)
         except TargetError as error:
@@ -310,11 +318,11 @@ class QuantizationModifier(TargetedModifier):
         parts = []
         if schemes.weights is not None:
             kind = "" if schemes.weights.format == "int" else f" {schemes.weights.format}"
-            told = (
+            described = (
                 "weights of a width to be chosen" if schemes.weights.bits == "auto" else f"{schemes.weights.bits}-bit"
             )
-            told += "" if schemes.weights.bits == "auto" else f"{kind} weights"
-            parts.append(f"{told} per {schemes.weights.granularity}")
+            described += "" if schemes.weights.bits == "auto" else f"{kind} weights"
+            parts.append(f"{described} per {schemes.weights.granularity}")
         if schemes.activations is not None:
             parts.append(f"{schemes.activations.bits}-bit inputs{' as they come' if self.dynamic else ''}")
         known = schemes.weights is not None and schemes.weights.bits != "auto"

@@ -15,10 +15,11 @@ from paredown.framework.distributed.processes import extremes_of_all
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Scaling, scalings
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Foreseen, Share, TargetedModifier
+from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
-from paredown.modifiers.quantization.post_training import Samples, require_data
+from paredown.modifiers.quantization.post_training import Samples
 
 __all__ = ["Smoothquant", "smoothing"]
 
@@ -55,18 +56,18 @@ class Smoothquant(TargetedModifier):
 
     def check(self, training: Training) -> None:
         super().check(training)
-        require_data(self, training)
+        training.data.require()
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         try:
             places = self._places(training)
         except TargetError as error:
-            return [Foreseen(name, str(error), refused=True) for name in training.targets(self)]
+            return [Foreseen(name, str(error), refused=True) for name in training.targets()]
         moved = {name for place in places for name, _ in place.after}
         alone = "nothing before it can take the factor, or something else reads its input too"
         return [
             Foreseen(name, "scaled along its inputs") if name in moved else Foreseen(name, alone, refused=True)
-            for name in training.targets(self)
+            for name in training.targets()
         ]
 
     def on_update(self, training: Training, state: None) -> None:
@@ -77,13 +78,13 @@ class Smoothquant(TargetedModifier):
             if place.after[0][0] in largest:
                 weights = [modules[name].get_parameter("weight").detach() for name, _ in place.after]
                 move_scale_(training.model, place, smoothing(largest[place.after[0][0]], weights, self.strength))
-        training.record(self, "smooth", places=len(places))
+        training.record("smooth", places=len(places))
 
     def _places(self, training: Training) -> list[Scaling]:
-        graph = training.graph()
+        graph = training.data.graph()
         if graph is None:
             raise TargetError(f"{self.name}: give example_inputs, so that the model's graph can be traced")
-        return scalings(graph, list(training.targets(self)), homogeneous=False)
+        return scalings(graph, list(training.targets()), homogeneous=False)
 
     def _largest_inputs(self, training: Training, names: set[str]) -> dict[str, Tensor]:
         """The largest magnitude of each input channel, over data and processes."""
@@ -95,12 +96,12 @@ class Smoothquant(TargetedModifier):
             largest[name] = torch.maximum(largest[name], new) if name in largest else new
 
         for name in names:
-            training.manage(self, modules[name], InputTaker(functools.partial(take, name)))
+            training.links.add(modules[name], InputTaker(functools.partial(take, name)))
         try:
-            training.run_data(self, self.samples)
+            training.data.run(self.samples)
         finally:
-            training.unmanage(self)
-        refuse_not_finite_inputs(self, largest)
+            training.links.remove()
+        refuse_not_finite_inputs(training.name, largest)
         return {name: extremes_of_all(found, found)[1] for name, found in largest.items()}
 
 

@@ -1,4 +1,4 @@
-"""`static_quantization`: a trained model's weights and inputs on fixed grids, from calibration data."""
+"""`static_quantization`: weights and inputs of a trained model on fixed grids, from calibration data."""
 
 from __future__ import annotations
 

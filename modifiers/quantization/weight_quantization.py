@@ -1,4 +1,4 @@
-"""`weight_quantization`: a trained model's weights, rounded to the nearest."""
+"""`weight_quantization`: weights of a trained model rounded to the nearest number of the grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the modifiers share that choose new weights on the grid, layer by layer, from calibration data."""
+"""The base of the modifiers that solve for new weights on the grid, layer by layer, on calibration data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calibration.rollback import KeptTensors
-from paredown.framework.calibration.second_moments import SecondMoments, second_moments
+from paredown.framework.calibration.rollback import Rollback
+from paredown.framework.calibration.second_moments import WITH_COLUMNS, SecondMoments, second_moments
 from paredown.framework.calibration.streaming import stream
 from paredown.framework.model.graph.fusion import Scaling
 from paredown.framework.model.targets import named_modules, named_parameters
@@ -30,7 +30,7 @@ class WeightReconstruction(PostTrainingQuantization):
     weights are put back.
     """
 
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = WITH_COLUMNS
 
     weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128)
     """Width and grid of the weights."""
@@ -69,20 +69,20 @@ class WeightReconstruction(PostTrainingQuantization):
 
     def on_update(self, training: Training, state: QuantizedLayers) -> None:
         schemes = {name: each.weights for name, each in self.schemes_of(training, state).items() if each.weights}
-        with KeptTensors() as kept:
+        with Rollback() as kept:
             self._reconstruct_all(training, state, schemes, kept)
         unseen = [name for name in schemes if f"{name}.weight" not in state.grids]
         super().fix_grids(training, state, unseen)
-        training.record(self, "quantize", layers=list(schemes), without_data=unseen)
+        training.record("quantize", layers=list(schemes), without_data=unseen)
         self.attach_weights(training, state)
         super().on_update(training, state)
 
     def _reconstruct_all(
-        self, training: Training, state: QuantizedLayers, schemes: Mapping[str, WeightScheme], kept: KeptTensors
+        self, training: Training, state: QuantizedLayers, schemes: Mapping[str, WeightScheme], kept: Rollback
     ) -> None:
         places = self.movable(training, list(schemes))
-        for unit in stream(training, self, list(schemes), self.samples):
-            moments = second_moments(training, self, unit)
+        for unit in stream(training, list(schemes), self.samples):
+            moments = second_moments(training, unit)
             called = {name: schemes[name] for name in unit.layers if name in moments}
             inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
             for parameter in _changed(training, called, inside):

@@ -1,0 +1,1 @@
+"""Training settings over time: learning rate, weight decay, frozen parameters."""

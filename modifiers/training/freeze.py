@@ -1,4 +1,4 @@
-"""`freeze`: parameters that stand still."""
+"""`freeze`: parameters that do not train."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Freeze(TargetedModifier):
         return Frozen([name for name, parameter in self._parameters(training).items() if parameter.requires_grad])
 
     def attach(self, training: Training, state: Frozen) -> None:
-        if training.progress(self) < 1:
+        if training.progress < 1:
             self._set(training, state, requires_grad=False)
 
     def on_end(self, training: Training, state: Frozen) -> None:
@@ -67,7 +67,7 @@ class Freeze(TargetedModifier):
             if name in parameters:
                 parameters[name].requires_grad_(requires_grad)
                 parameters[name].grad = None
-                training.surgery.changed = True
+                training.surgery.note_change()
 
     def _parameters(self, training: Training) -> dict[str, nn.Parameter]:
         try:

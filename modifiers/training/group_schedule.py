@@ -1,4 +1,4 @@
-"""A number of the optimizers' param groups over time: what `learning_rate` and `weight_decay` have in common."""
+"""The base of `learning_rate` and `weight_decay`: a number of the optimizers' param groups over time."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class GroupSchedule(Modifier):
     curve: Curve = "linear"
     """How it moves over the window."""
 
+    @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
     def unused_fields(self) -> Sequence[str]:
         level = self.curve == "constant" or not isinstance(self.curve, str)
         return ["initial"] if level and "initial" in self.model_fields_set else []
@@ -60,7 +64,7 @@ class GroupSchedule(Modifier):
     def on_update(self, training: Training, state: GroupNumbers) -> None:
         largest = max(number for before in state.before for number in before)
         initial = largest if self.initial is None else self.initial
-        value = curve_value(self.curve, training.progress(self), initial, self.final)
+        value = curve_value(self.curve, training.progress, initial, self.final)
         for optimizer, before in zip(training.optimizers, state.before, strict=True):
             for group in optimizer.param_groups[len(before) :]:  # added since: it joins with the number it came with
                 before.append(float(group[self.key]))

@@ -15,6 +15,7 @@ from paredown.framework.errors import (
     TargetError,
 )
 from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.registry import register
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
@@ -39,6 +40,7 @@ __all__ = [
     "Time",
     "Training",
     "load",
+    "register",
     "resume",
     "save",
 ]

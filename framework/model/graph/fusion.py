@@ -1,4 +1,4 @@
-"""What hangs together in a model, read from its exported graph."""
+"""A model's computation as a graph, and which of its layers an engine fuses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Collection, Iterator
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paredown.framework.model.graph.scaling import CONVOLUTIONS, TRANSPOSED, Scaling, scalings
-from paredown.framework.model.graph.trace import Graph, export_graph, operator_name, tensors_of
+from paredown.framework.model.graph.scaling import Scaling, scalings
+from paredown.framework.model.graph.trace import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Graph,
+    export_graph,
+    operator_name,
+    tensors_of,
+)
 
 __all__ = ["Graph", "Scaling", "batch_norms_after", "export_graph", "open_ends", "scalings", "tensors_of"]
 

@@ -1,6 +1,6 @@
-"""Where a factor per channel can move from the layer that makes a value into the layers that read it.
+"""Where a factor per channel can move from the layer that produces a value into the layers that read it.
 
-Each value that depends on a producer's channels carries a tensor of its own shape that tells, element by element, of
+Each value that depends on a producer's channels carries a tensor of its own shape that shows, element by element, of
 which channel it is a multiple (-1: of none, such as a padding zero). Views, transpositions and the like are simply
 executed on that tensor, so that a head layout needs no rules: a path counts if, at its end, channel i of the producer
 is input i of the reader.
@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from paredown.framework.model.graph.trace import Graph, operator_name
+from paredown.framework.model.graph.trace import CONVOLUTIONS, TRANSPOSED, Graph, operator_name
 
 __all__ = ["Scaling", "scalings"]
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 SAME = ("dropout", "alias", "detach", "to", "_to_copy", "clone", "contiguous", "neg")
 PRODUCTS = ("mul", "div")
 MOVES = (

@@ -18,13 +18,17 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from paredown.framework.errors import TargetError
-from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.autocast import lay_open_
 from paredown.framework.model.links import without_links
 from paredown.framework.model.targets import plain_name, unwrap
+from paredown.framework.model.temporary import buffers_kept, evaluating
 
-__all__ = ["Graph", "export_graph", "operator_name", "tensors_of"]
+__all__ = ["CONVOLUTIONS", "TRANSPOSED", "Graph", "export_graph", "operator_name", "tensors_of"]
 
+#: names of operators
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 #: nodes that check and pass nothing on
 CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size")
 
@@ -106,7 +110,7 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
 
     Raises:
-        TargetError: the model cannot be traced; the message tells where `torch.export` stopped.
+        TargetError: the model cannot be traced; the message has where `torch.export` stopped.
     """
     model = unwrap(model)
     with without_links(model), evaluating(model), buffers_kept(model), _without_log("torch"), warnings.catch_warnings():

@@ -41,7 +41,12 @@ def schedule_mistakes(
 def _times(modifier: Modifier) -> Iterator[tuple[str, Time]]:
     """All times of a modifier, by field."""
     later: Mapping[str, Time | None] = modifier.later_times()
-    for field, time in {"start": modifier.start, "end": modifier.end, "every": modifier.grid, **later}.items():
+    for field, time in {
+        "start": modifier.start,
+        "end": modifier.end,
+        "every": modifier.update_interval,
+        **later,
+    }.items():
         if isinstance(time, Time):
             yield field, time
 

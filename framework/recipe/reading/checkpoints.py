@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.framework.errors import RecipeError
+from paredown.framework.modifier.registry import missing_classes
 from paredown.framework.recipe.tree.positions import Position
 
 __all__ = ["checkpoint_recipe", "is_checkpoint"]
@@ -27,13 +28,15 @@ def checkpoint_recipe(path: Path) -> str:
     Only tensors and plain values are read (``weights_only=True``), so a file from a stranger runs no code.
 
     Raises:
-        RecipeError: not a readable checkpoint, or one without a recipe.
+        RecipeError: not a readable checkpoint, or one without a recipe, or a modifier class is not known here.
     """
     content = _content(path)
     manager = content.get("manager") if isinstance(content, Mapping) else None
     for holder in (manager, content):
-        text = holder.get("recipe") if isinstance(holder, Mapping) else None
-        if isinstance(text, str):
+        if isinstance(holder, Mapping) and isinstance(text := holder.get("recipe"), str):
+            missing = missing_classes(holder.get("modifiers"))
+            if missing:
+                raise RecipeError([Position(str(path)).mistake(f"it {missing}")])
             return text
     raise RecipeError([Position(str(path)).mistake("a checkpoint without a recipe; was it written by paredown.save?")])
 

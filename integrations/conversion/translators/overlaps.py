@@ -104,8 +104,8 @@ def _hand_over(modifiers: list[New], notes: Notes) -> None:
     """Masks that another modifier takes over are let go of at that moment."""
     masks = [new for new in modifiers if new.kind in (*MASKS, CONSTANT)]
     for new in masks:
-        followers = [other for other in masks if other is not new and new.end is not None and other.start >= new.end]
-        same = [other for other in followers if other.fields.get("targets") == new.fields.get("targets")]
+        transfers = [other for other in masks if other is not new and new.end is not None and other.start >= new.end]
+        same = [other for other in transfers if other.fields.get("targets") == new.fields.get("targets")]
         if same and new.fields.get("hold", True):
             new.fields["hold"] = False
             if new.end is not None and min(other.start for other in same) > new.end:

@@ -1,4 +1,4 @@
-"""What layers give out on data, and factors that keep as much of it as their ranks allow."""
+"""Activation-aware factors: those that keep most of a layer's outputs on calibration data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calibration.damped_moments import damped_moments
-from paredown.framework.calibration.second_moments import input_columns, refuse_not_finite_inputs
+from paredown.framework.calibration.second_moments import damped_moments, input_columns, refuse_not_finite_inputs
 from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.model.links import Link
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.sites import Site
 from paredown.modifiers.decomposition.forms.base import Ranks, StagedForm
@@ -30,26 +28,26 @@ RIDGE = 1e-3
 
 
 def calibrated_factors(
-    training: Training, modifier: Modifier, sites: Mapping[str, Site], ranks: Mapping[str, Ranks], samples: int | None
+    training: Training, sites: Mapping[str, Site], ranks: Mapping[str, Ranks], samples: int | None
 ) -> dict[str, list[Tensor]]:
     """Factors of these ranks that keep what each layer gives out on ``data``, as it is given its inputs now.
 
     A product of matrices that covers a layer's outputs has an optimum in closed form: `response_factors`. For other
     forms the input channels are whitened (multiplied by the root of their second moments) before the weights are
-    decomposed, and the last stage is chosen anew by least squares on the responses.
+    decomposed, and the last stage is chosen again by least squares on the responses.
 
     Raises:
         ScheduleError: there is no data, or it leads to NaN or infinity; names the layers.
     """
     closed = {name for name, site in sites.items() if isinstance(site.form, ChannelForm)}
-    moments = _moments(training, modifier, sites, closed, samples)
+    moments = _moments(training, sites, closed, samples)
     factors = {name: _factors(site, ranks[name], moments.get(name)) for name, site in sites.items()}
     open_ended = {name: site for name, site in sites.items() if name not in closed and _can_be_fitted(site)}
-    return {**factors, **_refitted(training, modifier, open_ended, factors, samples)}
+    return {**factors, **_refitted(training, open_ended, factors, samples)}
 
 
 def _moments(
-    training: Training, modifier: Modifier, sites: Mapping[str, Site], closed: Iterable[str], samples: int | None
+    training: Training, sites: Mapping[str, Site], closed: Iterable[str], samples: int | None
 ) -> dict[str, Tensor]:
     """Second moments of the responses where the optimum is closed, else of the input channels."""
     sums = {name: _Products() for name in sites}
@@ -59,13 +57,13 @@ def _moments(
         columns = _outputs(sites[name], y) if name in closed else _inputs(sites[name], x)
         sums[name].add(columns, columns)
 
-    _run(training, modifier, sites, take, samples)
+    _run(training, sites, take, samples)
     found = {name: products.mean() for name, products in sums.items() if products.count}
-    refuse_not_finite_inputs(modifier, found)
+    refuse_not_finite_inputs(training.name, found)
     few = [name for name, products in sums.items() if products.count < ENOUGH]
     if few:
         warnings.warn(
-            f"{modifier.name}: data gave fewer than {ENOUGH} vectors to {', '.join(few)}: too few to decompose for",
+            f"{training.name}: data gave fewer than {ENOUGH} vectors to {', '.join(few)}: too few to decompose for",
             stacklevel=2,
         )
     return found
@@ -112,7 +110,6 @@ def _can_be_fitted(site: Site) -> bool:
 
 def _refitted(
     training: Training,
-    modifier: Modifier,
     sites: Mapping[str, Site],
     factors: Mapping[str, list[Tensor]],
     samples: int | None,
@@ -128,7 +125,7 @@ def _refitted(
         own[name].add(columns, columns)
         cross[name].add(_outputs(sites[name], y), columns)
 
-    _run(training, modifier, sites, take, samples)
+    _run(training, sites, take, samples)
     fitted = {}
     for name in sites:
         if own[name].count:
@@ -209,15 +206,11 @@ class _Observer(Link):
 
 def _run(
     training: Training,
-    modifier: Modifier,
     sites: Mapping[str, Site],
     take: Callable[[str, Tensor, Tensor], None],
     samples: int | None,
 ) -> None:
     """Run the model on the data, and hand each layer's name, input and output to ``take``."""
-    for name, site in sites.items():
-        training.manage(modifier, site.module, _Observer(partial(take, name)))
-    try:
-        training.run_data(modifier, samples)
-    finally:
-        training.unmanage(modifier, only=lambda link: isinstance(link, _Observer))
+    observers = [(site.module, _Observer(partial(take, name))) for name, site in sites.items()]
+    with training.links.during(observers):
+        training.data.run(samples)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
-from paredown.framework.model.forward import buffers_kept, call, evaluating
+from paredown.framework.model.forward import call
 from paredown.framework.model.targets import match
-from paredown.framework.model.temporary import exchanged
+from paredown.framework.model.temporary import buffers_kept, evaluating, modules_replaced
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.guard import (
     layer_inputs,
     measured_speedup,
+    ranks_text,
     slower_by_latency,
     slower_by_rule,
-    told,
     too_large,
 )
-from paredown.modifiers.decomposition.choice.ranks import Faster, LayerRanks, chosen_ranks
+from paredown.modifiers.decomposition.choice.ranks import Faster, LayerRank, LayerRanks, chosen_ranks
 from paredown.modifiers.decomposition.choice.sites import Site, Sites
 from paredown.modifiers.decomposition.forms.base import Ranks
 
-__all__ = ["RATIOS", "Choice", "Guard", "choose_ranks", "foreseen_lines", "refuse_what_cannot_run"]
+__all__ = ["RATIOS", "Choice", "Guard", "GuardKind", "choose_ranks", "foreseen_lines", "refuse_what_cannot_run"]
 
 #: by what a layer's weights are divided in trials, for a budget, and for a latency
 RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+GuardKind = Literal["latency", "rule", "none"]
 
 
 @dataclass
@@ -57,14 +60,12 @@ class Guard:
     min_speedup: float
 
     @classmethod
-    def of(cls, training: Training, modifier: Any, sites: Sites) -> Guard:
-        """The guard that a modifier asks for."""
-        measured = modifier.guard == "latency" or (modifier.guard is None and training.example_inputs is not None)
-        layers = [
-            site for site in sites.layers.values() if measured and (site.form.saves_time or modifier.guard == "latency")
-        ]
-        inputs = layer_inputs(training, modifier, layers) if layers else {}
-        return cls(modifier.guard == "none", inputs, modifier.min_speedup)
+    def of(cls, training: Training, sites: Sites, kind: GuardKind | None, min_speedup: float) -> Guard:
+        """The guard of a kind; by default latency where there are example inputs, else the rule."""
+        measured = kind == "latency" or (kind is None and training.data.example_inputs is not None)
+        layers = [site for site in sites.layers.values() if measured and (site.form.saves_time or kind == "latency")]
+        inputs = layer_inputs(training, layers) if layers else {}
+        return cls(kind == "none", inputs, min_speedup)
 
     def objection(self, site: Site, ranks: Ranks) -> str | None:
         """Why a layer of these ranks does not pay, if so."""
@@ -78,21 +79,21 @@ class Guard:
         return slower_by_rule(site.form, ranks)
 
 
-def choose_ranks(training: Training, modifier: Any, sites: Sites, guard: Guard) -> Choice:
+def choose_ranks(training: Training, sites: Sites, guard: Guard, rank: Faster | LayerRanks | LayerRank) -> Choice:
     """Ranks layer by layer; see `paredown.modifiers.decomposition.choice.rank_budget` for one target for all.
 
     Raises:
         TargetError: a pattern of ``{layers: ...}`` means none of the layers.
     """
     choice = Choice(refused=dict(sites.refused))
-    if isinstance(modifier.rank, Faster):
-        inputs = layer_inputs(training, modifier, sites.layers.values())
+    if isinstance(rank, Faster):
+        inputs = layer_inputs(training, sites.layers.values())
         for site in sites.layers.values():
-            _choose_by_latency(choice, site, inputs.get(site.name), modifier.rank.latency)
+            _choose_by_latency(choice, site, inputs.get(site.name), rank.latency)
         return choice
-    for name, rank in _wanted(training, modifier, sites).items():
+    for name, wanted in _wanted(training, sites, rank).items():
         site = sites.layers[name]
-        ranks = None if rank is None else chosen_ranks(rank, site.form, site.tensor)
+        ranks = None if wanted is None else chosen_ranks(wanted, site.form, site.tensor)
         objection = "no pattern of rank: layers means it" if ranks is None else guard.objection(site, ranks)
         if ranks is None or objection is not None:
             choice.refuse(name, str(objection))
@@ -103,7 +104,7 @@ def choose_ranks(training: Training, modifier: Any, sites: Sites, guard: Guard) 
 
 def refuse_what_cannot_run(training: Training, sites: Sites, choice: Choice) -> None:
     """Leave layers alone whose parent needs more of them than their forward; tried on the example inputs."""
-    example = training.example() if training.has_example else None
+    example = training.data.example() if training.data.has_example else None
     if example is None or _failure(training, {}, example) is not None:
         return
     news = {name: site.skeleton(choice.ranks[name]) for name, site in sites.layers.items() if name in choice.ranks}
@@ -116,7 +117,7 @@ def refuse_what_cannot_run(training: Training, sites: Sites, choice: Choice) -> 
 
 
 def foreseen_lines(sites: Sites, choice: Choice) -> Sequence[Foreseen]:
-    """The lines of a plan; the projections of an attention that has none yet are told in one."""
+    """The lines of a plan; the projections of an attention that has none yet share one line."""
     lines = [
         Foreseen(name, reason, refused=True)
         for name, reason in choice.refused.items()
@@ -129,16 +130,16 @@ def foreseen_lines(sites: Sites, choice: Choice) -> Sequence[Foreseen]:
     return lines
 
 
-def _wanted(training: Training, modifier: Any, sites: Sites) -> dict[str, Any]:
-    if not isinstance(modifier.rank, LayerRanks):
-        return dict.fromkeys(sites.layers, modifier.rank)
-    found: dict[str, Any] = dict.fromkeys(sites.layers)
-    for pattern, rank in modifier.rank.layers.items():
+def _wanted(training: Training, sites: Sites, rank: LayerRanks | LayerRank) -> dict[str, LayerRank | None]:
+    if not isinstance(rank, LayerRanks):
+        return dict.fromkeys(sites.layers, rank)
+    found: dict[str, LayerRank | None] = dict.fromkeys(sites.layers)
+    for pattern, own in rank.layers.items():
         layers = match(training.model, [pattern], [], (nn.Module,)).modules
         meant = [name for name in sites.layers if name in layers]
         if not meant and not any(name in layers for name in sites.refused):
-            raise TargetError(f"{modifier.name}: rank: layers: {pattern!r} means none of the layers")
-        found.update(dict.fromkeys(meant, rank))
+            raise TargetError(f"{training.name}: rank: layers: {pattern!r} means none of the layers")
+        found.update(dict.fromkeys(meant, own))
     return found
 
 
@@ -159,7 +160,7 @@ def _failure(training: Training, news: Mapping[str, nn.Module], example: tuple[A
     """How a forward of the model fails with these modules; None: it does not."""
     model = training.model
     try:
-        with exchanged(model, news), evaluating(model), buffers_kept(model):
+        with modules_replaced(model, news), evaluating(model), buffers_kept(model):
             call(model, *example)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -167,7 +168,7 @@ def _failure(training: Training, news: Mapping[str, nn.Module], example: tuple[A
 
 
 def _effect(site: Site, choice: Choice) -> str:
-    return f"rank {told(choice.ranks[site.name])} of {told(site.form.full)}"
+    return f"rank {ranks_text(choice.ranks[site.name])} of {ranks_text(site.form.full)}"
 
 
 def _parameters(site: Site, choice: Choice) -> int:

@@ -1,4 +1,4 @@
-"""Whether a decomposition pays: one that has more parameters, or runs slower, is not done."""
+"""The guard: refuses a decomposition that has more parameters or runs slower than the layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from paredown.framework.calibration.streaming import Unit, run_unit
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
 from paredown.framework.measure.latency import measure_latency
-from paredown.framework.model.forward import buffers_kept, call, evaluating
-from paredown.framework.modifier.base import Modifier
+from paredown.framework.model.forward import call
+from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.sites import Site
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
@@ -33,7 +33,7 @@ def too_large(form: Form, ranks: Ranks) -> str | None:
     dense, parts = form.dense, form.parameters(ranks)
     if parts < dense:
         return None
-    return f"rank {told(ranks)} would be larger and slower: {parts:,} parameters in place of {dense:,}"
+    return f"rank {ranks_text(ranks)} would be larger and slower: {parts:,} parameters in place of {dense:,}"
 
 
 def slower_by_rule(form: Form, ranks: Ranks) -> str | None:
@@ -47,14 +47,14 @@ def slower_by_rule(form: Form, ranks: Ranks) -> str | None:
     geometry, share = form.geometry, form.parameters(ranks) / form.dense
     if share > WORTHWHILE:
         worth = f"{WORTHWHILE:.0%} of the parameters"
-        return f"rank {told(ranks)} would be slower: it has {share:.0%}, and at most {worth} pay"
+        return f"rank {ranks_text(ranks)} would be slower: it has {share:.0%}, and at most {worth} pay"
     side = min(geometry.inputs, geometry.outputs) // geometry.groups
     if geometry.kind == "linear" and side < FEATURES:
         return f"two layers would be slower than one with a side of {side}, below {FEATURES}"
     if geometry.kind == "convolution" and side < CHANNELS:
         return f"several convolutions would be slower than one with {side} channels, below {CHANNELS}"
     if geometry.kind == "convolution" and share > CONVOLUTION:
-        return f"rank {told(ranks)} would be slower: a convolution needs 1.5 times fewer parameters"
+        return f"rank {ranks_text(ranks)} would be slower: a convolution needs 1.5 times fewer parameters"
     return None
 
 
@@ -64,8 +64,8 @@ def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: flo
     if speedup >= min_speedup:
         return None
     return (
-        f"rank {told(ranks)} would be slower than asked: {speedup:.2f}x of the speed was measured, min_speedup is "
-        f"{min_speedup:g}"
+        f"rank {ranks_text(ranks)} would be slower than asked: {speedup:.2f}x of the speed was measured, "
+        f"min_speedup is {min_speedup:g}"
     )
 
 
@@ -78,15 +78,15 @@ def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
     return float(mean_of_all([own])[0])
 
 
-def layer_inputs(training: Training, modifier: Modifier, sites: Iterable[Site]) -> dict[str, Tensor]:
+def layer_inputs(training: Training, sites: Iterable[Site]) -> dict[str, Tensor]:
     """The first input of each layer when the model runs on the example inputs, or on the first batch, in eval mode.
 
     Raises:
         ScheduleError: there is nothing to run it on.
     """
-    example = training.example()
+    example = training.data.example()
     if example is None:
-        raise ScheduleError(f"{modifier.name} measures latency: give example_inputs=(x,), or data=loader")
+        raise ScheduleError(f"{training.name} measures latency: give example_inputs=(x,), or data=loader")
     seen: dict[str, Tensor] = {}
 
     def run() -> None:
@@ -94,14 +94,14 @@ def layer_inputs(training: Training, modifier: Modifier, sites: Iterable[Site]) 
             call(training.model, *example)
 
     unit = Unit(tuple(site.name for site in sites), run)
-    run_unit(training, modifier, unit, lambda name, _, x: seen.setdefault(name, x.detach()))
+    run_unit(training, unit, lambda name, _, x: seen.setdefault(name, x.detach()))
     return seen
 
 
-def told(ranks: Sequence[int]) -> str:
+def ranks_text(ranks: Sequence[int]) -> str:
     """Ranks as text.
 
-    >>> told((8,)), told((16, 8))
+    >>> ranks_text((8,)), ranks_text((16, 8))
     ('8', '16, 8')
     """
     return ", ".join(map(str, ranks))

@@ -1,4 +1,4 @@
-"""One target for a whole model: how much each layer gives up, by what that does to the model's output."""
+"""Ranks under one budget for the whole model, by what each layer's does to the output."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.calibration.allocation import Option, allocate
-from paredown.framework.calibration.sensitivity import Trial, scan
+from paredown.framework.calibration.sensitivity import scan
 from paredown.framework.errors import ScheduleError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.targets import pattern_of
-from paredown.framework.model.temporary import exchanged
+from paredown.framework.model.temporary import modules_replaced
+from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.choose import RATIOS, Choice, Guard
 from paredown.modifiers.decomposition.choice.guard import layer_inputs
+from paredown.modifiers.decomposition.choice.ranks import Cost
 from paredown.modifiers.decomposition.choice.sites import Site, Sites
 from paredown.modifiers.decomposition.forms.base import Ranks
 
@@ -28,21 +30,20 @@ UNIT = "x smaller"
 Costs = Callable[[Site, Ranks | None], float]
 
 
-def choose_within_budget(training: Training, modifier: Any, sites: Sites, guard: Guard) -> Choice:
-    """Ranks that together fit the budget and, as far as can be told layer by layer, change the output least.
+def choose_within_budget(training: Training, sites: Sites, guard: Guard, budget: Cost, samples: int | None) -> Choice:
+    """Ranks that together fit the budget and, as far as can be measured layer by layer, change the output least.
 
     Raises:
         ScheduleError: the ranks that were tried, and that pay, cannot meet it; or there is no data.
     """
-    budget = modifier.rank.budget
-    whole, cost = _costs(training, modifier, sites, budget.kind)
+    whole, cost = _costs(training, sites, budget.kind)
     trials = [
         trial
         for trial in _trials(training, sites, cost)
         if guard.objection(sites.layers[trial.layer], sites.layers[trial.layer].form.of_ratio(trial.setting)) is None
     ]
     options = {name: [Option(None, cost(site, None), 0.0)] for name, site in sites.layers.items()}
-    for each in scan(training, modifier, trials, modifier.samples):
+    for each in scan(training, trials, samples):
         options[each.layer].append(Option(each.setting, each.cost, each.error))
     rest = whole - sum(each[0].cost for each in options.values())
     try:
@@ -50,7 +51,7 @@ def choose_within_budget(training: Training, modifier: Any, sites: Sites, guard:
     except ValueError:
         least = rest + sum(min(option.cost for option in each) for each in options.values())
         raise ScheduleError(
-            f"{modifier.name}: the budget of {budget.share:g} of the {budget.kind} cannot be met: the ranks that "
+            f"{training.name}: the budget of {budget.share:g} of the {budget.kind} cannot be met: the ranks that "
             f"{'were tried' if guard.off else 'pay'} lead to {least / whole:.3g} at the least; raise the budget, or "
             f"widen the targets{'' if guard.off else ', or set guard: none'}"
         ) from None
@@ -98,23 +99,23 @@ def _treated(model: nn.Module, sites: Sites, site: Site, ranks: Ranks) -> Callab
 
     @contextmanager
     def treated() -> Iterator[None]:
-        with sites.standing(model), exchanged(model, {site.name: made()}):
+        with sites.standing(model), modules_replaced(model, {site.name: made()}):
             yield
 
     return treated
 
 
-def _costs(training: Training, modifier: Any, sites: Sites, kind: str) -> tuple[float, Costs]:
+def _costs(training: Training, sites: Sites, kind: str) -> tuple[float, Costs]:
     """What the whole model costs, and what a layer does, as it is or with ranks."""
     if kind == "parameters":
         return sum(parameter.numel() for parameter in training.model.parameters()), _parameters
     if kind == "bytes":
         whole = sum(parameter.numel() * parameter.element_size() for parameter in training.model.parameters())
         return whole, lambda site, ranks: _parameters(site, ranks) * site.tensor.element_size()
-    example = training.example()
+    example = training.data.example()
     if example is None:
-        raise ScheduleError(f"{modifier.name}: a budget of macs needs example_inputs=(x,), or data=loader")
-    inputs = layer_inputs(training, modifier, sites.layers.values())
+        raise ScheduleError(f"{training.name}: a budget of macs needs example_inputs=(x,), or data=loader")
+    inputs = layer_inputs(training, sites.layers.values())
     layers = measure_model(training.model, *example).layers
     return sum(layer.macs or 0 for layer in layers), lambda site, ranks: _macs(site, ranks, inputs.get(site.name))
 

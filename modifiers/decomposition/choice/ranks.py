@@ -1,4 +1,4 @@
-"""How a rank is said in a recipe, and what it means for a layer."""
+"""The rank: how a recipe writes it, and what it means for a layer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor
 
-from paredown.framework.modifier.base import Options
-from paredown.framework.modifier.fields import Budget
+from paredown.framework.modifier.fields import Budget, Options
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 
-__all__ = ["Budgeted", "Energy", "Faster", "LayerRanks", "Rank", "Ratio", "chosen_ranks"]
+__all__ = ["Budgeted", "Cost", "Energy", "Faster", "LayerRank", "LayerRanks", "Rank", "Ratio", "chosen_ranks"]
 
 FORMS_TOLD = (
     "an integer, {ratio: 2}, {energy: 0.95}, vbmf, {latency: 1.5}, {budget: {parameters: 0.5}}, or "
@@ -64,7 +63,7 @@ class Budgeted(Options):
 
 
 def _picked(value: Any, forms: Mapping[str, type[Options]]) -> Any:
-    """Pick the form by its one key, so that a mistake is told about that form alone."""
+    """Pick the form by its one key, so that a mistake is reported for that form alone."""
     if isinstance(value, dict):
         if len(value) != 1 or next(iter(value)) not in forms:
             raise ValueError(f"{value!r} is no rank; {FORMS_TOLD}")
@@ -72,6 +71,9 @@ def _picked(value: Any, forms: Mapping[str, type[Options]]) -> Any:
     if value != "vbmf" and (isinstance(value, bool) or not isinstance(value, (int, *forms.values()))):
         raise ValueError(f"{value!r} is no rank; {FORMS_TOLD}")
     return value
+
+
+LayerRank = int | Ratio | Energy | Literal["vbmf"]
 
 
 def _of_a_layer(value: Any) -> Any:
@@ -103,7 +105,7 @@ Rank = Annotated[
 ]
 
 
-def chosen_ranks(rank: int | Ratio | Energy | Literal["vbmf"], form: Form, tensor: Tensor) -> Ranks:
+def chosen_ranks(rank: LayerRank, form: Form, tensor: Tensor) -> Ranks:
     """The ranks that one layer gets. Those of a convolution that are computed are multiples of 16 from 16 on."""
     if isinstance(rank, int):
         return form.clamped(rank)

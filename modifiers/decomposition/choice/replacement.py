@@ -1,35 +1,46 @@
-"""Layers replaced by what they are decomposed into: all computed first, then put in place."""
+"""Replacing layers by their decomposed forms: all are computed first, then put in place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calibration.batch_norms import has_batch_norms, new_statistics, set_statistics_
+from paredown.framework.calibration.batch_norms import Statistics, has_batch_norms, new_statistics, set_statistics_
 from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import attributes_without_fast_path
-from paredown.framework.model.temporary import exchanged
+from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.calibration import calibrated_factors
 from paredown.modifiers.decomposition.choice.sites import Site, Sites
 from paredown.modifiers.decomposition.forms.base import Ranks
 
-__all__ = ["UNCHANGED", "decompose_layers"]
+__all__ = ["UNCHANGED", "UseOfData", "decompose_layers"]
 
 UNCHANGED = "it cannot be decomposed; nothing was changed"
 
 
+@dataclass(frozen=True)
+class UseOfData:
+    """What calibration data is used for: to keep activations, to estimate batch-norms again (None: where there is
+    data), and how many samples of it (None: all)."""
+
+    activation_aware: bool
+    recalibrate_batch_norm: bool | None
+    samples: int | None
+
+
 def decompose_layers(
     training: Training,
-    modifier: Any,
     sites: Sites,
     ranks: Mapping[str, Ranks],
     final: Mapping[str, Ranks],
     fields: Mapping[str, Any],
+    use: UseOfData,
 ) -> None:
     """Give layers these ranks.
 
@@ -38,6 +49,7 @@ def decompose_layers(
         ranks: now.
         final: at the end of the window; a checkpoint keeps them.
         fields: of the modifier, that decide about the forms; a checkpoint keeps them.
+        use: what the data is used for.
 
     Raises:
         TargetError: weights that are not finite, or a decomposition that does not converge; names the layer.
@@ -47,17 +59,17 @@ def decompose_layers(
     for name, site in layers.items():
         refuse_not_finite(name, site.module, UNCHANGED)
     with sites.standing(training.model):
-        news = _new_modules(training, modifier, layers, ranks)
-        with exchanged(training.model, news):
-            statistics = _statistics(training, modifier, news)
+        news = _new_modules(training, layers, ranks, use)
+        with modules_replaced(training.model, news):
+            statistics = _statistics(training, news, use)
     _leave_fast_paths(training, news)
     for name in dict.fromkeys(site.attention for name, site in layers.items() if site.attention and name in news):
-        training.surgery.replace(name, sites.attentions[name], modifier.name, {"attention": True})
+        training.surgery.replace(name, sites.attentions[name], training.name, {"attention": True})
     for name, new in news.items():
         geometry = layers[name].form.geometry.to_plain()
         spec = {"ranks": list(ranks[name]), "final": list(final[name]), "geometry": geometry, "fields": dict(fields)}
-        training.surgery.replace(name, new, modifier.name, spec)
-        training.record(modifier, "decompose", layer=name, rank=list(ranks[name]))
+        training.surgery.replace(name, new, training.name, spec)
+        training.record("decompose", layer=name, rank=list(ranks[name]))
     set_statistics_(training.model, statistics)
 
 
@@ -67,12 +79,12 @@ def _leave_fast_paths(training: Training, news: Mapping[str, nn.Module]) -> None
 
 
 def _new_modules(
-    training: Training, modifier: Any, layers: Mapping[str, Site], ranks: Mapping[str, Ranks]
+    training: Training, layers: Mapping[str, Site], ranks: Mapping[str, Ranks], use: UseOfData
 ) -> dict[str, nn.Module]:
     """What takes the layers' places; those that object to their factors are left as they are."""
     calibrated: Mapping[str, list[Tensor]] = {}
-    if modifier.activation_aware and layers:
-        calibrated = calibrated_factors(training, modifier, layers, ranks, modifier.samples)
+    if use.activation_aware and layers:
+        calibrated = calibrated_factors(training, layers, ranks, use.samples)
     news = {}
     for name, site in layers.items():
         factors = calibrated[name] if name in calibrated else _factors(site, ranks[name])
@@ -80,7 +92,7 @@ def _new_modules(
         if objection is None:
             news[name] = _in_layout_of(site, site.form.module(factors, site.bias))
         else:
-            modifier.tell_refusals(training, {name: objection})
+            training.refuse({name: objection})
     return news
 
 
@@ -103,11 +115,10 @@ def _factors(site: Site, ranks: Ranks) -> list[Tensor]:
     return factors
 
 
-def _statistics(training: Training, modifier: Any, news: Mapping[str, nn.Module]) -> Any:
-    wanted = modifier.recalibrate_batch_norm
-    read_once = training.data is None or isinstance(training.data, Iterator)
-    if not news or wanted is False or (wanted is None and read_once):
+def _statistics(training: Training, news: Mapping[str, nn.Module], use: UseOfData) -> Statistics:
+    wanted = use.recalibrate_batch_norm
+    if not news or wanted is False or (wanted is None and not training.data.repeatable):
         return {}
     if not has_batch_norms(training.model):
         return {}
-    return new_statistics(training, modifier, news.values(), modifier.samples)
+    return new_statistics(training, news.values(), use.samples)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
 from paredown.framework.model.links import base_class
 from paredown.framework.model.surgery import refusal_to_replace
-from paredown.framework.model.temporary import exchanged
+from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.model.weights import COMPUTED
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
@@ -68,8 +68,8 @@ class Sites:
 
     @contextmanager
     def standing(self, model: nn.Module) -> Iterator[None]:
-        """The model, for a while, as it must be for its layers to be exchanged one by one."""
-        with exchanged(model, self.attentions), attributes_set(model, self.attributes):
+        """The model, for a while, in the form in which its layers can be replaced one by one."""
+        with modules_replaced(model, self.attentions), attributes_set(model, self.attributes):
             yield
 
     def add_again(self, name: str, module: nn.Module, form: Form, reason: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What a layer can be written as: factors of a tensor, their ranks, and the module that multiplies by them."""
+"""The base of decomposed forms: factors of a tensor, their ranks, and the module that multiplies by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer computes, but for its weight: sizes, stride, padding, dilation; and its weight as one tensor."""
+"""The geometry of a layer: its sizes, stride, padding and dilation, and its weight as one tensor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
+
 __all__ = ["KINDS", "Geometry", "Kernel"]
 
 #: the layers that can be decomposed
 KINDS: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding),
+    nn.Linear,
+    *CONVOLUTIONS,
+    *TRANSPOSED,
+    nn.Embedding,
 )
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Geometry:
             names = ("padding_idx", "scale_grad_by_freq", "sparse")
             options = {name: getattr(module, name) for name in names}
             return cls("embedding", module.num_embeddings, module.embedding_dim, options=options)
-        if not isinstance(module, (*CONVOLUTIONS.values(), *TRANSPOSED.values())):
+        if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
             raise TypeError(f"no decomposition of a {type(module).__name__}")
         conv: Any = module
         kernel = Kernel(

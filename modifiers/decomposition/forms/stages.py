@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.modifiers.decomposition.forms.geometry import CONVOLUTIONS, TRANSPOSED, Geometry
+from paredown.framework.model.kinds import CONVOLUTION_BY_AXES, TRANSPOSED_BY_AXES
+from paredown.modifiers.decomposition.forms.geometry import Geometry
 
 __all__ = ["chain", "weights_of_chain"]
 
@@ -80,7 +81,7 @@ def _convolution(geometry: Geometry, weight: Tensor, along: Sequence[int]) -> nn
     if kernel.transposed:
         arguments["output_padding"] = kernel.output_padding
         weight = weight.transpose(1, 2)
-    kinds: dict[int, Any] = TRANSPOSED if kernel.transposed else CONVOLUTIONS
+    kinds: Mapping[int, Any] = TRANSPOSED_BY_AXES if kernel.transposed else CONVOLUTION_BY_AXES
     layer: nn.Module = kinds[len(kernel.size)](groups * inputs, groups * out, **arguments)
     contents = weight.reshape(-1, weight.shape[2], *kernel.size).contiguous()
     layer.register_parameter("weight", nn.Parameter(contents))

@@ -49,7 +49,7 @@ class TensorTrainLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(out_features, in_features), multiplied out anew at every reading; what is written to it is lost."""
+        """(out_features, in_features), computed again at every read; what is written to it is lost."""
         return matrix_of(list(self.cores), (self.out_features, self.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class TensorTrainEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(num_embeddings, embedding_dim), multiplied out anew at every reading; what is written to it is lost."""
+        """(num_embeddings, embedding_dim), computed again at every read; what is written to it is lost."""
         return matrix_of(list(self.cores), (self.num_embeddings, self.embedding_dim))
 
     def forward(self, indices: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def tucker2(
     Args:
         tensor: (groups, out, in, positions).
         ranks: of the output and the input channels; clamped.
-        sweeps: how many times, at most, each basis is chosen anew for the other.
+        sweeps: how many times, at most, each basis is chosen again for the other.
         tolerance: a sweep that lessens the relative error by less is the last one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Losses between what student and teacher look at; float16 and bfloat16 are computed in float32."""
+"""Losses between the attention of student and teacher; float16 and bfloat16 are computed in float32."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def relation_loss(student: Tensor, teacher: Tensor, heads: int = 1, weights: Ten
     if not agree or student.shape[-1] % heads or teacher.shape[-1] % heads:
         shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         raise ValueError(f"states {shapes}: batch, tokens and weights must agree, and {heads} heads divide the widths")
-    said, taught = (_relations(states, heads, weights) for states in (student, teacher))
-    return kl_divergence_loss(said, taught, weights=_over_heads(weights, said))
+    learned, taught = (_relations(states, heads, weights) for states in (student, teacher))
+    return kl_divergence_loss(learned, taught, weights=_over_heads(weights, learned))
 
 
 def _activations(feature: Tensor, power: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A loss of many rows in the memory of a few."""
+"""Computing a loss over many rows piece by piece, in the memory of a few."""
 
 from __future__ import annotations
 

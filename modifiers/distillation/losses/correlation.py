@@ -1,4 +1,4 @@
-"""DIST: what a stronger teacher says, up to shift and scale."""
+"""DIST: the loss that matches a teacher's probabilities up to shift and scale."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def correlation_loss(
     """
     student, teacher, weights = wide_rows(student_logits, teacher_logits, weights)
     weights = torch.ones_like(student[:, 0]) if weights is None else weights
-    said, taught = (logits.div(temperature).softmax(-1) for logits in (student, teacher))
-    of_rows = _correlations(said.T, taught.T, torch.ones_like(said.T[:, :1]))
-    of_classes = _correlations(said, taught, weights.unsqueeze(-1))
+    learned, taught = (logits.div(temperature).softmax(-1) for logits in (student, teacher))
+    of_rows = _correlations(learned.T, taught.T, torch.ones_like(learned.T[:, :1]))
+    of_classes = _correlations(learned, taught, weights.unsqueeze(-1))
     total, several = weights.sum(), (weights != 0).sum() > 1
     between_classes = ((1 - of_rows) * weights).sum() / total.where(total != 0, 1)
     within_classes = (1 - of_classes).mean().where(several, 0)
     return (inter * between_classes + intra * within_classes) * temperature**2
 
 
-def _correlations(said: Tensor, taught: Tensor, weights: Tensor) -> Tensor:
+def _correlations(learned: Tensor, taught: Tensor, weights: Tensor) -> Tensor:
     """Pearson's r of each column, of rows with weights of the shape (rows, 1)."""
     total = weights.sum()
     share = weights / total.where(total != 0, 1)
     root = weights.sqrt()
-    ours, theirs = ((columns - (columns * share).sum(0)) * root for columns in (said, taught))
+    ours, theirs = ((columns - (columns * share).sum(0)) * root for columns in (learned, taught))
     norms = torch.linalg.vector_norm(ours, dim=0) * torch.linalg.vector_norm(theirs, dim=0)
     together: Tensor = (ours * theirs).sum(0) / (norms + 1e-8)
     return together

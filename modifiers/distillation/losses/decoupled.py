@@ -84,10 +84,10 @@ def decoupled_parts(
     (tensor([0.1233]), tensor([0.]))
     """
     chosen = targets.unsqueeze(-1)
-    said, taught = (_parts(logits / temperature, chosen) for logits in (student, teacher))
+    learned, taught = (_parts(logits / temperature, chosen) for logits in (student, teacher))
     of_target, of_others = (
         F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
-        for ours, theirs in zip(said, taught, strict=True)
+        for ours, theirs in zip(learned, taught, strict=True)
     )
     return of_target, of_others
 

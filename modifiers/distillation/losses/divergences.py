@@ -1,4 +1,4 @@
-"""Losses between what a student says and what its teacher says."""
+"""Divergences between the class probabilities of a student and of its teacher."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def reverse_kl_loss(
 ) -> Tensor:
     """T^2 KL(softmax(s / T) || softmax(t / T)), the mean over all rows (MiniLLM, Gu et al., 2023, arXiv:2306.08543).
 
-    The student leaves out what it cannot say rather than spreading over all that the teacher says. Arguments, result
+    The student leaves out classes that it cannot match rather than spreading over all of the teacher's. Arguments,
+    result
     and errors are those of `kl_divergence_loss`.
 
     >>> reverse_kl_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]))

@@ -1,4 +1,4 @@
-"""How a loss between logits is said in a recipe, and what it computes."""
+"""The loss between logits: how a recipe names it, and what it computes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor
 
-from paredown.framework.modifier.base import Options
-from paredown.framework.modifier.varying import Number
+from paredown.framework.modifier.curves import Number
+from paredown.framework.modifier.fields import Options
 from paredown.modifiers.distillation.losses.chunks import in_row_chunks
 from paredown.modifiers.distillation.losses.correlation import correlation_loss
 from paredown.modifiers.distillation.losses.decoupled import decoupled_rows
@@ -86,7 +86,7 @@ FORMS: dict[str, type[Options]] = {"decoupled": Decoupled, "dist": Dist, "top_k"
 
 
 def _picked(value: Any) -> Any:
-    """Pick the form by its one key, so that a mistake is told about that form alone."""
+    """Pick the form by its one key, so that a mistake is reported for that form alone."""
     if not isinstance(value, dict):
         return value
     if len(value) != 1 or next(iter(value)) not in FORMS:
@@ -100,17 +100,17 @@ def _picked(value: Any) -> Any:
 LogitLoss = Annotated[Name | Decoupled | Dist | TopK, BeforeValidator(_picked)]
 
 
-def loss_of(said: str | Options) -> Loss:
-    """The loss that a recipe says, over logits (..., classes)."""
-    if said == "dist" or isinstance(said, Dist):
-        factors = said.dist if isinstance(said, Dist) else CorrelationFactors()
+def loss_of(loss: str | Options) -> Loss:
+    """The loss that a recipe names, over logits (..., classes)."""
+    if loss == "dist" or isinstance(loss, Dist):
+        factors = loss.dist if isinstance(loss, Dist) else CorrelationFactors()
         return partial(_correlation, factors)
-    if said == "decoupled" or isinstance(said, Decoupled):
-        apart = said.decoupled if isinstance(said, Decoupled) else DecoupledFactors()
+    if loss == "decoupled" or isinstance(loss, Decoupled):
+        apart = loss.decoupled if isinstance(loss, Decoupled) else DecoupledFactors()
         return partial(_by_rows, partial(decoupled_rows, alpha=apart.alpha, beta=apart.beta), True)
-    if isinstance(said, TopK):
-        return partial(_by_rows, partial(top_k_rows, k=said.top_k), False)
-    return partial(_by_rows, ROWS[str(said)], False)
+    if isinstance(loss, TopK):
+        return partial(_by_rows, partial(top_k_rows, k=loss.top_k), False)
+    return partial(_by_rows, ROWS[str(loss)], False)
 
 
 def _by_rows(

@@ -33,9 +33,9 @@ def reverse_kl_rows(student: Tensor, teacher: Tensor, temperature: float | Tenso
 
 def jensen_shannon_rows(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """`jensen_shannon_loss` of each row: (rows, classes) in float32 or float64 to (rows,)."""
-    said, taught = _log_softmax(student, temperature), _log_softmax(teacher, temperature)
-    between = torch.logaddexp(said, taught) - math.log(2)
-    return (_kl(between, taught) + _kl(between, said)) / 2 * temperature**2
+    learned, taught = _log_softmax(student, temperature), _log_softmax(teacher, temperature)
+    between = torch.logaddexp(learned, taught) - math.log(2)
+    return (_kl(between, taught) + _kl(between, learned)) / 2 * temperature**2
 
 
 def squared_logit_rows(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -48,8 +48,8 @@ def top_k_rows(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1
     if k >= teacher.shape[-1]:
         return kl_divergence_rows(student, teacher, temperature)
     kept = teacher.topk(k, dim=-1, sorted=False).indices
-    said, taught = (_coarse(_log_softmax(logits, temperature), kept) for logits in (student, teacher))
-    return _kl(said, taught) * temperature**2
+    learned, taught = (_coarse(_log_softmax(logits, temperature), kept) for logits in (student, teacher))
+    return _kl(learned, taught) * temperature**2
 
 
 def mean_over_rows(
@@ -109,8 +109,8 @@ def _log_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return F.log_softmax(logits / temperature, dim=-1)
 
 
-def _kl(said: Tensor, taught: Tensor) -> Tensor:
-    return F.kl_div(said, taught, reduction="none", log_target=True).sum(-1)
+def _kl(learned: Tensor, taught: Tensor) -> Tensor:
+    return F.kl_div(learned, taught, reduction="none", log_target=True).sum(-1)
 
 
 def _coarse(log_probabilities: Tensor, kept: Tensor) -> Tensor:

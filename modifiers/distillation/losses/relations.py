@@ -1,4 +1,4 @@
-"""Losses between how the samples of a batch lie to each other, for student and teacher."""
+"""Losses between the relations of a batch's samples to each other, for student and teacher."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 from torch import Tensor
 
-from paredown.framework.modifier.varying import Varying, ends_of, moves, value_at
+from paredown.framework.modifier.curves import ScheduledNumber, ends_of, moves, value_at
 
 __all__ = ["Temperature", "moving", "temperature_in"]
 
@@ -18,7 +18,7 @@ def _above_zero(temperature: Any) -> Any:
     return temperature
 
 
-Temperature = Annotated[Varying, AfterValidator(_above_zero)]
+Temperature = Annotated[ScheduledNumber, AfterValidator(_above_zero)]
 
 
 def moving(temperature: Any, progress: float) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Adapters:
         self.maps: dict[str, ChannelMap] = {}
 
     def guess(self, key: str, student: nn.Module, teacher_model: nn.Module, teacher: nn.Module) -> None:
-        """Build the adapter of a pair of layers from the widths that they or layers before them tell."""
+        """Build the adapter of a pair of layers from the widths of these or of layers before them."""
         own, other = _width(self.training.model, student), _width(teacher_model, teacher)
         if own is not None and other is not None and own != other:
             self._build(key, own, other)
@@ -66,7 +66,7 @@ class Adapters:
         return known(student), teacher
 
     def _build(self, key: str, own: int, other: int) -> ChannelMap:
-        made = self.training.extras.grow(self.owner, key, lambda: ChannelMap(own, other), self.training.model)
+        made = self.training.modules.grow(key, lambda: ChannelMap(own, other), self.training.model)
         self.maps[key] = made
         return made
 
@@ -91,7 +91,7 @@ def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _width(model: nn.Module, layer: nn.Module) -> int | None:
-    """Of what a layer gives, told by the last layer of a known width in or before it."""
+    """The width of a layer's output: that of the last layer of a known width in or before it."""
     modules = list(model.modules())
     last = max(place for place, module in enumerate(modules) if any(module is part for part in layer.modules()))
     found = [_own_width(module) for module in modules[: last + 1]]

@@ -1,4 +1,4 @@
-"""What layers gave in a forward."""
+"""Capturing what layers return in a forward."""
 
 from __future__ import annotations
 

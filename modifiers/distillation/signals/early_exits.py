@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
-from paredown.framework.model.forward import evaluating
+from paredown.framework.model.kinds import CONVOLUTION_BY_AXES
 from paredown.framework.model.links import Link, add_link, remove_links
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.temporary import evaluating
 from paredown.modifiers.distillation.signals.features import embeddings, hidden_state
 from paredown.modifiers.distillation.signals.outputs import logits_of
 
 __all__ = ["EarlyExits", "Exit", "early_exit"]
 
-CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 NORMS: dict[int, Any] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -37,7 +37,7 @@ class Exit(nn.Module):
         super().__init__()
         self.kind = kind
         if kind == "space":
-            convolution = CONVOLUTIONS[dimensions](width, hidden, 3, padding=1, bias=False)
+            convolution = CONVOLUTION_BY_AXES[dimensions - 2](width, hidden, 3, padding=1, bias=False)
             self.body = nn.Sequential(convolution, NORMS[dimensions](hidden), nn.ReLU())
         elif kind == "flat":
             self.body = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
@@ -76,7 +76,7 @@ class _LeftError(Exception):
         self.logits, self.layer = logits, layer
 
 
-class _Door(Link):
+class _ExitGate(Link):
     """Leaves the model where an exit is sure of all samples of the batch."""
 
     def __init__(self, layer: str, classifier: nn.Module, threshold: float) -> None:
@@ -109,22 +109,22 @@ def early_exit(model: nn.Module, *args: Any, threshold: float = 0.9, **kwargs: A
     exits = getattr(model, "exits", None)
     if not isinstance(exits, EarlyExits):
         raise TargetError("the model has no exits: self_distillation with keep_exits: true leaves them on it")
-    doors = _doors(model, exits, threshold)
-    for module, door in doors:
-        add_link(module, door)
+    gates = _gates(model, exits, threshold)
+    for module, gate in gates:
+        add_link(module, gate)
     try:
         with evaluating(model):
             return logits_of(model(*args, **kwargs)), ""
     except _LeftError as leaving:
         return leaving.logits, leaving.layer
     finally:
-        for module, door in doors:
-            remove_links(module, [door])
+        for module, gate in gates:
+            remove_links(module, [gate])
 
 
-def _doors(model: nn.Module, exits: EarlyExits, threshold: float) -> Sequence[tuple[nn.Module, _Door]]:
+def _gates(model: nn.Module, exits: EarlyExits, threshold: float) -> Sequence[tuple[nn.Module, _ExitGate]]:
     modules = named_modules(model)
     return [
-        (modules[layer], _Door(layer, classifier, threshold))
+        (modules[layer], _ExitGate(layer, classifier, threshold))
         for layer, classifier in zip(exits.layers, exits.each, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The feature among what a layer gives, with its channels second."""
+"""Finding the feature among what a layer returns, with its channels as the second dimension."""
 
 from __future__ import annotations
 

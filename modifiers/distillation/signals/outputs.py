@@ -1,8 +1,8 @@
-"""What a model gives out, whatever it wraps it in."""
+"""Finding logits, losses and attention in whatever a model returns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.errors import TargetError
 
-__all__ = ["class_dimension_of", "labelled", "labels_of", "logits_of", "loss_in", "predicts_next", "same_classes"]
+__all__ = [
+    "TeacherOutput",
+    "class_dimension_of",
+    "labelled",
+    "labels_of",
+    "logits_of",
+    "loss_in",
+    "predicts_next",
+    "same_classes",
+]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -90,3 +99,6 @@ def loss_in(output: Any) -> Tensor | None:
     """The loss that a model gives beside its logits, if it does."""
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     return loss if isinstance(loss, Tensor) and loss.requires_grad else None
+
+
+TeacherOutput = Callable[[Pass], Any]

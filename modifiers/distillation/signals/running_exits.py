@@ -1,4 +1,4 @@
-"""The exits of a run while it runs: extras that are trained with the model."""
+"""The early exits of a run in progress: auxiliary classifiers that are trained with the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RunningExits"]
 
 
 class RunningExits:
-    """The exits of one modifier, each built when it is first needed, and anew where its layer has changed its shape.
+    """The exits of one modifier, each built when it is first needed, and again where its layer has changed its shape.
 
     Args:
         training: the run.
@@ -28,7 +28,7 @@ class RunningExits:
         self.training = training
         self.owner = owner
         self.sizes = sizes
-        known = training.extras.of(owner)
+        known = training.modules.by_name()
         self.made = {layer: exit_ for layer, exit_ in known.items() if isinstance(exit_, Exit)}
         for layer in sizes:
             if layer not in self.made:
@@ -65,7 +65,7 @@ class RunningExits:
 
     def _build(self, layer: str) -> Exit:
         sizes, place = self.sizes[layer], list(self.sizes).index(layer)
-        made = self.training.extras.grow(self.owner, layer, lambda: Exit(*sizes), self.training.model, seed=place)
+        made = self.training.modules.grow(layer, lambda: Exit(*sizes), self.training.model, seed=place)
         self.made[layer] = made
         return made
 

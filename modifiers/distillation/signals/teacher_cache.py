@@ -1,4 +1,4 @@
-"""What a teacher said to inputs that come again."""
+"""A cache of a teacher's outputs, for inputs that come again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from paredown.framework.auxiliary.losses import Pass
-from paredown.framework.modifier.base import Options
-from paredown.modifiers.distillation.signals.outputs import logits_of
+from paredown.framework.modifier.fields import Options
+from paredown.modifiers.distillation.signals.outputs import TeacherOutput, logits_of
 from paredown.modifiers.distillation.signals.top_classes import compressed, spread_out
-from paredown.modifiers.distillation.teacher_losses import Says
 
 __all__ = ["Memory", "Remembering", "remembered"]
 
@@ -33,28 +32,29 @@ class Remembering(Options):
     """Classes of a row that are kept in memory."""
 
 
-def remembered(says: Says, cache: str | Remembering, temperature: float) -> Says:
-    """What a teacher says, asked once for a sample; samples are known by their contents, so that the loader's order is
-    free, and what was augmented anew is asked anew.
+def remembered(teacher_output: TeacherOutput, cache: str | Remembering, temperature: float) -> TeacherOutput:
+    """A teacher's outputs, computed once for a sample; samples are known by their contents, so that the loader's
+    order is
+    free, and what was augmented differently is asked again.
 
     Args:
-        says: asks the teacher.
+        teacher_output: runs the teacher.
         cache: ``none``, ``memory``, ``disk``, or either with the number of classes that are kept.
         temperature: at which the share of the classes that are not kept is right.
     """
     if cache == "none":
-        return says
+        return teacher_output
     top = (cache.disk or cache.memory) if isinstance(cache, Remembering) else None
     on_disk = cache == "disk" or (isinstance(cache, Remembering) and cache.disk is not None)
     memory = Memory(on_disk)
 
     def asked(forward: Pass) -> Any:
         if torch.compiler.is_compiling():
-            return says(forward)
+            return teacher_output(forward)
         samples = _fingerprints(forward)
         known = memory.recall(samples)
         if known is None:
-            logits = logits_of(says(forward))
+            logits = logits_of(teacher_output(forward))
             memory.keep(samples, _packed(logits, top, temperature))
             known = memory.recall(samples)
         assert known is not None
@@ -70,17 +70,17 @@ class Memory:
 
     def __init__(self, on_disk: bool) -> None:
         self._rows = sqlite3.connect("" if on_disk else ":memory:", check_same_thread=False)
-        self._rows.execute("create table said (key blob primary key, row blob) without rowid")
+        self._rows.execute("create table outputs (key blob primary key, row blob) without rowid")
 
     def keep(self, keys: Sequence[bytes], tensors: Sequence[Tensor]) -> None:
         """Keep the rows of tensors (rows, ...), one for each key."""
         on_cpu = [tensor.detach().cpu().contiguous() for tensor in tensors]
         rows = [(key, pickle.dumps([_plain(tensor[place]) for tensor in on_cpu])) for place, key in enumerate(keys)]
-        self._rows.executemany("insert or replace into said values (?, ?)", rows)
+        self._rows.executemany("insert or replace into outputs values (?, ?)", rows)
 
     def recall(self, keys: Sequence[bytes]) -> list[Tensor] | None:
         """The tensors with the rows of these keys, on the CPU; None where one is missing."""
-        ask = "select row from said where key = ?"
+        ask = "select row from outputs where key = ?"
         found = [self._rows.execute(ask, (key,)).fetchone() for key in keys]
         if any(row is None for row in found):
             return None

@@ -1,4 +1,4 @@
-"""The base of the modifiers that prune in place on a schedule: a criterion, a structure and a scope put together."""
+"""The base of the modifiers that prune in place on a schedule, by a criterion, a structure and a scope."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from paredown.framework.calibration.rollback import KeptTensors
-from paredown.framework.calibration.sensitivity import Trial
+from paredown.framework.calibration.rollback import Rollback
 from paredown.framework.distributed.shards import any_of_parts
 from paredown.framework.errors import TargetError
-from paredown.framework.model.momenta import clear_momenta_
+from paredown.framework.model.optimizers import clear_momenta_
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Foreseen, Share
+from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import to_bool
@@ -34,6 +34,7 @@ from paredown.modifiers.pruning.masks.trials import layer_shares, mask_trials
 from paredown.modifiers.pruning.masks.update import MaskUpdate, held_units
 from paredown.modifiers.pruning.scoring.criterion import Criterion
 from paredown.modifiers.pruning.scoring.prunable import Prunable, layer_of
+from paredown.modifiers.pruning.scoring.scores import watch
 from paredown.modifiers.pruning.scoring.units import Pattern, Structure, StructureField, structure_of
 
 __all__ = ["MaskPruning"]
@@ -42,7 +43,8 @@ __all__ = ["MaskPruning"]
 class MaskPruning(HeldMasks):
     """Base: weights of low worth become zero in place, and stay zero.
 
-    A subclass gives the criterion, ``ranking``, and says when (`prune`). Of n units exactly floor(share x n + 1/2) are
+    A subclass gives the criterion, ``ranking``, and decides when to `prune`. Of n units exactly floor(share x n +
+    1/2) are
     zero, ties broken by index.
     """
 
@@ -94,19 +96,23 @@ class MaskPruning(HeldMasks):
     # -- what the framework asks -----------------------------------------------------------------------------------
 
     @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
+    @property
     def works_on_parts(self) -> bool:
         return self.unit.free and self.ranking.by_magnitude and self.scope not in ("lamp", "owl")
 
     @property
     def calibrates(self) -> bool:
-        return self.ranking.watches or self.ranking.needs_data
+        return self.ranking.needs in ("data", "gradients")
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return [each.weight for each in self.prunable(training).values()]
 
     def check(self, training: Training) -> None:
         self._final_shares(training, self.usable(training))
-        self.ranking.check(training, self)
+        self.ranking.check(training)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         usable = self.usable(training)
@@ -127,8 +133,8 @@ class MaskPruning(HeldMasks):
             return Foreseen(one.layer, reason, refused=True)
         size = one.weight.numel()
         together = self.scope in ("global", "lamp", "owl")
-        told = f"{finals[one.name]:.4g} {'of all together' if together else 'of it'} zero, {self._structure_told}"
-        return Foreseen(one.layer, told, density=1 - share_of(finals[one.name], size) / size)
+        effect = f"{finals[one.name]:.4g} {'of all together' if together else 'of it'} zero, {self._structure_told}"
+        return Foreseen(one.layer, effect, density=1 - share_of(finals[one.name], size) / size)
 
     @property
     def _structure_told(self) -> str:
@@ -150,18 +156,18 @@ class MaskPruning(HeldMasks):
         weights = {name: each.weight for name, each in usable.items()}
         watched = self.ranking.start(training, weights)
         if training.step:  # the step that led into the window counts
-            self.ranking.watch(training, weights, watched)
+            watch(self.ranking, training, weights, watched)
         return MaskState(masks, share, watched)
 
     def on_step(self, training: Training, state: Any) -> None:
         super().on_step(training, state)
-        if self.ranking.watches and self.name not in training.ended:
+        if self.ranking.needs == "gradients" and not training.ended:
             weights = {name: each.weight for name, each in self.prunable(training).items()}
-            self.ranking.watch(training, weights, state.watched)
+            watch(self.ranking, training, weights, state.watched)
 
     def on_end(self, training: Training, state: Any) -> None:
         state.watched = type(state.watched)()
-        self._tell_of_empty_layers(training, state)
+        self._record_empty_layers(training, state)
         if not self.hold:
             self.hand_back(training, state)
 
@@ -169,7 +175,7 @@ class MaskPruning(HeldMasks):
         reached = 0.0 if state is None else state.share
         return f"sparsity {reached:.4g} was reached, {self.final(training, self.usable(training)):.4g} was wanted"
 
-    def _tell_of_empty_layers(self, training: Training, state: MaskState) -> None:
+    def _record_empty_layers(self, training: Training, state: MaskState) -> None:
         usable = self.usable(training)
         finals = self._final_shares(training, usable)
         held = {name: one.weight for name, one in usable.items() if one.weight in state.masks}
@@ -177,7 +183,7 @@ class MaskPruning(HeldMasks):
         unasked = [name for name in empty if finals[name] < 1]
         if unasked:
             kept = "another scope (erk, local), or ignore, keeps weights there"
-            training.record(self, "empty", remark=f"nothing is left of {', '.join(unasked)}; {kept}")
+            training.record("empty", remark=f"nothing is left of {', '.join(unasked)}; {kept}")
 
     # -- which weights -------------------------------------------------------------------------------------------
 
@@ -187,7 +193,7 @@ class MaskPruning(HeldMasks):
 
     def _meant(self, training: Training) -> dict[str, Prunable]:
         modules = named_modules(training.model)
-        found = weights_of(training.targets(self))
+        found = weights_of(training.targets())
         return {name: Prunable(name, weight, modules[layer_of(name)]) for name, weight in found.items()}
 
     def _refusal(self, one: Prunable) -> str | None:
@@ -201,7 +207,7 @@ class MaskPruning(HeldMasks):
         """Those that are pruned; at least one.
 
         Raises:
-            TargetError: no layer fits the structure; one is told with its reason.
+            TargetError: no layer fits the structure; the message has one with its reason.
         """
         usable = self.prunable(training)
         if not usable:
@@ -239,7 +245,7 @@ class MaskPruning(HeldMasks):
         """Bring the weights to a share of zeros now, in one or several rounds; all or nothing."""
         if share == 0 and not state.masks:
             return
-        if share <= state.share and self.ranking.watches and not state.watched.count:
+        if share <= state.share and self.ranking.needs == "gradients" and not state.watched.count:
             return  # nothing new to go by, and nothing more to go
         before = Masks(state.masks)
         finals = self._final_shares(training, usable)
@@ -251,7 +257,7 @@ class MaskPruning(HeldMasks):
         self.forget(training, _changed(before, state.masks))
 
     def _update(self, training: Training) -> MaskUpdate:
-        return MaskUpdate(training, self, self.ranking, self.unit, self.scope, self.masks)
+        return MaskUpdate(training, self.ranking, self.unit, self.scope, self.masks)
 
     def hand_back(self, training: Training, state: MaskState) -> None:
         """Let all weights train again, from zero."""
@@ -283,7 +289,7 @@ def _rounds(reached: float, share: float, rounds: int) -> Iterator[float]:
 def _put_back_on_failure(weights: Iterable[nn.Parameter], state: MaskState) -> Iterator[None]:
     masks = Masks(state.masks)
     try:
-        with KeptTensors() as kept:
+        with Rollback() as kept:
             for weight in weights:
                 kept.keep(weight)
             yield

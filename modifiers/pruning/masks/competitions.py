@@ -1,4 +1,4 @@
-"""From a scope to counts: which weights are ranked together, and how many of their units go."""
+"""Competitions: which weights are ranked together, and how many of their units go."""
 
 from __future__ import annotations
 

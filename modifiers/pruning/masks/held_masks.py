@@ -1,4 +1,4 @@
-"""What all modifiers share that keep zeros in place: the masks, applied after every step and held or handed back."""
+"""The base of the modifiers that keep zeros in place: masks that are applied after every step."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class HeldMasks(TargetedModifier):
     masks: MaskForm = "fast"
     """Speed against memory: 4 bytes a float32 weight (``fast``), or 1 (``compact``)."""
 
+    @property
+    def holds(self) -> bool:
+        return self.hold
+
     def on_step(self, training: Training, state: Any) -> None:
         state.masks.apply_()
 
@@ -34,5 +38,5 @@ class HeldMasks(TargetedModifier):
             state.masks = Masks()
 
     def on_finalize(self, training: Training, state: Any) -> None:
-        if self.hold or self.name not in training.ended:
+        if self.hold or not training.ended:
             state.masks.apply_()  # weights may have been loaded since the last step

@@ -1,4 +1,4 @@
-"""What competes: the last of pruning's three axes. A scope says how many units each layer, or all together, give up."""
+"""Scopes: which units compete, the last of pruning's three axes, and how many each layer, or all together, give up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import match
-from paredown.framework.modifier.base import Options, Share
+from paredown.framework.modifier.fields import Options, Share
 from paredown.modifiers.pruning.scoring.prunable import layer_of
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calibration.sensitivity import Trial
 from paredown.framework.model.targets import pattern_of
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.choice import chosen_units, marks_of
 from paredown.modifiers.pruning.masks.competitions import Competition

@@ -1,4 +1,4 @@
-"""One update of masks: a criterion weighs, a structure groups, a scope says how many, and the least go."""
+"""One update of masks: a criterion scores weights, a structure groups them, a scope decides how many go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import sum_of_parts
 from paredown.framework.errors import TargetError
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import MaskForm, apply_masks_, mask_keeping, prune_at_, to_bool
 from paredown.modifiers.pruning.masks.choice import chosen_units, marks_of, ranked, separated, unit_scores
@@ -19,6 +18,7 @@ from paredown.modifiers.pruning.masks.scope import outlier_shares
 from paredown.modifiers.pruning.masks.state import Masks, MaskState
 from paredown.modifiers.pruning.scoring.criterion import Criterion
 from paredown.modifiers.pruning.scoring.prunable import Prunable
+from paredown.modifiers.pruning.scoring.scores import gather, scores_of
 from paredown.modifiers.pruning.scoring.units import Structure
 from paredown.modifiers.pruning.selection.select import find_threshold
 
@@ -30,13 +30,12 @@ class MaskUpdate:
     """The three axes, and for whom.
 
     Attributes:
-        training, modifier: for whom masks are chosen.
+        training: the run as the modifier sees it for which masks are chosen.
         criterion, structure, scope: the axes.
         form: of the masks.
     """
 
     training: Training
-    modifier: Modifier
     criterion: Criterion
     structure: Structure
     scope: Scope
@@ -130,7 +129,7 @@ class UnitScores:
         self.update, self.state, self.prunables = update, state, prunables
         self.weights = {name: each.weight for name, each in prunables.items()}
         self._prepare()
-        self.joint = self._weighed(self.weights) if update.criterion.jointly else {}
+        self.joint = self._weighed(self.weights) if update.criterion.needs in ("model", "data") else {}
 
     def of(self, name: str) -> Tensor:
         """What the weight's units are compared by.
@@ -141,17 +140,17 @@ class UnitScores:
         update = self.update
         found = self.joint or self._weighed({name: self.weights[name]})
         if name not in found:
-            raise TargetError(f"{update.modifier.name} cannot weigh {name}: add its layer to ignore")
+            raise TargetError(f"{update.training.name} cannot weigh {name}: add its layer to ignore")
         units = unit_scores(self.prunables[name], found[name], update.structure, self._stays_pruned(name))
         return update.criterion.combined(units)
 
     def _prepare(self) -> None:
         update = self.update
-        update.criterion.prepare(update.training, update.modifier, self.weights, self.state.watched)
+        gather(update.criterion, update.training, self.weights, self.state.watched)
 
     def _weighed(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         update = self.update
-        return update.criterion.scores(update.training, update.modifier, weights, self.state.watched)
+        return scores_of(update.criterion, update.training, weights, self.state.watched)
 
     def _stays_pruned(self, name: str) -> Tensor | None:
         """What scores alone would not put first; a magnitude of 0 comes first anyway."""

@@ -1,4 +1,4 @@
-"""The base of the modifiers that make a model smaller: what they aim at, and when."""
+"""The base of the modifiers that remove parts of a model: what they aim at, and when."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier.base import Share, TargetedModifier
+from paredown.framework.modifier.base import TargetedModifier
 from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
@@ -48,6 +49,10 @@ class StructuredPruning(TargetedModifier):
         return value
 
     @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
+    @property
     def acts_once(self) -> bool:
         return self.every is None
 
@@ -58,11 +63,11 @@ class StructuredPruning(TargetedModifier):
         return sorted(idle & self.model_fields_set)
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
-        return [each for module in training.targets(self).values() for each in module.parameters(recurse=False)]
+        return [each for module in training.targets().values() for each in module.parameters(recurse=False)]
 
     def check(self, training: Training) -> None:
         super().check(training)
-        if not training.has_example:
+        if not training.data.has_example:
             raise ScheduleError(
                 f"{self.name} ({self.type}) reads what hangs together from a run of the model: give inputs to run it "
                 "with, example_inputs=(x,), or data=loader"
@@ -70,7 +75,7 @@ class StructuredPruning(TargetedModifier):
 
     def remarks(self, training: Training) -> Sequence[str]:
         lines = list(super().remarks(training))
-        if not training.has_example:
+        if not training.data.has_example:
             lines.append("what hangs together is read from a run of the model: give example_inputs to see it")
         return lines
 

@@ -23,7 +23,7 @@ def worth(
 ) -> Tensor | None:
     """What each unit is worth: the mean score of all weights in its slices, combined; of shape (units,).
 
-    None where no score says anything of it.
+    None where it has no score.
 
     Args:
         group: whose units.

@@ -19,6 +19,7 @@ from paredown.modifiers.pruning.removal.channel_choice import Progress, choose, 
 from paredown.modifiers.pruning.removal.channel_view import ChannelView, look, parameters_after
 from paredown.modifiers.pruning.removal.channels import ChannelGroup, Cut, Removal, Verified, commit
 from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionName, Watched, criterion_named
+from paredown.modifiers.pruning.scoring.scores import scores_of, watch
 
 __all__ = ["ChannelRemoval", "RemovalState"]
 
@@ -48,7 +49,7 @@ class RemovalState:
 
 
 class ChannelRemoval(StructuredPruning):
-    """Base: units of low worth leave the model; a subclass says which groups of units are its business."""
+    """Base: units of low worth leave the model; a subclass picks the groups of units."""
 
     state_type: ClassVar = RemovalState
 
@@ -57,31 +58,31 @@ class ChannelRemoval(StructuredPruning):
     round_to: Annotated[int, Strict(), Field(ge=1)] = 8
     """What stays of a layer is a multiple of so many channels."""
 
-    # -- what a subclass says --------------------------------------------------------------------------------------
+    # -- what a subclass picks --------------------------------------------------------------------------------------
 
     def view(self, training: Training) -> ChannelView:
         """The groups that are its business, and why others are not."""
-        return look(training, self)
+        return look(training, self.ignore)
 
     # -- what the framework asks -----------------------------------------------------------------------------------
 
     @property
     def calibrates(self) -> bool:
-        return self._criterion.needs_data or (self._criterion.watches and self.acts_once)
+        return self._criterion.needs == "data" or (self._criterion.needs == "gradients" and self.acts_once)
 
     @property
     def _criterion(self) -> Criterion:
         return criterion_named(self.criterion)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        if not training.has_example or self._criterion.watches or self._criterion.needs_data:
+        if not training.data.has_example or self._criterion.needs in ("data", "gradients"):
             return []
         view = self.view(training)
         state = self._begun(training, RemovalState(), view)
         made = self._solved(training, state, view, self.aim(1.0)) if view.groups else Verified(NOTHING)
         lines = [Foreseen(name, reason, refused=True) for name, reason in {**view.reasons, **made.refused}.items()]
-        told = view.with_settings(made.cut)[1]
-        lines += [Foreseen("config", told)] if told else []
+        remark = view.with_settings(made.cut)[1]
+        lines += [Foreseen("config", remark)] if remark else []
         gone = {name for removal in made.cut.removals for name in removal.group.layers}
         after = parameters_after(training.model, made.cut)
         lines += [
@@ -94,25 +95,25 @@ class ChannelRemoval(StructuredPruning):
         return state if self.acts_once else self._begun(training, state, self.view(training))
 
     def on_update(self, training: Training, state: RemovalState) -> None:
-        aim = self.aim(training.progress(self))
+        aim = self.aim(training.progress)
         if self.aims_at_nothing(aim) or (self.budget is None and aim <= state.share):
             return
         view = self.view(training)
         if not state.groups:
             self._begun(training, state, view)
         made = self._solved(training, state, view, aim)
-        cut, told = view.with_settings(made.cut)
+        cut, remark = view.with_settings(made.cut)
         commit(training.surgery, cut)
-        self._tell(training, view, made, told)
+        self._record(training, view, made, remark)
         state.share = max(state.share, aim if self.budget is None else 0.0)
         self._criterion.renew(self._weights(training, state), state.watched)
         for removal in cut.removals:
             state.groups[removal.group.key][1] -= len(removal.units)
-        training.record(self, "update", sparsity=_gone(state))
+        training.record("update", sparsity=_gone(state))
 
     def on_step(self, training: Training, state: RemovalState) -> None:
-        if self._criterion.watches and self.name not in training.ended:
-            self._criterion.watch(training, self._weights(training, state), state.watched)
+        if self._criterion.needs == "gradients" and not training.ended:
+            watch(self._criterion, training, self._weights(training, state), state.watched)
 
     def on_end(self, training: Training, state: RemovalState) -> None:
         state.watched = Watched()
@@ -141,11 +142,11 @@ class ChannelRemoval(StructuredPruning):
     def _solved(self, training: Training, state: RemovalState, view: ChannelView, aim: float) -> Verified:
         """What is cut; what turns out not to be possible is made up for by others."""
         criterion = self._criterion
-        scores = criterion.scores(training, self, self._weights(training, state), state.watched)
+        scores = scores_of(criterion, training, self._weights(training, state), state.watched)
         groups = [group for group in view.groups if group.key in state.groups]
         found = {group.name: worth(group, scores, criterion.outputs_only, criterion.combined) for group in groups}
         worths = {name: each for name, each in found.items() if each is not None}
-        refused = {name: f"{self.criterion} says nothing of its channels" for name in found if name not in worths}
+        refused = {name: f"{self.criterion} has no scores for its channels" for name in found if name not in worths}
         if criterion.relative and self.scope == "global":
             worths = {name: each / each.mean().clamp_min(1e-300) for name, each in worths.items()}
         for _ in range(ROUNDS):
@@ -203,13 +204,13 @@ class ChannelRemoval(StructuredPruning):
             return view.latency(training, cut)
         return float(cost_of(training.model, weight_uses(view.analysis, self.budget.kind), cut.removals))
 
-    def _tell(self, training: Training, view: ChannelView, made: Verified, told: str | None) -> None:
-        if told is not None:
-            training.record(self, "configuration", remark=told)
-        self.tell_refusals(training, {**view.reasons, **made.refused})
+    def _record(self, training: Training, view: ChannelView, made: Verified, remark: str | None) -> None:
+        if remark is not None:
+            training.record("configuration", remark=remark)
+        training.refuse({**view.reasons, **made.refused})
         for removal in made.cut.removals:
             stays = removal.group.units - len(removal.units)
-            training.record(self, "cut", layer=removal.group.name, units=stays, of=removal.group.units)
+            training.record("cut", layer=removal.group.name, units=stays, of=removal.group.units)
 
 
 def _told(cut: Cut, name: str, produces: bool) -> str:

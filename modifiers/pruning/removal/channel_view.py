@@ -1,4 +1,4 @@
-"""What a modifier that removes channels sees of a model: the groups that are its business, and why others are not."""
+"""The channel groups of a model that a modifier may cut, and why others stay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from paredown.framework.measure.latency import measure_latency
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import export_graph
 from paredown.framework.model.targets import match, named_modules, named_parameters
-from paredown.framework.modifier.base import TargetedModifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channels import (
     Analysis,
@@ -65,7 +64,7 @@ class ChannelView:
         return verified(self.model, run, self.analysis, removals)
 
     def with_settings(self, cut: Cut) -> tuple[Cut, str | None]:
-        """The cut with what the model's config says of it, and what to tell where it cannot."""
+        """The cut with the changes of the model's config that go with it, and a remark where there are none."""
         return with_settings(self.model, cut, self.inputs, self.forward)
 
     def latency(self, training: Training, cut: Cut) -> float:
@@ -75,25 +74,25 @@ class ChannelView:
         return measured["it"].median
 
 
-def look(training: Training, modifier: TargetedModifier, heads: bool = False) -> ChannelView:
+def look(training: Training, ignore: Sequence[str], heads: bool = False) -> ChannelView:
     """Analyse a model, and pick the groups that have outputs of a target and none of an ignored layer.
 
     Args:
         training: with example inputs or data.
-        modifier: whose targets count.
+        ignore: patterns of layers that stay as they are.
         heads: whether only attention heads count.
 
     Raises:
         TargetError: the model cannot be traced.
     """
-    example = training.example()
+    example = training.data.example()
     assert example is not None
     inputs, forward = example
     model = training.model
     analysis = analyse(export_graph(model, inputs, forward), model)
     refused = fixed_places(model)
     groups, reasons = [], {}
-    targets, ignored = training.targets(modifier), _ignored(training, modifier)
+    targets, ignored = training.targets(), _ignored(training, ignore)
     for group in find_groups(analysis, refused):
         if heads and not group.heads:
             continue
@@ -126,8 +125,8 @@ def _count(shapes: dict[str, list[int]], layer: str) -> int:
     return sum(math.prod(shape) for name, shape in shapes.items() if layer_of(name) == layer)
 
 
-def _ignored(training: Training, modifier: TargetedModifier) -> set[str]:
-    if not modifier.ignore:
+def _ignored(training: Training, ignore: Sequence[str]) -> set[str]:
+    if not ignore:
         return set()
-    kept = match(training.model, (), modifier.ignore, (nn.Module,)).modules
+    kept = match(training.model, (), ignore, (nn.Module,)).modules
     return {name for name in named_modules(training.model) if name not in kept}

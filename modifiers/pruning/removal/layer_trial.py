@@ -1,4 +1,4 @@
-"""Looking at a model without some of its layers, without changing it."""
+"""Running a model without some of its layers, without changing it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.framework.model.links import Link, add_link, remove_links, without_links
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channels import runner
 from paredown.modifiers.pruning.removal.channels.trial import Runner, difference
@@ -74,7 +75,7 @@ def tried(training: Training, layers: Sequence[Layer]) -> Trial:
 
     Attributes that number the layers, and those that count them, are changed where it takes that.
     """
-    example = training.example()
+    example = training.data.example()
     assert example is not None
     run = runner(training.model, *example)
     trains = run.trains != "not"
@@ -90,7 +91,7 @@ def tried(training: Training, layers: Sequence[Layer]) -> Trial:
 
 
 def _passed_on(training: Training, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
-    example = training.example()
+    example = training.data.example()
     assert example is not None
     with without_links(training.model):
         links = [(layer.module, _Skip()) for layer in layers]

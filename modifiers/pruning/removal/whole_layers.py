@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.framework.model.forward import buffers_kept, call, evaluating
+from paredown.framework.model.forward import call
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.framework.model.links import Link
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import TargetedModifier
+from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.framework.modifier.training import Training
 
 __all__ = ["Layer", "block_influence", "find_layers"]
@@ -51,7 +51,7 @@ def block_influence(inputs: Tensor, outputs: Tensor) -> float:
     return float(1 - similarity.mean())
 
 
-def find_layers(training: Training, modifier: TargetedModifier) -> tuple[list[Layer], dict[str, str]]:
+def find_layers(training: Training) -> tuple[list[Layer], dict[str, str]]:
     """The layers among the targets that can be left out, with their influence, and why others cannot.
 
     Where at most one child of a list can be left out (the stages of a pyramid), the lists inside of its children are
@@ -59,21 +59,17 @@ def find_layers(training: Training, modifier: TargetedModifier) -> tuple[list[La
     Runs the model on ``data``, or else on the example inputs.
     """
     modules = named_modules(training.model)
-    watched = {name: _Watch() for name in _children_of_lists(modules) if name in training.targets(modifier)}
-    for name, watch in watched.items():
-        training.manage(modifier, modules[name], watch)
-    try:
-        forwards = _run(training, modifier)
-    finally:
-        training.unmanage(modifier, lambda link: isinstance(link, _Watch))
+    watched = {name: _Watch() for name in _children_of_lists(modules) if name in training.targets()}
+    with training.links.during((modules[name], watch) for name, watch in watched.items()):
+        forwards = _run(training)
     reasons = {name: reason for name, watch in watched.items() if (reason := watch.refusal(forwards)) is not None}
     able = [name for name in watched if name not in reasons]
     counts = Counter(_list_of(name) for name in able)
     closed = [name for name in watched if counts[_list_of(name)] > 1]
     chosen = [name for name in able if name in closed and not _inside(name, closed)]
     layers = [_layer(name, modules, watched[name]) for name in chosen]
-    told = {name: reason for name, reason in reasons.items() if not _inside(name, closed) and not _holds(name, able)}
-    return layers, told
+    shown = {name: reason for name, reason in reasons.items() if not _inside(name, closed) and not _holds(name, able)}
+    return layers, shown
 
 
 def _layer(name: str, modules: Mapping[str, nn.Module], watch: _Watch) -> Layer:
@@ -104,16 +100,16 @@ def _holds(name: str, others: Sequence[str]) -> bool:
     return any(other.startswith(f"{name}.") for other in others)
 
 
-def _run(training: Training, modifier: TargetedModifier) -> int:
+def _run(training: Training) -> int:
     """How many forwards were run."""
-    if training.data is not None:
+    if training.data.available:
         count = 0
         with evaluating(training.model), buffers_kept(training.model):
-            for batch in training.batches(modifier):
-                training.call(batch)
+            for batch in training.data.first():
+                training.data.call(batch)
                 count += 1
         return count
-    example = training.example()
+    example = training.data.example()
     assert example is not None
     with evaluating(training.model), buffers_kept(training.model):
         call(training.model, *example)

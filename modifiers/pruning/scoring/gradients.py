@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.forward import evaluating
-from paredown.framework.modifier.base import Modifier
+from paredown.framework.model.temporary import evaluating
 from paredown.framework.modifier.training import Training
 
 __all__ = ["loss_gradients", "loss_of", "losses_on_data", "step_gradients"]
@@ -25,9 +23,7 @@ def step_gradients(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: gradient.to_dense() if gradient.is_sparse else gradient for name, gradient in found.items()}
 
 
-def loss_gradients(
-    training: Training, modifier: Modifier, weights: Mapping[str, nn.Parameter]
-) -> Iterator[dict[str, Tensor]]:
+def loss_gradients(training: Training, weights: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
     """The gradients of the loss of each batch of ``data`` (`loss_of`), over all processes; parameters' own ``.grad``
     stay as they are.
 
@@ -36,26 +32,25 @@ def loss_gradients(
     """
     asked = {name: weight for name, weight in weights.items() if weight.requires_grad}
     if not asked:
-        raise ScheduleError(f"{modifier.name} weighs by gradients, and all of its weights are frozen")
-    for loss in losses_on_data(training, modifier):
+        raise ScheduleError(f"{training.name} weighs by gradients, and all of its weights are frozen")
+    for loss in losses_on_data(training):
         found = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
         given = {name: each for name, each in zip(asked, found, strict=True) if each is not None}
         yield dict(zip(given, mean_of_all(list(given.values())), strict=True))
 
 
-def losses_on_data(training: Training, modifier: Modifier) -> Iterator[Tensor]:
+def losses_on_data(training: Training) -> Iterator[Tensor]:
     """The loss of each batch, in eval mode, with a graph.
 
     Raises:
-        ScheduleError: there is no data, or no loss can be told for a batch.
+        ScheduleError: there is no data, or no loss can be computed for a batch.
     """
-    alone = getattr(training.handed, "no_sync", nullcontext)
-    with evaluating(training.model), torch.enable_grad(), alone():
-        for batch in training.batches(modifier):
-            yield loss_of(training.call(batch), batch, modifier)
+    with evaluating(training.model), torch.enable_grad(), training.data.in_one_process():
+        for batch in training.data.first():
+            yield loss_of(training.data.call(batch), batch, training.name)
 
 
-def loss_of(output: Any, batch: Any, modifier: Modifier) -> Tensor:
+def loss_of(output: Any, batch: Any, owner: str) -> Tensor:
     """The loss that the model itself gives (``output.loss``); else, for a batch (inputs, targets): the cross-entropy
     where the targets are integers, for logits of (batch, classes, ...) or (batch, tokens, classes), the mean squared
     error where they are numbers in the shape of the output.
@@ -75,7 +70,7 @@ def loss_of(output: Any, batch: Any, modifier: Modifier) -> Tensor:
         if targets.is_floating_point() and targets.shape == output.shape:
             return nn.functional.mse_loss(output, targets.to(output.dtype))
     raise ScheduleError(
-        f"{modifier.name} needs the loss of a batch of data: give batches (inputs, targets) with class indices or with "
+        f"{owner} needs the loss of a batch of data: give batches (inputs, targets) with class indices or with "
         "targets in the shape of the output, a model whose output has a loss, or train with a window that is longer "
         "than a step, so that the loop's own gradients can be read"
     )

@@ -1,4 +1,4 @@
-"""What is removed together: the second of pruning's three axes.
+"""Structures: which weights are removed together, the second of pruning's three axes.
 
 A structure divides a weight into units (single weights, blocks, kernels, channels). It works on weights *output first*:
 (out, in, kernel...), of a Linear (out, in); `output_first` gives that view.
@@ -15,7 +15,8 @@ import torch
 from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor, nn
 
-from paredown.framework.modifier.base import Options
+from paredown.framework.model.kinds import TRANSPOSED
+from paredown.framework.modifier.fields import Options
 
 __all__ = ["BlockShape", "Pattern", "Structure", "StructureField", "output_first", "pattern_named", "structure_of"]
 
@@ -24,7 +25,6 @@ FORMS = "'unstructured', 'kernel', 'channel', N:M such as '2:4', or {block: [row
 Size = Annotated[int, Strict(), Field(ge=1)]
 #: elements whose comparisons stay in the cache of a CPU
 CACHED = 1 << 16
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class BlockShape(Options):

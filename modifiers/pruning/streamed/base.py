@@ -1,4 +1,4 @@
-"""What the modifiers share that prune a trained model at once, layer by layer, from calibration data."""
+"""The base of the modifiers that prune a trained model at once, layer by layer, on calibration data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import torch
 from pydantic import BeforeValidator, Field, Strict, model_validator
 from torch import Tensor, nn
 
-from paredown.framework.calibration.rollback import KeptTensors
-from paredown.framework.calibration.second_moments import second_moments
-from paredown.framework.calibration.sensitivity import Trial
+from paredown.framework.calibration.rollback import Rollback
+from paredown.framework.calibration.second_moments import WITH_COLUMNS, second_moments
 from paredown.framework.calibration.streaming import Unit, stream
-from paredown.framework.errors import ScheduleError
 from paredown.framework.model.weights import COMPUTED, refuse_not_finite, tied_to
-from paredown.framework.modifier.base import Foreseen, Share
+from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import converted, fast_mask, to_bool
 from paredown.modifiers.pruning.masks.held_masks import HeldMasks
@@ -26,6 +25,7 @@ from paredown.modifiers.pruning.masks.scope import LayerShares, outlier_shares, 
 from paredown.modifiers.pruning.masks.state import Masks, MaskState, weights_of
 from paredown.modifiers.pruning.masks.trials import layer_shares, row_trials
 from paredown.modifiers.pruning.scoring.criterion import criterion_named
+from paredown.modifiers.pruning.scoring.scores import scores_now
 from paredown.modifiers.pruning.scoring.units import Pattern, pattern_named
 
 __all__ = ["Damping", "StreamedPruning"]
@@ -50,7 +50,7 @@ class StreamedPruning(HeldMasks):
     Where that fails midway, all weights are put back.
     """
 
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = WITH_COLUMNS
     #: what its plan calls the way it chooses
     way: ClassVar[str]
 
@@ -111,7 +111,7 @@ class StreamedPruning(HeldMasks):
 
     def moments(self, training: Training, unit: Unit) -> Mapping[str, Tensor]:
         """What is known of the inputs of a unit's layers: second moments (groups, n, n), or their diagonal."""
-        return {name: each.matrix for name, each in second_moments(training, self, unit).items()}
+        return {name: each.matrix for name, each in second_moments(training, unit).items()}
 
     def without_data(self, weight: Tensor) -> Tensor:
         """What `moments` gives for a layer whose forward no batch reached: inputs that are all alike."""
@@ -134,8 +134,7 @@ class StreamedPruning(HeldMasks):
         self._goals(training, layers)
         for name, module in layers.items():
             refuse_not_finite(name, module, "nothing was pruned")
-        if training.data is None:
-            raise ScheduleError(f"{self.name} ({self.type}) needs batches to calibrate on: modify(..., data=loader)")
+        training.data.require()
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         return [module.get_parameter("weight") for module in self._layers(training).values()]
@@ -146,7 +145,7 @@ class StreamedPruning(HeldMasks):
             self._foreseen(name, module, goals[name])
             if name in goals
             else Foreseen(name, self.refusal(training, name, module) or "", refused=True)
-            for name, module in training.targets(self).items()
+            for name, module in training.targets().items()
         ]
 
     def trials(self, training: Training) -> Sequence[Trial]:
@@ -166,7 +165,7 @@ class StreamedPruning(HeldMasks):
         for name, module in layers.items():
             refuse_not_finite(name, module, f"nothing was pruned at step {training.step}")
         masks = Masks()
-        with KeptTensors() as kept:
+        with Rollback() as kept:
             unseen = dict(self._goals(training, layers, self._outlier_shares(training, layers)))
             for name, moments in self._streamed(training, list(layers)):
                 self._prune(layers[name].get_parameter("weight"), moments, unseen.pop(name), kept, masks)
@@ -175,7 +174,7 @@ class StreamedPruning(HeldMasks):
         state.masks = masks
         total = sum(weight.numel() for weight in masks)
         state.share = sum(int((~to_bool(mask)).sum()) for mask in masks.values()) / max(total, 1)
-        training.record(self, "update", sparsity=state.share, without_data=list(unseen))
+        training.record("update", sparsity=state.share, without_data=list(unseen))
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
         return "nothing was pruned"
@@ -184,7 +183,7 @@ class StreamedPruning(HeldMasks):
 
     def _layers(self, training: Training) -> dict[str, nn.Module]:
         """The targets that are not left alone."""
-        targets = training.targets(self).items()
+        targets = training.targets().items()
         return {name: module for name, module in targets if self.refusal(training, name, module) is None}
 
     def _goals(
@@ -210,8 +209,7 @@ class StreamedPruning(HeldMasks):
         if self.scope != "owl" or self.pattern is not None:
             return {}
         weights = weights_of(layers)
-        criterion = criterion_named("wanda")
-        scores = criterion.scores(training, self, weights, criterion.start(training, weights))
+        scores = scores_now(criterion_named("wanda"), training, weights)
         missing = {name: weight.new_zeros(weight.shape) for name, weight in weights.items() if name not in scores}
         return outlier_shares({**scores, **missing}, self.final_sparsity or 0.0)
 
@@ -222,7 +220,7 @@ class StreamedPruning(HeldMasks):
         return Foreseen(name, f"{goal} of {total} weights zero, {self.way}", density=1 - goal / total)
 
     def _streamed(self, training: Training, layers: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        for unit in stream(training, self, layers, self.samples):
+        for unit in stream(training, layers, self.samples):
             yield from self.moments(training, unit).items()
 
     def _known(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
@@ -233,7 +231,7 @@ class StreamedPruning(HeldMasks):
             yield name, moments
         yield from ((name, self.without_data(weight)) for name, weight in unseen.items())
 
-    def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: KeptTensors, masks: Masks) -> None:
+    def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: Rollback, masks: Masks) -> None:
         """Write one layer's new weight and its mask."""
         moments = self.without_data(weight) if moments is None else moments
         new, keep = prune_rows(weight, moments, goal, self.pruned_rows)

@@ -1,4 +1,4 @@
-"""The weights that are left, chosen anew so that a layer gives what it gave before the others were removed."""
+"""Solving for the weights that stay, so that a layer's output changes least."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from paredown.framework.calibration.damped_moments import damped_moments
+from paredown.framework.calibration.second_moments import damped_moments
 
 __all__ = ["least_squares_update", "refitted"]
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import batch_norms_after
+from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.quantization.layers.kinds import CONVOLUTIONS
 from paredown.modifiers.quantization.layers.schemes import LayerSchemes
 
 __all__ = ["folded_batch_norms"]
@@ -25,13 +25,13 @@ def folded_batch_norms(training: Training, layers: Mapping[str, tuple[nn.Module,
     wanted = [
         name
         for name, (module, schemes) in layers.items()
-        if isinstance(module, CONVOLUTIONS)
+        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
         and schemes.weights is not None
         and schemes.weights.symmetric
         and schemes.weights.granularity == "tensor"
     ]
     try:
-        graph = training.graph() if wanted else None
+        graph = training.data.graph() if wanted else None
     except TargetError:
         return {}
     pairs = {} if graph is None else batch_norms_after(graph)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.model.links import Link
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 
 __all__ = ["FrozenStatistics", "freeze_statistics"]
@@ -24,11 +23,11 @@ class FrozenStatistics(Link):
         return _normalised(module, *args, **kwargs)
 
 
-def freeze_statistics(training: Training, modifier: Modifier) -> None:
+def freeze_statistics(training: Training) -> None:
     """Freeze the statistics of every batch-norm of the model that has running ones."""
     for module in training.model.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            training.manage(modifier, module, FrozenStatistics())
+            training.links.add(module, FrozenStatistics())
 
 
 def _normalised(module: Any, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Results that an integer engine needs in 8 bits, and that no quantized layer takes in."""
+"""Outputs that an integer engine needs in 8 bits although no quantized layer reads them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import open_ends
+from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
 from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.quantization.layers.kinds import CONVOLUTIONS
 
 __all__ = ["fusable_outputs"]
 
@@ -24,10 +24,10 @@ def fusable_outputs(training: Training, layers: Collection[str]) -> list[str]:
         layers: the quantized layers that quantize their input.
     """
     modules = named_modules(training.model)
-    if not any(isinstance(modules[name], CONVOLUTIONS) for name in layers):
+    if not any(isinstance(modules[name], (*CONVOLUTIONS, *TRANSPOSED)) for name in layers):
         return []
     try:
-        graph = training.graph()
+        graph = training.data.graph()
     except TargetError:
         return []
     return [] if graph is None else list(dict.fromkeys(open_ends(graph, layers).values()))

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
 from paredown.framework.model.links import base_class
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import COMPUTED
 
 __all__ = [
-    "CONVOLUTIONS",
     "LAYERS",
     "channel_of",
     "parent_attention",
@@ -22,10 +22,8 @@ __all__ = [
     "weight_names",
 ]
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-LAYERS = (nn.Linear, *CONVOLUTIONS, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 
 
 def weight_names(module: nn.Module) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""How each layer is quantized: the modifier's schemes, with what is different for some layers."""
+"""The scheme of each layer: the modifier's, with its overrides for some layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import match
-from paredown.framework.modifier.base import Options
+from paredown.framework.modifier.fields import Options
 from paredown.framework.recipe.tree.positions import did_you_mean
 from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
 from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
@@ -75,7 +75,7 @@ def overrides_by_layer(
 
 
 def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:
-    """Why a layer's weights cannot be divided as the scheme says, or None."""
+    """Why a layer's weights cannot be divided as the scheme asks, or None."""
     if scheme is None:
         return None
     shapes: Sequence[tuple[int, ...]] = [tuple(module._parameters[name].shape) for name in weight_names(module)]  # type: ignore[union-attr]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from paredown.framework.model.links import links_of, remove_links
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.kinds import parent_attention
 from paredown.modifiers.quantization.layers.quantizers import (
@@ -73,34 +72,32 @@ class QuantizedLayers:
         return [name for name, _, observation in self.places() if observation.spoiled]
 
 
-def put(training: Training, modifier: Modifier, module: nn.Module, quantizer: Quantizer) -> bool:
+def put(training: Training, module: nn.Module, quantizer: Quantizer) -> bool:
     """Put a quantizer around a module, in the place of one that does the same; False where that is of a later modifier,
     which has taken over."""
     others = [link for link in links_of(module) if _does_the_same(link, quantizer)]
     opened = list(training.states)
     owners = [link.owner for link in others if isinstance(link, Quantizer) and link.owner in opened]
-    if any(opened.index(owner) > opened.index(modifier.name) for owner in owners):
+    if any(opened.index(owner) > opened.index(training.name) for owner in owners):
         return False
     remove_links(module, others)
-    quantizer.owner = modifier.name
-    training.manage(modifier, module, quantizer)
+    quantizer.owner = training.name
+    training.links.add(module, quantizer)
     return True
 
 
-def put_weight_quantizer(
-    training: Training, modifier: Modifier, name: str, quantizer: WeightQuantizer, grids: dict[str, Grid]
-) -> None:
+def put_weight_quantizer(training: Training, name: str, quantizer: WeightQuantizer, grids: dict[str, Grid]) -> None:
     """Put a quantizer around the weights of the layer ``name``, with the grids that are known of it."""
     modules = named_modules(training.model)
     module = modules[name]
-    if not put(training, modifier, module, quantizer):
+    if not put(training, module, quantizer):
         return
     for key in quantizer.names:
         grid = grids.get(f"{name}.{key}")
         quantizer.set_grid(module, key, *((grid.scale, grid.zero_point) if grid else quantizer.grid(module, key)))
     above = parent_attention(training.model, name)
     if above is not None:
-        put(training, modifier, modules[above], ChildWeights())
+        put(training, modules[above], ChildWeights())
 
 
 def remove_buffers(model: nn.Module, names: Iterable[str]) -> None:

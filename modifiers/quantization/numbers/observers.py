@@ -21,7 +21,7 @@ from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
 __all__ = ["FOLLOWERS", "Observation", "extremes", "minmax_", "moving_average_", "unseen_range"]
 
-Follower = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+GradientTransfer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 MOMENTUM = 0.01
 
@@ -119,4 +119,4 @@ def moving_average_(low: Tensor, high: Tensor, new_low: Tensor, new_high: Tensor
         end.copy_(torch.where(unseen, new, end + MOMENTUM * (new - end)))
 
 
-FOLLOWERS: Mapping[str, Follower] = {"minmax": minmax_, "moving_average": moving_average_}
+FOLLOWERS: Mapping[str, GradientTransfer] = {"minmax": minmax_, "moving_average": moving_average_}

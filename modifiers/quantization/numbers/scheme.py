@@ -1,4 +1,4 @@
-"""What a quantized number is: its width, its grid, and what shares a scale."""
+"""Schemes: how numbers are quantized, their width, their grid, and which of them share a scale."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, Strict, model_validator
 
-from paredown.framework.modifier.base import Options
+from paredown.framework.modifier.fields import Options
 from paredown.modifiers.quantization.numbers.formats import FLOAT_FORMATS
 
 __all__ = ["ActivationScheme", "Bits", "QuantizationScheme", "WeightScheme"]

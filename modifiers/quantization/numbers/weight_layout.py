@@ -1,4 +1,4 @@
-"""What shares a scale in a weight: views on which a scale broadcasts, and the shapes in which scales are kept.
+"""Which elements of a weight share a scale: views on which scales broadcast, and the shapes of scales.
 
 | granularity | view of a weight (out, ...), n weights an output channel | kept scale |
 | --- | --- | --- |
@@ -18,7 +18,7 @@ __all__ = ["kept_scale", "misfit", "spread", "view_for", "view_of"]
 
 
 def misfit(shape: tuple[int, ...], scheme: WeightScheme, channel: int = 0) -> str | None:
-    """Why a weight of that shape cannot be divided as the scheme says, or None."""
+    """Why a weight of that shape cannot be divided as the scheme asks, or None."""
     rows, columns = shape[0], _columns(shape)
     if scheme.granularity in ("group", "block") and channel:
         return f"granularity {scheme.granularity} runs along the input dimension, which is its first"

@@ -1,4 +1,4 @@
-"""What hangs together in a model: channels that can only be removed together, found, cut, and checked."""
+"""Channels that can only be removed together: found in the model's graph, cut, and checked."""
 
 from paredown.modifiers.pruning.removal.channels.analysis import Analysis, analyse
 from paredown.modifiers.pruning.removal.channels.configuration import configuration_of, settings_for

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.model.forward import Forward, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.trace import tensors_of
 from paredown.framework.model.links import base_class, without_links
+from paredown.framework.model.temporary import evaluating
 from paredown.modifiers.pruning.removal.channels.attributes import Attribute
 from paredown.modifiers.pruning.removal.channels.trial import difference
 
@@ -40,7 +41,7 @@ def settings_for(
     forward: Forward | None,
     lists: Iterable[tuple[str, list[Any]]] = (),
 ) -> tuple[list[Attribute], str | None]:
-    """The settings from which a model of the present shapes is built, and, if there are none, what to tell.
+    """The settings from which a model of the present shapes is built, and, if there are none, a remark.
 
     A model is built (without memory) from the changed settings, given the present tensors, and has to compute the
     same.

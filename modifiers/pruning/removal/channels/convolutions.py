@@ -5,14 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.fx import Node
 
-from paredown.framework.model.graph.trace import operator_name
+from paredown.framework.model.graph.trace import CONVOLUTIONS, TRANSPOSED, operator_name
 from paredown.modifiers.pruning.removal.channels.labels import Labels, Value, axes_of
 from paredown.modifiers.pruning.removal.channels.walk import Result, Rule, Walk, meet, shape_of
 
 __all__ = ["RULES", "along", "by_whole_groups", "together"]
-
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def by_whole_groups(groups: int, inputs: int, outputs: int) -> bool:

@@ -84,10 +84,10 @@ def verified(model: nn.Module, run: Runner, analysis: Analysis, removals: Sequen
 
 
 def with_settings(model: nn.Module, cut: Cut, inputs: Any, forward: Forward | None) -> tuple[Cut, str | None]:
-    """The cut with the changes of the model's config that go with it, and what to tell where there are none."""
+    """The cut with the changes of the model's config that go with it, and a remark where there are none."""
     with trial_cut(model, cut.kept, cut.attributes):
-        settings, told = settings_for(model, cut.sizes, inputs, forward)
-    return dataclasses.replace(cut, attributes=(*cut.attributes, *settings)), told
+        settings, remark = settings_for(model, cut.sizes, inputs, forward)
+    return dataclasses.replace(cut, attributes=(*cut.attributes, *settings)), remark
 
 
 def commit(surgery: Surgery, cut: Cut) -> None:

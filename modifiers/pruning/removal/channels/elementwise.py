@@ -153,7 +153,7 @@ RULES: dict[str, Rule] = {
 
 
 def rule_by_kind(node: Node) -> Rule | None:
-    """The rule of an operator that is known by what torch says of it, or by a part of its name."""
+    """The rule of an operator that is known by torch's tags, or by a part of its name."""
     tags = getattr(node.target, "tags", ())
     if torch.Tag.pointwise in tags:
         return elementwise

@@ -1,4 +1,4 @@
-"""What cannot be cut, whatever the graph says."""
+"""Dimensions that cannot be cut, for reasons that the graph does not show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From labels to what can be removed: groups of units, each unit a set of slices that only go together."""
+"""Channel groups: units that can be removed, each a set of slices that only go together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ChannelGroup:
     """Units of one kind: any of them can be removed, and with each go all of its slices.
 
     Attributes:
-        name: of the first dimension in which outputs are produced, told apart by a number where need be.
+        name: of the first dimension in which outputs are produced, with a number where two have one name.
         slices: for each place the indices of each unit's slices, of shape (units, slices of one unit).
         outputs: the places where outputs are produced.
         heads: whether the units are attention heads.

@@ -7,7 +7,7 @@ vary it is stored with size 1, so that it costs next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -161,8 +161,3 @@ def compressed(labels: Tensor) -> Tensor:
 def aligned(factor: Tensor, dimensions: int) -> Tensor:
     """A factor with leading dimensions of size 1, as broadcasting reads it."""
     return factor.reshape((1,) * (dimensions - factor.dim()) + tuple(factor.shape))
-
-
-def only_along(value: Value, axis: int) -> Collection[Tensor]:
-    """The factors of a value that vary along an axis."""
-    return [factor for factor in value.factors if factor.shape[axis] > 1]

@@ -1,4 +1,4 @@
-"""What follows from all that is known of the labels: classes that go together, and which of them can go."""
+"""Solving for the classes of labels that go together, and which of them can go."""
 
 from __future__ import annotations
 

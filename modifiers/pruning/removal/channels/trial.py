@@ -1,4 +1,4 @@
-"""Looking at a model with channels set to zero, and with channels cut, without changing it."""
+"""Running a model with channels set to zero or cut, without changing it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.model.forward import Forward, buffers_kept, call, evaluating
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.trace import tensors_of
 from paredown.framework.model.links import without_links
 from paredown.framework.model.targets import plain_name
+from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.modifiers.pruning.removal.channels.attributes import Attribute
 from paredown.modifiers.pruning.removal.channels.groups import Place
 

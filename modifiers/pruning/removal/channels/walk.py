@@ -1,4 +1,4 @@
-"""What a rule of an operator reads and says: the values of a node's arguments, and the labels."""
+"""What a rule of an operator reads and returns: the values of a node's arguments, and the labels."""
 
 from __future__ import annotations
 
