@@ -14,14 +14,15 @@ no error is above tensorly's.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from harness import Table, command_line, in_turns, printed_json, verdict, wall_seconds
 from peak_memory import peak_of
 from torch import Tensor
 
@@ -106,62 +107,65 @@ def measured(who: str, method: str, channels: int) -> dict[str, float]:
     """Seconds, megabytes and relative error, in this process."""
     decompose, tensor, rank = (ours if who == "ours" else theirs)(method), kernel(channels), rank_of(method, channels)
     decompose(kernel(8), 2)
-    products = []
-    begin = time.perf_counter()
-    memory = peak_of(lambda: products.append(decompose(tensor, rank))) / 2**20
-    seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "memory": memory, "error": float((products[0] - tensor).norm() / tensor.norm())}
+    products, peaks = [], []
+    seconds = wall_seconds(lambda: peaks.append(peak_of(lambda: products.append(decompose(tensor, rank)))))
+    error = float((products[0] - tensor).norm() / tensor.norm())
+    return {"seconds": seconds, "memory": peaks[0] / 2**20, "error": error}
 
 
 def in_a_process(who: str, method: str, channels: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", who, method, str(channels)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    found: dict[str, float] = printed_json([sys.executable, __file__, "--one", who, method, str(channels)])
     return found
 
 
 def side_by_side(method: str, channels: int) -> tuple[dict[str, float], dict[str, float]]:
     """Of ours and of theirs the least time and memory of several turns."""
     repetitions = 1 if method == "cp" and channels > 128 else REPETITIONS
-    turns = [[in_a_process(who, method, channels) for who in ("ours", "theirs")] for _ in range(repetitions)]
-    one, other = ({key: min(turn[at][key] for turn in turns) for key in turns[0][at]} for at in (0, 1))
+    both = {who: functools.partial(in_a_process, who, method, channels) for who in ("ours", "theirs")}
+    one, other = (
+        {key: min(turn[key] for turn in turns) for key in turns[0]} for turns in in_turns(both, repetitions).values()
+    )
     return one, other
 
 
 def main() -> int:
-    if "--one" in sys.argv:
-        who, method, channels = sys.argv[-3:]
+    parser = command_line(__doc__, all="CP of 512 channels by tensorly too", quick="small kernels")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        who, method, channels = options.one
         print(json.dumps(measured(who, method, int(channels))))
         return 0
-    sizes = QUICK if "--quick" in sys.argv else SIZES
-    print(f"{'method':<14}{'channels':>9}{'rank':>6}{'seconds':>10}{'theirs':>9}{'MB':>8}{'theirs':>9}", end="")
-    print(f"{'error':>10}{'theirs':>10}")
-    failures = []
+    return verdict(compared(QUICK if options.quick else SIZES, options.all))
+
+
+def compared(sizes: Sequence[int], everything: bool) -> list[str]:
+    """Print the table; what was asked for and is not so."""
+    about = (("method", "<14"), ("channels", ">9"), ("rank", ">6"))
+    spent = (("seconds", ">10.4f"), ("theirs", ">9"), ("MB", ">8.0f"), ("theirs", ">9.0f"))
+    table = Table(*about, *spent, ("error", ">10.4f"), ("theirs", ">10.4f"))
+    short: list[str] = []
     for method in METHODS:
         for channels in sizes:
-            if method == "cp" and channels == 512 and "--all" not in sys.argv:
+            what = (method, channels, rank_of(method, channels))
+            if method == "cp" and channels == 512 and not everything:
                 mine = in_a_process("ours", method, channels)
-                print(row(method, channels, mine, None), flush=True)
+                table.row(*what, mine["seconds"], "-", mine["memory"], "-", mine["error"], "-")
                 continue
             mine, other = side_by_side(method, channels)
-            print(row(method, channels, mine, other), flush=True)
-            asked = ASKED.get((method, channels), 0.0)
-            if other["seconds"] < asked * mine["seconds"]:
-                failures.append(f"{method} at {channels}: {asked:g} times faster was asked for")
-            if mine["error"] > NOISE * other["error"]:
-                failures.append(f"{method} at {channels}: its error is above tensorly's")
-    print(*failures, sep="\n")
-    return 1 if failures else 0
+            times = f"x{other['seconds'] / mine['seconds']:.1f}"
+            table.row(*what, mine["seconds"], times, mine["memory"], other["memory"], mine["error"], other["error"])
+            short += shortfalls(method, channels, mine, other)
+    return short
 
 
-def row(method: str, channels: int, mine: dict[str, float], other: dict[str, float] | None) -> str:
-    told = f"{method:<14}{channels:>9}{rank_of(method, channels):>6}{mine['seconds']:>10.4f}"
-    if other is None:
-        return told + f"{'-':>9}{mine['memory']:>8.0f}{'-':>9}{mine['error']:>10.4f}{'-':>10}"
-    times = other["seconds"] / mine["seconds"]
-    return told + (
-        f"{f'x{times:.1f}':>9}{mine['memory']:>8.0f}{other['memory']:>9.0f}{mine['error']:>10.4f}{other['error']:>10.4f}"
-    )
+def shortfalls(method: str, channels: int, mine: dict[str, float], other: dict[str, float]) -> list[str]:
+    asked, found = ASKED.get((method, channels), 0.0), []
+    if other["seconds"] < asked * mine["seconds"]:
+        found.append(f"{method} at {channels}: {asked:g} times faster was asked for")
+    if mine["error"] > NOISE * other["error"]:
+        found.append(f"{method} at {channels}: its error is above tensorly's")
+    return found
 
 
 if __name__ == "__main__":

@@ -20,20 +20,17 @@ Half a point is what the noise of three seeds on 1,000 digits leaves certain.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from typing import Any
 
 import torch
+from harness import command_line, map_in_processes, mean_of, one_quiet_thread, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -159,8 +156,7 @@ def left_alone(model: nn.Module) -> int:
 
 
 def scores_of_a_seed(seed: int, size: Size) -> dict[Key, Scores]:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     begin = time.perf_counter()
     torch.manual_seed(seed)
     dense = train(Network(), size, size.epochs, DENSE_RATE)
@@ -221,13 +217,6 @@ def costs(size: Size) -> dict[Key, Scores]:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def means(runs: Sequence[dict[Key, Scores]]) -> dict[Key, Scores]:
-    return {
-        key: {name: statistics.mean(run[key][name] for run in runs) for name in scores}
-        for key, scores in runs[0].items()
-    }
-
-
 def print_table(accuracies: dict[Key, Scores], spent: dict[Key, Scores]) -> None:
     spent_columns = list(spent[DENSE])
     print(f"| {'method':<12} | ratio | " + " | ".join([*COLUMNS, "alone", *spent_columns]) + " |")
@@ -259,28 +248,19 @@ def shortfalls(accuracies: dict[Key, Scores], size: Size) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 4x, few steps, no promises")
+    parser = command_line(__doc__, quick="one seed, 4x, few steps, no promises")
     parser.add_argument("--seeds", type=int, help="how many")
     parser.add_argument("--processes", type=int, default=1, help="so many seeds at a time")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     size, begin = (QUICK if options.quick else Size()), time.perf_counter()
     size = replace(size, seeds=options.seeds or size.seeds)
-    measure = functools.partial(scores_of_a_seed, size=size)
-    if options.processes > 1:
-        with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-            runs = list(pool.map(measure, range(size.seeds)))
-    else:
-        runs = [measure(seed) for seed in range(size.seeds)]
-    accuracies = means(runs)
+    runs = map_in_processes(scores_of_a_seed, [(seed, size) for seed in range(size.seeds)], options.processes)
+    accuracies = {key: mean_of([run[key] for run in runs]) for key in runs[0]}
     print(f"accuracy in %, mean of {size.seeds} seeds; parameters, MACs and latency (batch of 1, of 32): times less")
     print_table(accuracies, costs(size))
-    short = [] if options.quick else shortfalls(accuracies, size)
     print(f"\n{time.perf_counter() - begin:.0f} s")
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+    return 0 if options.quick else verdict(shortfalls(accuracies, size))
 
 
 if __name__ == "__main__":

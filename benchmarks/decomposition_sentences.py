@@ -20,17 +20,15 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from gptq import compress_measured, downloaded, leave_the_file, rated_sentences
+from gptq import OFFLINE_THREAD, compress_measured, downloaded, leave_the_file, rated_sentences, unreported
+from harness import command_line, one_quiet_thread, printed_json, verdict
 from quantization_accuracy import embeddings, minilm
 from torch import nn
 
@@ -42,25 +40,16 @@ QUICK_CALIBRATION, QUICK_TEST = 64, 32
 Row = dict[str, float]
 
 
-def decompose(model: nn.Module, kept: float, aware: bool, data: Sequence[Any]) -> None:
-    from paredown import Recipe, ScheduledManager
-
-    class Unreported(ScheduledManager):
-        def report(self, *_: Any, **__: Any) -> Any:
-            """`apply` ends with a report, which has nothing to do with the decomposition."""
-
+def decomposition(kept: float, aware: bool) -> Callable[[nn.Module, Sequence[Any]], object]:
     svd = {"type": "svd_decomposition", "targets": ["Linear"], "ignore": ["*pooler*"], "guard": "none"}
-    modifier = {**svd, "rank": {"ratio": 1 / kept}, "activation_aware": aware}
-    recipe = Recipe.load({"recipe": 1, "name": "thin", "modifiers": {"decompose": modifier}})
-    Unreported(recipe).apply(model, data=data)
+    return unreported({**svd, "rank": {"ratio": 1 / kept}, "activation_aware": aware})
 
 
 def row(kept: float, aware: bool, sdist: Path, quick: bool) -> Row:
     """One row's measurement, in this process."""
     from paredown.framework.measure.latency import measure_latency
 
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     texts = [text for _, text in rated_sentences("movieReviewSnippets", sdist)]
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
     first, second = (QUICK_CALIBRATION, QUICK_TEST) if quick else (CALIBRATION, TEST)
@@ -69,14 +58,14 @@ def row(kept: float, aware: bool, sdist: Path, quick: bool) -> Row:
     held_out = batched([texts[index] for index in order[first : first + second]], BATCH)
     model = copy.deepcopy(dense)
     leave_the_file(model)
-    result: Row = {}
-    compress_measured(lambda: decompose(model, kept, aware, seen if aware else []), result)
+    decompose = decomposition(kept, aware)
+    cost = compress_measured(lambda: decompose(model, seen if aware else []))
     cosines = (embeddings(dense, held_out) * embeddings(model, held_out)).sum(-1).sort().values
     tokens = torch.randint(1000, 30000, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     times = measure_latency({"dense": dense, "thin": model}, inputs, repetitions=2 if quick else 15)
     return {
-        **result,
+        **cost,
         "parameters": weights_of_linears(model) / weights_of_linears(dense),
         "cosine": float(cosines.mean()),
         "worst tenth": float(cosines[: len(cosines) // 10].mean()),
@@ -91,9 +80,7 @@ def weights_of_linears(model: nn.Module) -> int:
 
 def in_a_process(kept: float, how: str, sdist: Path, quick: bool) -> Row:
     command = [sys.executable, __file__, "--row", str(kept), how, "--text", str(sdist), *(["--quick"] * quick)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    found: Row = json.loads(ran.stdout.splitlines()[-1])
+    found: Row = printed_json(command, OFFLINE_THREAD)
     return found
 
 
@@ -114,8 +101,7 @@ def shortfalls(rows: dict[tuple[float, str], Row]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few sentences, no promises")
+    parser = command_line(__doc__, quick="few sentences, no promises")
     parser.add_argument("--text", "--sentences", type=Path, help="the sdist of vaderSentiment 3.3.2")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -132,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for how in HOW:
                 rows[kept, how] = in_a_process(kept, how, sdist, options.quick)
                 told(kept, how, rows[kept, how])
-    short = [] if options.quick else shortfalls(rows)
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+    return 0 if options.quick else verdict(shortfalls(rows))
 
 
 if __name__ == "__main__":

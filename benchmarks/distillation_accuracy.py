@@ -19,18 +19,16 @@ one, which is what the noise of these seeds leaves certain.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import statistics
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import torch
+from harness import Table, command_line, map_in_processes, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -187,40 +185,36 @@ def rows_of(name: str) -> dict[str, Any]:
     return {**rows, "label smoothing 0.1": "smooth"}
 
 
-def table(name: str, size: Size, processes: int) -> bool:
-    """Print a task's table; whether the certain rows gain and no other loses."""
+def told(name: str, size: Size, processes: int) -> list[str]:
+    """Print a task's table; which of the certain rows do not gain and which others lose."""
     rows = rows_of(name)
     jobs = [(name, recipe, seed, size) for recipe in rows.values() for seed in range(size.seeds)]
-    if processes > 1:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            scores = list(pool.map(row, *zip(*jobs, strict=True)))
-    else:
-        scores = [row(*job) for job in jobs]
+    scores = map_in_processes(row, jobs, processes)
     by_row = {label: scores[place * size.seeds : (place + 1) * size.seeds] for place, label in enumerate(rows)}
     teacher = accuracy(teacher_of(name, size.teacher_epochs), task_of(name))
     print(f"\n{name}: teacher {teacher:.1f}, {size.seeds} seeds, {size.epochs} epochs")
-    print(f"{'':22}{'accuracy':>12}{'gain':>8}{'better on':>12}")
-    holds = True
+    table = Table(("", "<22"), ("accuracy", ">12"), ("gain", ">8"), ("better on", ">12"))
+    short = []
     for label, own in by_row.items():
         gains = [score - base for score, base in zip(own, by_row["cross-entropy"], strict=True)]
         spread = statistics.stdev(own) if len(own) > 1 else 0.0
         gain = statistics.mean(gains)
         better = f"{sum(each > 0 for each in gains)} of {len(gains)}"
-        print(f"{label:22}{statistics.mean(own):7.1f} ±{spread:4.1f}{gain:+8.1f}{better:>12}", flush=True)
-        holds &= gain >= GAIN if label in CERTAIN else gain >= -ALLOWED_LOSS
-    return holds
+        table.row(label, f"{statistics.mean(own):.1f} ±{spread:4.1f}", f"{gain:+.1f}", better)
+        least = GAIN if label in CERTAIN else -ALLOWED_LOSS
+        short += [] if gain >= least else [f"{name}: {label} gains {gain:+.1f}, at least {least:+.1f} was promised"]
+    return short
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, quick="one seed, few steps, no promises")
     parser.add_argument("--task", choices=sorted(SIZES))
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     names = [given.task] if given.task else sorted(SIZES)
-    held = [table(name, QUICK if given.quick else SIZES[name], given.processes) for name in names]
-    return 0 if given.quick or all(held) else 1
+    short = [line for name in names for line in told(name, QUICK if given.quick else SIZES[name], given.processes)]
+    return 0 if given.quick else verdict(short)
 
 
 if __name__ == "__main__":

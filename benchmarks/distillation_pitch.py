@@ -23,22 +23,20 @@ with 2 where torchcrepe is not installed.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.metadata
 import importlib.util
 import math
 import statistics
 import sys
-import time
 import types
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Table, command_line, cpu_seconds, mean_of, one_quiet_thread, verdict
 from torch import Tensor, nn
 
 from paredown import Recipe, ScheduledManager
@@ -188,16 +186,16 @@ def train(student: nn.Module, teacher: nn.Module, heard: Tensor, passes: int) ->
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     manager.modify(student, optimizer, steps, teacher=teacher)
-    seconds: list[float] = []
-    for _ in range(passes):
-        start = time.process_time()
+
+    def one_pass() -> None:
         for chosen in torch.randperm(len(heard))[: steps * BATCH].view(steps, -1):
             optimizer.zero_grad()
             student(heard[chosen])
             manager.loss(torch.zeros(())).backward()
             optimizer.step()
             rate.step()
-        seconds.append(time.process_time() - start)
+
+    seconds = [cpu_seconds(one_pass) for _ in range(passes)]
     manager.finalize()
     student.eval()
     return seconds
@@ -226,25 +224,21 @@ def sets_to_test(count: int) -> dict[str, Frames]:
     return {**tones, OTHER: (torch.cat([heard for heard, _ in others]), torch.cat([pitch for _, pitch in others]))}
 
 
-def told(name: str, found: Row) -> None:
-    print(f"{name:<22}" + "".join(f"{right:>{max(9, len(key) + 2)}.1%}" for key, right in found.items()), flush=True)
-
-
-def table(folder: Path, size: Size) -> dict[str, list[Row]]:
+def told(folder: Path, size: Size) -> dict[str, list[Row]]:
     teacher, tiny = networks(folder)
     tests = sets_to_test(size.tested)
-    print(f"{'':<22}" + "".join(f"{key:>{max(9, len(key) + 2)}}" for key in (*tests, MEAN)))
+    table = Table(("", "<22"), *((key, f">{max(9, len(key) + 2)}.1%") for key in (*tests, MEAN)))
     rows = {"full": [measured(teacher, tests)], "tiny, before": [measured(tiny, tests)], "tiny, distilled": []}
     for name in ("full", "tiny, before"):
-        told(name, rows[name][0])
+        table.row(name, *rows[name][0].values())
     passes: list[list[float]] = []
     for seed in range(size.seeds):
         torch.manual_seed(seed)
         student = copy.deepcopy(tiny)
         passes.append(train(student, teacher, Sounds(seed).tones(size.frames, *TRAINED_AT)[0], size.passes))
         rows["tiny, distilled"].append(measured(student, tests))
-        told(f"tiny, distilled, {seed}", rows["tiny, distilled"][-1])
-    told("tiny, distilled, mean", mean_of(rows["tiny, distilled"]))
+        table.row(f"tiny, distilled, {seed}", *rows["tiny, distilled"][-1].values())
+    table.row("tiny, distilled, mean", *mean_of(rows["tiny, distilled"]).values())
     first = statistics.mean(each[0] for each in passes)
     later = statistics.mean(second for each in passes for second in each[1:])
     print(
@@ -254,10 +248,6 @@ def table(folder: Path, size: Size) -> dict[str, list[Row]]:
     return rows
 
 
-def mean_of(rows: Sequence[Row]) -> Row:
-    return {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
-
-
 def shortfalls(rows: dict[str, list[Row]]) -> list[str]:
     """What was promised and is not kept."""
     before, after = (mean_of(rows[name])[MEAN] for name in ("tiny, before", "tiny, distilled"))
@@ -265,20 +255,16 @@ def shortfalls(rows: dict[str, list[Row]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and few frames, no promises")
+    parser = command_line(__doc__, quick="one seed and few frames, no promises")
     parser.add_argument("--package", type=Path, help="the folder that torchcrepe was installed into")
     options = parser.parse_args(arguments)
     folder = folder_of_package(options.package)
     if folder is None:
         print(f"torchcrepe is not installed: {INSTALL}")
         return 2
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    rows = table(folder, QUICK if options.quick else FULL)
-    short = [] if options.quick else shortfalls(rows)
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+    one_quiet_thread()
+    rows = told(folder, QUICK if options.quick else FULL)
+    return 0 if options.quick else verdict(shortfalls(rows))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,9 @@ before it was trained.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from typing import Any
 
 import torch
 from gptq import downloaded, rated_sentences
+from harness import Table, command_line, cpu_seconds, one_quiet_thread, verdict
 from quantization_accuracy import Batch, embeddings, minilm, probe
 from torch import Tensor, nn
 
@@ -148,14 +146,16 @@ def train(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], batches
     )
     manager = ScheduledManager(Recipe.load({"recipe": 1, "name": "row", "run": {"epochs": 1}, "modifiers": terms}))
     manager.modify(student.train(), optimizer, steps, teacher=teacher)
-    start = time.process_time()
-    for batch in batches:
-        optimizer.zero_grad()
-        student(**batch)
-        manager.loss(torch.zeros(())).backward()
-        optimizer.step()
-        rate.step()
-    seconds = time.process_time() - start
+
+    def steps_of_all() -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            student(**batch)
+            manager.loss(torch.zeros(())).backward()
+            optimizer.step()
+            rate.step()
+
+    seconds = cpu_seconds(steps_of_all)
     manager.finalize()
     student.eval()
     return seconds
@@ -176,30 +176,25 @@ def probed(found: Tensor, positive: Tensor, fitted: int) -> float:
     return probe(found[:fitted], positive[:fitted], found[fitted:], positive[fitted:])
 
 
-def told(name: str, found: Row) -> None:
-    cosines = f"{found['movies']:>10.4f}{found['worst tenth']:>14.4f}{found['tweets']:>10.4f}"
-    seconds = f"{found['seconds']:>10.1f}" if "seconds" in found else ""
-    print(f"{name:<32}{cosines}{found['probe']:>9.1%}{seconds}", flush=True)
-
-
 def parameters(model: nn.Module) -> int:
     return sum(each.numel() for name, each in model.named_parameters() if "pooler" not in name)
 
 
-def table(sdist: Path, quick: bool, names: Sequence[str]) -> dict[str, Row]:
+def told(sdist: Path, quick: bool, names: Sequence[str]) -> dict[str, Row]:
     size = QUICK if quick else FULL
     teacher, batched = minilm()
     sentences = sentences_of(sdist, batched, size)
     taught = {name: embeddings(teacher, getattr(sentences, name)) for name in ("held_out", "tweets")}
     rows: dict[str, Row] = {}
-    print(f"{'':<32}{'movies':>10}{'worst tenth':>14}{'tweets':>10}{'probe':>9}{'seconds':>10}")
+    cosines = (("movies", ">10.4f"), ("worst tenth", ">14.4f"), ("tweets", ">10.4f"))
+    table = Table(("", "<32"), *cosines, ("probe", ">9.1%"), ("seconds", ">10.1f"))
     for name in (BEFORE, *names):
         torch.manual_seed(0)
         student = student_of(teacher)
         seconds = {} if name == BEFORE else {"seconds": train(student, teacher, ROWS[name], sentences.training)}
         student.eval()
         rows[name] = {**measured(student, taught, sentences, size.fitted), **seconds}
-        told(name, rows[name])
+        table.row(name, *rows[name].values())
     tokens = torch.randint(1000, 30000, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     times = measure_latency({"teacher": teacher, "student": student}, inputs, repetitions=2 if quick else 10)
@@ -220,18 +215,14 @@ def shortfalls(rows: dict[str, Row]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two steps and few sentences, no promises")
+    parser = command_line(__doc__, quick="two steps and few sentences, no promises")
     parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
     parser.add_argument("--row", choices=ROWS, action="append", help="this row, and others that are named so")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     with tempfile.TemporaryDirectory() as folder:
-        rows = table(options.text or downloaded(folder), options.quick, options.row or list(ROWS))
-    short = [] if options.quick else shortfalls(rows)
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+        rows = told(options.text or downloaded(folder), options.quick, options.row or list(ROWS))
+    return 0 if options.quick else verdict(shortfalls(rows))
 
 
 if __name__ == "__main__":

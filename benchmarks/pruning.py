@@ -16,15 +16,15 @@ Exits with 1 where a promise is not kept: the whole update (select, mark, zero) 
 
 from __future__ import annotations
 
-import argparse
+import functools
 import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 import torch
+from harness import Table, command_line, in_turns, verdict, wall_seconds
 from peak_memory import peak_of
 from torch import Tensor, nn
 from torch.ao.pruning import WeightNormSparsifier
@@ -44,35 +44,33 @@ Method = Callable[[Weights], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="1M weights, one repetition, no promises")
-    options = parser.parse_args(arguments)
-    sizes, repetitions = ([1_000_000], 1) if options.small else ([25_000_000, 100_000_000], 3)
-    kept = [benchmark(size, repetitions) for size in sizes]
-    return 0 if options.small or all(kept) else 1
+    small = command_line(__doc__, small="1M weights, one repetition, no promises").parse_args(arguments).small
+    sizes, repetitions = ([1_000_000], 1) if small else ([25_000_000, 100_000_000], 3)
+    short = [line for size in sizes for line in benchmark(size, repetitions)]
+    return 0 if small else verdict(short)
 
 
-def benchmark(size: int, repetitions: int) -> bool:
-    """Print the table for one size; whether the promises were kept."""
-    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
-    for _ in range(repetitions):
-        for name, method in METHODS.items():
-            rows[name].append(in_a_fork(method, size))
+def benchmark(size: int, repetitions: int) -> list[str]:
+    """Print the table for one size; what was promised and is not kept."""
+    forks = {name: functools.partial(in_a_fork, method, size) for name, method in METHODS.items()}
+    rows = in_turns(forks, repetitions)
     medians = {name: [statistics.median(column) for column in zip(*row, strict=True)] for name, row in rows.items()}
     slowest = medians["global_unstructured"][0]
     print(f"\n{size / 1e6:.0f}M float32 weights in {TENSORS} tensors to {SPARSITY:.0%}")
     print(f"one thread, medians of {repetitions}")
-    print(f"{'update: select, mark, zero':<28}{'seconds':>10}{'speed-up':>10}{'extra MB':>10}{'of weights':>12}")
+    columns = (("seconds", ">10.4f"), ("speed-up", ">10"), ("extra MB", ">10.1f"), ("of weights", ">12.1%"))
+    table = Table(("update: select, mark, zero", "<28"), *columns)
     for name, (seconds, extra) in medians.items():
-        print(f"{name:<28}{seconds:>10.4f}{slowest / seconds:>9.1f}x{extra / 1e6:>10.1f}{extra / size / 4:>12.1%}")
+        table.row(name, seconds, f"{slowest / seconds:.1f}x", extra / 1e6, extra / size / 4)
     held = {form: held_cost(size, form) for form in ("fast", "compact")}
     print(*(f"held mask, {form}: {cost:.2f} ns a weight" for form, cost in held.items()), sep="\n", flush=True)
     seconds, extra = (max(medians[f"paredown, {form}"][column] for form in held) for column in (0, 1))
-    return (
-        slowest / seconds >= SPEEDUP / NOISE
-        and extra <= EXTRA_SHARE * size * 4
-        and max(held.values()) <= HELD_NANOSECONDS * NOISE
-    )
+    promises = {
+        f"{SPEEDUP:g} times as fast as global_unstructured": slowest / seconds >= SPEEDUP / NOISE,
+        f"extra memory at most {EXTRA_SHARE:.0%} of the weights": extra <= EXTRA_SHARE * size * 4,
+        f"a held mask at most {HELD_NANOSECONDS} ns a weight": max(held.values()) <= HELD_NANOSECONDS * NOISE,
+    }
+    return [f"{size / 1e6:.0f}M weights: {promise} was promised" for promise, kept in promises.items() if not kept]
 
 
 def random_weights(size: int) -> Weights:
@@ -180,10 +178,11 @@ def _measure(method: Method, size: int, sender: Connection) -> None:
     weights = random_weights(size)
     told: dict[str, float] = {}
 
-    def measure() -> None:
-        start = time.perf_counter()
+    def update() -> None:
         told["masks"] = method(weights)
-        told["seconds"] = time.perf_counter() - start
+
+    def measure() -> None:
+        told["seconds"] = wall_seconds(update)
 
     peak = peak_of(measure)
     sender.send((told["seconds"], max(0.0, peak - told["masks"])))
@@ -195,11 +194,7 @@ def held_cost(size: int, form: MaskForm, repetitions: int = 7) -> float:
     torch.set_num_threads(1)
     weights = random_weights(size)
     masks = prune_smallest_(weights, round(SPARSITY * size), form=form)
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        apply_masks_(weights, masks)
-        times.append(time.perf_counter() - start)
+    times = [wall_seconds(lambda: apply_masks_(weights, masks)) for _ in range(repetitions)]
     torch.set_num_threads(threads)
     return statistics.median(times) / size * 1e9
 

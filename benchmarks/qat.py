@@ -17,19 +17,17 @@ step, and nowhere slower than a peer by more than 2%.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import logging
 import os
 import statistics
 import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from harness import command_line, cpu_seconds, in_turns, medians, one_quiet_thread, ratios, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -229,12 +227,10 @@ def stepper(prepared: Prepared, x: Tensor, compiled: bool) -> Step:
     called: Any = model
     target = torch.arange(len(x)) % CLASSES
 
-    def step() -> float:
-        begin = time.process_time()
+    def step() -> None:
         optimizer.zero_grad()
         F.cross_entropy(called(x), target).backward()
         optimizer.step()
-        return time.process_time() - begin
 
     for _ in range(WARM_UP):
         step()
@@ -242,7 +238,7 @@ def stepper(prepared: Prepared, x: Tensor, compiled: bool) -> Step:
         called = torch.compile(model)
         for _ in range(WARM_UP):
             step()
-    return step
+    return lambda: cpu_seconds(step)
 
 
 def reason(error: Exception) -> str:
@@ -269,19 +265,16 @@ def steppers(build: Callable[[], nn.Module], x: Tensor, compiled: bool) -> tuple
 def measured(build: Callable[[], nn.Module], x: Tensor, compiled: bool, rounds: int) -> dict[str, list[float]]:
     """Print the table; for each variant, its steps over the fp32 steps of the same round."""
     steps, failures = steppers(build, x, compiled)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(step())
-    ratios = {name: [a / b for a, b in zip(taken, times["fp32"], strict=True)] for name, taken in times.items()}
+    times = in_turns(steps, rounds)
+    found = ratios(times, to="fp32")
     print(f"  fp32 step of {1000 * statistics.median(times['fp32']):.1f} ms, {rounds} rounds")
     for name in VARIANTS:
         if name in failures:
             print(f"  {name:<16}{failures[name]}")
         else:
-            low, middle, high = statistics.quantiles(ratios[name], n=4)
+            low, middle, high = statistics.quantiles(found[name], n=4)
             print(f"  {name:<16}{middle:>8.3f}   quartiles {low:.3f} .. {high:.3f}")
-    return ratios
+    return found
 
 
 def cases(quick: bool, compiled: bool) -> Iterator[tuple[str, Callable[[], nn.Module], Tensor]]:
@@ -295,9 +288,9 @@ def cases(quick: bool, compiled: bool) -> Iterator[tuple[str, Callable[[], nn.Mo
     yield "encoder, batch 16 x 64 tokens", lambda: Encoder(layers, width), tokens
 
 
-def shortfalls(title: str, ratios: dict[str, list[float]]) -> list[str]:
+def shortfalls(title: str, measured: dict[str, list[float]]) -> list[str]:
     """What was promised and is not kept."""
-    median = {name: statistics.median(values) for name, values in ratios.items()}
+    median = medians(measured)
     peers = {name: value for name, value in median.items() if name not in ("fp32", "paredown")}
     found = []
     if title == "ResNet-18, batch 16, eager" and median["paredown"] > PROMISED:
@@ -309,16 +302,14 @@ def shortfalls(title: str, ratios: dict[str, list[float]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny models, few steps, no promises")
+    parser = command_line(__doc__, quick="tiny models, few steps, no promises")
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--rounds", type=int, help="steps of each variant")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    one_quiet_thread()
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     torch._dynamo.config.recompile_limit = 64  # nncf compiles its rounding for each shape
     torch._logging.set_logs(all=logging.ERROR)
-    warnings.simplefilter("ignore")
     short: list[str] = []
     for mode in options.modes:
         compiled = mode == "compiled"
@@ -328,8 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             short += shortfalls(f"{name}, {mode}", measured(build, x, compiled, rounds))
             torch.compiler.reset()
             gc.collect()
-    print("\nholds" if not short else "\n" + "\n".join(f"FALLS SHORT: {line}" for line in short))
-    return 1 if short and not options.quick else 0
+    return 0 if options.quick else verdict(short)
 
 
 if __name__ == "__main__":

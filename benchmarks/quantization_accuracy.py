@@ -17,13 +17,11 @@ worse than not training, or gptq than rounding to the nearest.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import Any
 
 import torch
 from gptq import folder_of, rated_sentences
+from harness import Table, command_line, mean_of, one_quiet_thread, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +40,7 @@ DIGIT_LOSS, COSINE, DYNAMIC_COSINE = 0.003, 0.9, 0.97
 NARROW = (4, 3, 2)
 
 Scores = dict[str, float]
-Table = dict[str, list[Scores]]
+Runs = dict[str, list[Scores]]
 Batch = dict[str, Tensor]
 
 
@@ -214,24 +213,23 @@ def sentences_of_a_seed(seed: int, size: Size, sdist: Path | None, add: Callable
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def collected(measure: Callable[[int, Callable[[str, Scores], None]], None], seeds: int) -> Table:
-    table: Table = {}
+def collected(measure: Callable[[int, Callable[[str, Scores], None]], None], seeds: int) -> Runs:
+    runs: Runs = {}
     for seed in range(seeds):
-        measure(seed, lambda name, scores: table.setdefault(name, []).append(scores))
-    return table
+        measure(seed, lambda name, scores: runs.setdefault(name, []).append(scores))
+    return runs
 
 
-def means(table: Table) -> dict[str, Scores]:
-    return {name: {key: statistics.mean(run[key] for run in runs) for key in runs[0]} for name, runs in table.items()}
+def means(runs: Runs) -> dict[str, Scores]:
+    return {name: mean_of(scores) for name, scores in runs.items()}
 
 
-def told(title: str, table: Table) -> None:
-    print(f"\n{title}: mean and spread (largest - smallest) of {len(table['fp32'])} seeds")
-    print(f"{'':<20}" + "".join(f"{key:>18}" for key in table["fp32"][0]))
-    for name, runs in table.items():
-        columns = [[run[key] for run in runs] for key in runs[0]]
-        cells = [f"{statistics.mean(column):.4f} {max(column) - min(column):.4f}" for column in columns]
-        print(f"{name:<20}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+def told(title: str, runs: Runs) -> None:
+    print(f"\n{title}: mean and spread (largest - smallest) of {len(runs['fp32'])} seeds")
+    table = Table(("", "<20"), *((key, ">18") for key in runs["fp32"][0]))
+    for name, scores in runs.items():
+        columns = [[run[key] for run in scores] for key in scores[0]]
+        table.row(name, *(f"{statistics.mean(column):.4f} {max(column) - min(column):.4f}" for column in columns))
 
 
 def shortfalls(digits: dict[str, Scores], sentences: dict[str, Scores]) -> list[str]:
@@ -253,21 +251,17 @@ def shortfalls(digits: dict[str, Scores], sentences: dict[str, Scores]) -> list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, little data, no promises")
+    parser = command_line(__doc__, quick="one seed, little data, no promises")
     parser.add_argument("--text", type=Path, help="the sdist of vaderSentiment 3.3.2")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     size, start = (QUICK if options.quick else FULL), time.perf_counter()
     on_digits = collected(lambda seed, add: digits_of_a_seed(seed, size, add), size.seeds)
     told("digits", on_digits)
     on_sentences = collected(lambda seed, add: sentences_of_a_seed(seed, size, options.text, add), size.seeds)
     told("sentences", on_sentences)
-    short = [] if options.quick else shortfalls(means(on_digits), means(on_sentences))
     print(f"\n{time.perf_counter() - start:.0f} s")
-    print("\n".join(f"FALLS SHORT: {line}" for line in short) or "holds")
-    return 1 if short else 0
+    return 0 if options.quick else verdict(shortfalls(means(on_digits), means(on_sentences)))
 
 
 if __name__ == "__main__":

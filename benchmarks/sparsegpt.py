@@ -15,12 +15,23 @@ Wanda's, or where either is worse than llm-compressor's by more than 5% or takes
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from gptq import Row, compress_measured, in_a_process, opened, perplexity, run
+from gptq import (
+    Compress,
+    Row,
+    compress_measured,
+    in_a_process,
+    opened,
+    perplexity,
+    print_rows,
+    run,
+    with_llmcompressor,
+    with_paredown,
+)
+from harness import Table
 from torch import Tensor, nn
 
 NOISE = 1.05
@@ -34,8 +45,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 PEERS = {"llm-compressor wanda": "wanda", "llm-compressor sparsegpt": "sparsegpt"}
 HEAD = "lm_head"
-
-Compress = Callable[[nn.Module, Tensor], object]
 
 
 def by_magnitude(structure: str) -> Compress:
@@ -54,41 +63,18 @@ def by_magnitude(structure: str) -> Compress:
     return compress
 
 
-def with_paredown(fields: dict[str, Any], structure: str) -> Compress:
-    from paredown import Recipe, ScheduledManager
-
-    class Unreported(ScheduledManager):
-        def report(self, *_: Any, **__: Any) -> Any:
-            """`apply` ends with a report, which packs the whole model to tell its size: nothing to time here."""
-
+def half_pruned(fields: dict[str, Any], structure: str) -> dict[str, Any]:
     goal = {"structure": "2:4"} if structure == "2:4" else {"final_sparsity": 0.5}
-    modifier = {**fields, **goal, "masks": "compact", "targets": ["Linear"], "ignore": [HEAD]}
-    recipe = Recipe.load({"recipe": 1, "name": "half", "modifiers": {"prune": modifier}})
-
-    def compress(model: nn.Module, calibration: Tensor) -> object:
-        return Unreported(recipe).apply(model, data=[{"input_ids": sample[None]} for sample in calibration])
-
-    return compress
+    return {**fields, **goal, "masks": "compact", "targets": ["Linear"], "ignore": [HEAD]}
 
 
-def with_llmcompressor(method: str, structure: str) -> Compress:
-    from datasets import Dataset
-    from llmcompressor import oneshot
+def pruning_of_llmcompressor(method: str, structure: str) -> Any:
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
     kind = SparseGPTModifier if method == "sparsegpt" else WandaPruningModifier
     pattern = "2:4" if structure == "2:4" else "0:0"
-    modifier = kind(
-        sparsity=0.5, mask_structure=pattern, targets=["Linear"], ignore=[f"re:{HEAD}.*"]
-    )  # it sees "lm_head."
-
-    def compress(model: nn.Module, calibration: Tensor) -> object:
-        samples = {"input_ids": calibration.tolist(), "attention_mask": torch.ones_like(calibration).tolist()}
-        count, length = calibration.shape
-        sizes = {"num_calibration_samples": count, "max_seq_length": length}
-        return oneshot(model=model, dataset=Dataset.from_dict(samples), recipe=modifier, **sizes)
-
-    return compress
+    ignored = [f"re:{HEAD}.*"]  # it sees "lm_head."
+    return kind(sparsity=0.5, mask_structure=pattern, targets=["Linear"], ignore=ignored)
 
 
 def pruned_layers(model: nn.Module) -> list[nn.Linear]:
@@ -98,31 +84,22 @@ def pruned_layers(model: nn.Module) -> list[nn.Linear]:
 def row(name: str, folder: Path) -> Row:
     """One row's measurement, in this process."""
     model, calibration, test = opened(folder)
-    result: Row = {}
+    cost: Row = {}
     if name != "dense":
         structure, method = name.split(" ", 1)
         compress = compression(method, structure)
-        compress_measured(lambda: compress(model, calibration), result)
-        result["layers"] = len(pruned_layers(model))
+        cost = {**compress_measured(lambda: compress(model, calibration)), "layers": len(pruned_layers(model))}
     total = sum(layer.weight.numel() for layer in pruned_layers(model))
     zeros = sum(int((layer.weight == 0).sum()) for layer in pruned_layers(model))
-    return {**result, "zeros": zeros / total, "perplexity": perplexity(model, test)}
+    return {**cost, "zeros": zeros / total, "perplexity": perplexity(model, test)}
 
 
 def compression(method: str, structure: str) -> Compress:
     if method in PEERS:
-        return with_llmcompressor(PEERS[method], structure)
-    return by_magnitude(structure) if method == "magnitude" else with_paredown(METHODS[method], structure)
-
-
-def told(name: str, found: Row) -> None:
-    if "note" in found:
-        print(f"{name:<30}{found['note']}", flush=True)
-        return
-    cost = " " * 30
-    if "seconds" in found:
-        cost = f"{found['seconds']:>10.1f}{found['seconds'] / found['layers']:>10.3f}{found['peak MB']:>10.0f}"
-    print(f"{name:<30}{cost}{found['zeros']:>10.4f}{found['perplexity']:>12.2f}", flush=True)
+        return with_llmcompressor(pruning_of_llmcompressor(PEERS[method], structure))
+    if method == "magnitude":
+        return by_magnitude(structure)
+    return with_paredown(half_pruned(METHODS[method], structure))
 
 
 def shortfalls(rows: dict[str, Row]) -> list[str]:
@@ -151,20 +128,26 @@ def behind(name: str, ours: Row, theirs: Row) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, row, table, shortfalls, arguments)
+    return run(__doc__, row, told, shortfalls, arguments)
 
 
-def table(folder: Path, peer: str | None) -> dict[str, Row]:
-    print(f"{'half of the weights':<30}{'seconds':>10}{'a layer':>10}{'peak MB':>10}{'zeros':>10}{'perplexity':>12}")
-    rows: dict[str, Row] = {}
-    for name in ("dense", *(f"{structure} {method}" for structure in STRUCTURES for method in (*METHODS, *PEERS))):
+def told(folder: Path, peer: str | None) -> dict[str, Row]:
+    spent = (("seconds", ">10.1f"), ("a layer", ">10.3f"), ("peak MB", ">10.0f"))
+    table = Table(("half of the weights", "<30"), *spent, ("zeros", ">10.4f"), ("perplexity", ">12.2f"))
+
+    def measure(name: str) -> Row:
         theirs = name.split(" ", 1)[-1] in PEERS
-        if theirs and peer is None:
-            rows[name] = {"note": "not measured: --llmcompressor names no interpreter"}
-        else:
-            rows[name] = in_a_process(peer if theirs and peer else sys.executable, name, folder, __file__)
-        told(name, rows[name])
-    return rows
+        return in_a_process(peer if theirs else sys.executable, name, folder, __file__)
+
+    names = [f"{structure} {method}" for structure in STRUCTURES for method in (*METHODS, *PEERS)]
+    return print_rows(table, ("dense", *names), measure, cells)
+
+
+def cells(found: Row) -> tuple[Any, ...]:
+    cost = ("", "", "")
+    if "seconds" in found:
+        cost = (found["seconds"], found["seconds"] / found["layers"], found["peak MB"])
+    return *cost, found["zeros"], found["perplexity"]
 
 
 if __name__ == "__main__":

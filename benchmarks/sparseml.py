@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Table, command_line, printed_json, verdict
 from torch import nn
 
 STEPS, EPOCHS = 20, 30
@@ -47,7 +47,7 @@ INITIAL, FINAL = 0.05, 0.9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--peer", metavar="PYTHON", help="the interpreter that has sparseml 1.8.0")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -55,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({name: sparseml_curve(recipe_of(**case)) for name, case in CASES.items()}))
         return 0
     peer = peer_curves(options.peer) if options.peer else None
-    print(f"{'':26}{'ours off':>10}{'steps off':>11}{'SparseML off':>14}{'steps off':>11}  who is right by the formula")
-    kept = [compare(name, case, peer) for name, case in CASES.items()]
-    return 0 if all(kept) else 1
+    ours, theirs = (("ours off", ">10.1f"), ("steps off", ">11")), (("SparseML off", ">14.1f"), ("steps off", ">11"))
+    table = Table(("", "<26"), *ours, *theirs, ("  who is right by the formula", "<"))
+    right = {name: compare(table, name, case, peer) for name, case in CASES.items()}
+    return verdict(f"{name} departs from the formula" for name, kept in right.items() if not kept)
 
 
 def recipe_of(tag: str, curve: str | None, every: float | None) -> str:
@@ -124,13 +125,11 @@ def sparseml_curve(text: str) -> list[float]:
 
 def peer_curves(python: str) -> dict[str, list[float]]:
     path = Path(__file__).resolve()
-    # run by path, so that this file does not stand in for the package of its name
-    code = f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"
+    # run by path, its folder last, so that this file does not stand in for the package of its name
+    folder = f"import sys; sys.path.append({str(path.parent)!r})"
+    code = f"{folder}; import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"
     command = [python, "-W", "ignore", "-c", code, "--as-peer"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent.parent)
-    if done.returncode:
-        raise SystemExit(f"{python} did not run SparseML:\n{done.stderr[-2000:]}")
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, list[float]] = printed_json(command, folder=path.parent.parent)
     return found
 
 
@@ -151,17 +150,17 @@ def formula(case: dict[str, Any], first: int) -> list[float]:
     return curve
 
 
-def compare(name: str, case: dict[str, Any], peer: dict[str, list[float]] | None) -> bool:
-    """Print one line; whether ours is the formula's."""
+def compare(table: Table, name: str, case: dict[str, Any], peer: dict[str, list[float]] | None) -> bool:
+    """Print one row; whether ours is the formula's."""
     allowed = 4e-5 + (0.0026 if case["curve"] == "inverse_cubic" else 0)
     ours = distances(our_curve(recipe_of(**case)), case, allowed)
-    line = f"{name:26}{ours[0] * 1e5:10.1f}{ours[1]:11}"
+    row = (name, ours[0] * 1e5, ours[1])
     if peer is None:
-        print(line)
+        table.row(*row)
         return ours[1] == 0
     theirs = distances(peer[name], case, allowed)
-    verdict = {(True, True): "both", (True, False): "paredown", (False, True): "SparseML", (False, False): "neither"}
-    print(f"{line}{theirs[0] * 1e5:14.1f}{theirs[1]:11}  {verdict[ours[1] == 0, theirs[1] == 0]}")
+    right = {(True, True): "both", (True, False): "paredown", (False, True): "SparseML", (False, False): "neither"}
+    table.row(*row, theirs[0] * 1e5, theirs[1], f"  {right[ours[1] == 0, theirs[1] == 0]}")
     return ours[1] == 0
 
 

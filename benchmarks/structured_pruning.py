@@ -15,12 +15,10 @@ Exits with 1 where a model that paredown cut gives something else, or breaks.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Table, command_line, one_quiet_thread, verdict
 from torch import Tensor, nn
 
 from paredown.framework.measure.latency import measure_latency
@@ -69,26 +68,25 @@ class Outcome:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="three architectures")
+    parser = command_line(__doc__, small="three architectures")
     parser.add_argument("names", nargs="*", help="of architectures; all, if none is given")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    one_quiet_thread()
     names = options.names or (SMALL if options.small else ARCHITECTURES)
     tools: dict[str, Callable[[nn.Module, Any], Outcome]] = {"paredown": by_paredown}
     if torch_pruning() is None:
         print("torch-pruning is not installed: only paredown is shown")
     else:
         tools["torch-pruning"] = by_torch_pruning
-    print(f"{'':<30}{'analysis':>10}{'pruning':>10}{'difference':>12}{'parameters':>12}{'latency':>9}")
-    kept = [compared(name, tools) for name in names]
-    return 0 if all(kept) else 1
+    spent = (("analysis", ">10"), ("pruning", ">10"))
+    came_out = (("difference", ">12.1e"), ("parameters", ">12.2f"), ("latency", ">9.2f"))
+    table = Table(("", "<16"), ("", "<14"), *spent, *came_out, ("", "<"))
+    return verdict([line for name in names for line in compared(table, name, tools)])
 
 
-def compared(name: str, tools: Mapping[str, Callable[[nn.Module, Any], Outcome]]) -> bool:
-    """Print a line for each tool; whether ours gave what it had to."""
-    kept = True
+def compared(table: Table, name: str, tools: Mapping[str, Callable[[nn.Module, Any], Outcome]]) -> list[str]:
+    """Print a row for each tool; where ours did not give what it had to."""
+    short = []
     for tool, prune in tools.items():
         model, inputs = ARCHITECTURES[name]()
         original = copy.deepcopy(model)
@@ -99,9 +97,10 @@ def compared(name: str, tools: Mapping[str, Callable[[nn.Module, Any], Outcome]]
             outcome.latency = _latency(model, original, inputs)
         except Exception as error:  # whatever a tool raises: it is the result
             outcome = Outcome(told=f"BREAKS: {type(error).__name__}: {str(error).partition(chr(10))[0][:60]}")
-        print(_line(name, tool, outcome), flush=True)
-        kept &= tool != "paredown" or (outcome.difference <= TOLERANCE and "BREAKS" not in outcome.told)
-    return kept
+        _tell(table, name, tool, outcome)
+        if tool == "paredown" and (outcome.difference > TOLERANCE or "BREAKS" in outcome.told):
+            short.append(f"{name} breaks, or gives something else once it is cut")
+    return short
 
 
 @contextmanager
@@ -232,12 +231,13 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _line(name: str, tool: str, outcome: Outcome) -> str:
-    numbers = (
-        f"{outcome.analysis:>9.2f}s{outcome.pruning:>9.2f}s{outcome.difference:>12.1e}"
-        f"{outcome.parameters:>12.2f}{outcome.latency:>9.2f}"
-    )
-    return f"{name:<16}{tool:<14}{'' if 'BREAKS' in outcome.told else numbers}  {outcome.told}"
+def _tell(table: Table, name: str, tool: str, outcome: Outcome) -> None:
+    if "BREAKS" in outcome.told:
+        table.row(name, tool, f"  {outcome.told}")
+        return
+    seconds = (f"{outcome.analysis:.2f}s", f"{outcome.pruning:.2f}s")
+    share = (outcome.difference, outcome.parameters, outcome.latency)
+    table.row(name, tool, *seconds, *share, f"  {outcome.told}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Exits with 1 where joblib takes more than .65 of the basic launcher's time (on t
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import os
 import shutil
@@ -24,9 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from harness import command_line, in_turns, medians, wall_seconds
 
 PROMISED = 0.65
 RECIPE = """
@@ -58,8 +60,7 @@ SAME = ("overrides", "state", "accuracy", "bytes", "macs", "nonzeros")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tiny task: whether it runs")
+    parser = command_line(__doc__, quick="a tiny task: whether it runs")
     parser.add_argument("--only", choices=("a", "b"), help="one of the two")
     parser.add_argument("--rounds", type=int, default=2, help="of (a)")
     parser.add_argument("--keep", type=Path, help="copy the whole sweep's folder here")
@@ -97,15 +98,17 @@ def prepare(folder: Path, quick: bool) -> tuple[str, list[str]]:
 
 def compare_launchers(folder: Path, task: str, swept: Sequence[str], rounds: int) -> float:
     """The time on joblib's two workers, as a share of that on the basic launcher: medians, interleaved."""
-    times: dict[str, list[float]] = {"basic": [], "joblib": []}
-    for number in range(rounds):
-        for launcher, options in (("basic", []), ("joblib", JOBLIB)):
-            begin = time.perf_counter()
-            run(folder, "run", *sweep(task, swept), *options, "--output", f"{launcher}-{number}")
-            times[launcher].append(time.perf_counter() - begin)
+
+    def timed(launcher: str, *options: str) -> Callable[[], float]:
+        outputs = (f"{launcher}-{number}" for number in itertools.count())
+        return lambda: wall_seconds(
+            lambda: run(folder, "run", *sweep(task, swept), *options, "--output", next(outputs))
+        )
+
+    times = in_turns({"basic": timed("basic"), "joblib": timed("joblib", *JOBLIB)}, rounds)
     for launcher, seconds in times.items():
         print(f"{launcher:<10}{statistics.median(seconds):>8.1f} s   ({', '.join(f'{one:.1f}' for one in seconds)})")
-    basic, joblib = (statistics.median(seconds) for seconds in times.values())
+    basic, joblib = medians(times).values()
     print(f"{'ratio':<10}{joblib / basic:>8.2f}")
     return joblib / basic
 
