@@ -10,8 +10,10 @@ ParedownError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 __all__ = [
     "CheckpointError",
@@ -21,7 +23,14 @@ __all__ = [
     "RecipeError",
     "ScheduleError",
     "TargetError",
+    "did_you_mean",
+    "nearest",
 ]
+
+#: characters of a found value or word that a message shows
+LONGEST_SHOWN = 80
+#: known words among which the nearest is looked for
+MOST_CANDIDATES = 500
 
 
 class ParedownError(Exception):
@@ -103,3 +112,19 @@ class RecipeError(ParedownError):
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.errors,)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message that names the nearest known word; empty where none is near.
+
+    >>> did_you_mean("curv", ["curve", "scope"])
+    "; did you mean 'curve'?"
+    """
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near is not None else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like ``word``; None where none is near."""
+    near = difflib.get_close_matches(word[:LONGEST_SHOWN], islice(known, MOST_CANDIDATES), n=1, cutoff=0.6)
+    return near[0] if near else None

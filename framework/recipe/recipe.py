@@ -14,8 +14,7 @@ from paredown.framework.recipe.checking.document import FIELDS, validated
 from paredown.framework.recipe.checking.schema import recipe_schema
 from paredown.framework.recipe.reading.extending import extended
 from paredown.framework.recipe.reading.sources import Document, find_file, read_file, read_mapping
-from paredown.framework.recipe.resolving.overrides import overridden, with_variables
-from paredown.framework.recipe.resolving.spelling import misspelt_variables
+from paredown.framework.recipe.resolving.overrides import misspelt_variables, overridden, with_variables
 from paredown.framework.recipe.tree.merging import with_value
 from paredown.framework.recipe.tree.nodes import Node
 from paredown.framework.recipe.tree.positions import Position, shown

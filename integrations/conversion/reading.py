@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from paredown.framework.errors import RecipeError
-from paredown.framework.recipe.reading.cards import front_matter
+from paredown.framework.recipe.reading.sources import front_matter
 from paredown.framework.recipe.tree.positions import Position
 from paredown.framework.recipe.tree.scalars import core_scalar
 

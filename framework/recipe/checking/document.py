@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import registry
 from paredown.framework.recipe.checking.modifiers import ModifierValidation
 from paredown.framework.recipe.checking.schedule import schedule_mistakes
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, Position, did_you_mean, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, Position, from_where, shown
 
 __all__ = ["FIELDS", "FORMAT_VERSION", "Validated", "validated"]
 

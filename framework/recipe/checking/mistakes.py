@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, did_you_mean, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, from_where, shown
 
 __all__ = ["field_mistakes"]
 

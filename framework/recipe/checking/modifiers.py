@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import Registry
 from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.checking.mistakes import field_mistakes
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, did_you_mean, dotted, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, dotted, from_where, shown
 
 __all__ = ["ModifierValidation"]
 

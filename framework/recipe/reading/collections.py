@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from paredown.framework.recipe.tree.positions import did_you_mean
+from paredown.framework.errors import did_you_mean
 
 __all__ = ["ENTRY_POINT_GROUP", "VARIABLE", "Collection", "collections", "named_file", "near_names", "recipe_names"]
 

@@ -10,8 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paredown.framework.errors import RecipeError
 from paredown.framework.recipe.reading.sources import Document
-from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.plain_nodes import plain_node
+from paredown.framework.recipe.tree.nodes import Node, plain_node
 from paredown.framework.recipe.tree.positions import Path, Position, dotted
 
 __all__ = ["App", "app_around", "is_config", "read_config"]

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.framework.errors import Mistake, RecipeError
-from paredown.framework.recipe.reading.cards import front_matter
 from paredown.framework.recipe.reading.checkpoints import SUFFIXES, checkpoint_recipe, is_checkpoint
 from paredown.framework.recipe.reading.collections import named_file, near_names
 from paredown.framework.recipe.reading.hub import PREFIX, hub_file
-from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.plain_nodes import plain_node
+from paredown.framework.recipe.tree.nodes import Node, plain_node
 from paredown.framework.recipe.tree.positions import Position, shown
 from paredown.framework.recipe.tree.yaml_nodes import LONGEST_TEXT, read_yaml
 
-__all__ = ["Document", "find_file", "read_file", "read_mapping"]
+__all__ = ["Document", "find_file", "front_matter", "read_file", "read_mapping"]
 
 TEXT_SUFFIXES = (".yaml", ".yml", ".md")
 
@@ -89,6 +87,24 @@ def read_file(path: Path) -> Document:
 def read_mapping(source: Mapping[str, object]) -> Document:
     """Take a recipe from a dict."""
     return Document(plain_node(source, Position("dict")), "dict", None)
+
+
+def front_matter(text: str, file: str) -> str:
+    """The YAML between the first line `---` and the next; line numbers stay those of the page.
+
+    >>> front_matter("---\\nrecipe: 1\\n---\\n# Title\\n", "card.md")
+    '---\\nrecipe: 1\\n'
+
+    Raises:
+        RecipeError: there is no front matter, or it does not end.
+    """
+    lines = text.splitlines(keepends=True)
+    if not lines or lines[0].rstrip() != "---":
+        raise RecipeError([Position(file, 1, 1).mistake("no recipe; a card starts with YAML between two lines '---'")])
+    for number, line in enumerate(lines[1:], 1):
+        if line.rstrip() in ("---", "..."):
+            return "".join(lines[:number])
+    raise RecipeError([Position(file, 1, 1).mistake("the front matter has no end; close it with a line '---'")])
 
 
 def _document(text: str, file: str, path: Path) -> Document:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+from paredown.framework.errors import did_you_mean
 from paredown.framework.recipe.resolving.quantities import (
     FUNCTIONS,
     OPERATORS,
@@ -16,7 +17,7 @@ from paredown.framework.recipe.resolving.quantities import (
     plain_quantity,
     quantity,
 )
-from paredown.framework.recipe.tree.positions import did_you_mean, shown
+from paredown.framework.recipe.tree.positions import shown
 
 __all__ = ["evaluate"]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from paredown.framework.errors import Mistake, RecipeError
+from paredown.framework.errors import Mistake, RecipeError, nearest
 from paredown.framework.recipe.reading.omegaconf import App
 from paredown.framework.recipe.resolving.expression import evaluate
 from paredown.framework.recipe.resolving.grammar import Call, Part, Reference, is_interpolated, parsed
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, Position, dotted, nearest
+from paredown.framework.recipe.tree.positions import Path, Position, dotted
 
 __all__ = ["Resolved", "resolved"]
 
