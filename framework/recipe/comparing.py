@@ -12,7 +12,7 @@ from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.recipe import Recipe
 
-__all__ = ["ABSENT", "Difference", "differences", "window_told"]
+__all__ = ["ABSENT", "Difference", "differences", "window_text"]
 
 #: stands where a recipe has no such value
 ABSENT = "-"
@@ -42,10 +42,10 @@ def differences(first: Recipe, second: Recipe) -> list[Difference]:
     return [Difference(path, one, other) for path, one, other in values if one != other]
 
 
-def window_told(modifier: Modifier | None) -> str:
-    """When a modifier acts, as its recipe says it.
+def window_text(modifier: Modifier | None) -> str:
+    """The window of a modifier in the words of its recipe; `ABSENT` for None.
 
-    >>> window_told(None)
+    >>> window_text(None)
     '-'
     """
     if modifier is None:

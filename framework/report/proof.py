@@ -1,13 +1,13 @@
-"""Whether the numbers that a recipe records hold when it is run again."""
+"""Compares the numbers that a recipe records with those of a new run."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paredown.framework.errors import ParedownError
+from paredown.framework.report.spread import Spread
 
 __all__ = ["LEAST_SPREAD", "Compared", "check_recorded", "compared"]
 
@@ -82,18 +82,13 @@ def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Comp
 def _of(model: str, recorded: Any, found: Mapping[str, Any]) -> Iterator[Compared]:
     if not isinstance(recorded, Mapping):
         return
-    ours, theirs = recorded.get("accuracies") or (), found.get("accuracies") or ()
-    if ours and theirs:
-        allowed = min(_spread(ours), _spread(theirs))
-        yield Compared(f"{model} accuracy", statistics.fmean(ours), statistics.fmean(theirs), allowed)
+    if recorded.get("accuracies") and found.get("accuracies"):
+        ours, theirs = Spread.of(recorded["accuracies"]), Spread.of(found["accuracies"])
+        allowed = max(2 * min(ours.deviation, theirs.deviation), LEAST_SPREAD)
+        yield Compared(f"{model} accuracy", ours.mean, theirs.mean, allowed)
     if recorded.get("bytes") and found.get("bytes"):
         yield Compared(f"{model} bytes", recorded["bytes"], found["bytes"], SIZE * recorded["bytes"])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _spread(accuracies: Sequence[float]) -> float:
-    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return max(2 * deviation, LEAST_SPREAD)
