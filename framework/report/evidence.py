@@ -20,7 +20,7 @@ def repeatable(report: Report, task: str, seeds: Iterable[int], one_shot: bool) 
 
 
 def evidence(report: Report, task: str) -> dict[str, Any]:
-    """An entry of `results`: accuracies, bytes and versions, and how to run it again where a command made the report."""
+    """An entry of `results`: accuracies, bytes, versions, and what runs it again where a command made the report."""
     dense, compressed = report.dense.bytes, report.compressed.bytes
     return {
         "task": task,

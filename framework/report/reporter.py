@@ -92,7 +92,7 @@ class Reporter:
 
 def versions() -> dict[str, str]:
     """The versions of Python, torch and paredown, on which the numbers depend."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "paredown": _own_version()}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "paredown": _own_version()}
 
 
 def _own_version() -> str:

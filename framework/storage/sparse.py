@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paredown.framework.storage.state import pack_bits, unpack_bits
+from paredown.framework.storage.bits import pack_bits, unpack_bits
 
 __all__ = ["not_zero", "pack_zeros", "unpack_zeros"]
 

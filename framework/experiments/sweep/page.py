@@ -15,6 +15,7 @@ __all__ = ["html_page"]
 WORDS = {"bytes": "bytes on disk", "macs": "multiply-accumulates", "latency": "ms a forward (median)"}
 #: the columns of the table that hold words and wrap
 WORDY = (1, 8, 9)
+PROBLEMS = ("overrides", "state", "folder")
 
 
 def html_page(sweep: Sweep, title: str) -> str:
@@ -23,11 +24,7 @@ def html_page(sweep: Sweep, title: str) -> str:
     sections = [
         section("Accuracy against size and speed", _fronts(sweep)),
         section("Jobs", table(HEAD, cells(sweep), wrapped=WORDY)),
-        *(
-            [section("Not finished", table(("overrides", "state", "folder"), _problems(others), wrapped=range(3)))]
-            if others
-            else []
-        ),
+        *([section("Not finished", table(PROBLEMS, _problems(others), wrapped=range(3)))] if others else []),
     ]
     return page(title, "".join(sections), summary(sweep))
 

@@ -1,6 +1,7 @@
 """The report survives JSON, and its page needs nothing but itself."""
 
 import dataclasses
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -50,6 +51,13 @@ def test_what_is_not_finite_is_null_in_json_and_comes_back():
     for one in (diverged, again):
         assert "accuracy (2 seeds)" in str(one)
         assert "nan" not in one.to_html().partition("<svg")[2]
+
+
+def test_a_report_whose_curves_have_only_titles_is_read():
+    plain = json.loads(report().to_json())
+    plain["history"] = {"sparsity (prune)": [[0.0, 0.1], [2.0, 0.9]]}
+    (curve,) = Report.from_json(json.dumps(plain)).history
+    assert (curve.title, curve.points) == ("sparsity (prune)", ((0.0, 0.1), (2.0, 0.9)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"dense": 1}', "nonsense"])
