@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +101,13 @@ def _translated(old: OldRecipe, variables: Variables, stages: Mapping[str, Stage
 
 
 def _named(modifiers: list[New]) -> dict[str, Any]:
+    """The modifiers by name: what they do, and from the second of a kind on a number."""
     named: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
     for new in modifiers:
         base = SHORT_NAMES.get(new.kind, new.kind)
-        count = sum(name == base or name.rpartition("_")[0] == base for name in named)
-        named[base if not count else f"{base}_{count + 1}"] = new.fields
+        counts[base] += 1
+        named[base if counts[base] == 1 else f"{base}_{counts[base]}"] = new.fields
     return named
 
 

@@ -94,6 +94,10 @@ class Fields:
                 name = known
         self.notes.left_out(self.line(name), f"{self.old.title}.{name}", reason)
 
+    def drop(self, reason: str) -> None:
+        """List the modifier as a whole among what is not converted."""
+        self.notes.left_out(self.old.line, self.old.title, reason)
+
     def differs(self, reason: str, name: str | None = None) -> None:
         subject = self.old.title if name is None else f"{self.old.title}.{name}"
         self.notes.differs(self.old.line if name is None else self.line(name), subject, reason)

@@ -7,7 +7,7 @@ from typing import Any
 
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
-from paredown.integrations.conversion.translators.structures import structure
+from paredown.integrations.conversion.translators.structures import is_pattern, listed_share, structure
 from paredown.integrations.conversion.translators.targets import pruned
 from paredown.integrations.conversion.translators.times import every, is_trained, window
 
@@ -44,11 +44,11 @@ def _targets(fields: Fields) -> dict[str, Any] | None:
         return {}
     given = fields.texts("params")
     if not given:
-        fields.notes.left_out(fields.old.line, fields.old.title, "no parameters are named")
+        fields.drop("no parameters are named")
         return None
     targets = pruned(fields, given)
     if targets is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, "none of its params is the weight of a layer")
+        fields.drop("none of its params is the weight of a layer")
         return None
     return {"targets": targets} if targets else {}
 
@@ -85,17 +85,11 @@ def _sparsities(fields: Fields, shape: Mapping[str, Any]) -> dict[str, Any]:
     if final is None:
         raise fields.refused("final_sparsity", "it is missing")
     pattern = shape.get("structure")
-    if isinstance(pattern, str) and ":" in pattern:
-        _check_pattern(fields, pattern)
+    if is_pattern(pattern):
+        listed_share(fields, pattern, "final_sparsity")
     elif not final.items:
         found["final_sparsity"] = fields.plain("final_sparsity")
     return found
-
-
-def _check_pattern(fields: Fields, pattern: str) -> None:
-    keep, group = (int(number) for number in pattern.split(":"))
-    if fields.number("final_sparsity") != 1 - keep / group:
-        fields.differs(f"{pattern} is a sparsity of {1 - keep / group:g}", "final_sparsity")
 
 
 def _curve(fields: Fields) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
 
-__all__ = ["PRESETS", "Scheme", "part", "preset"]
+__all__ = ["PRESETS", "Scheme", "parts", "preset"]
 
 #: `weights` and `activations`; None leaves that part as it is
 Scheme = tuple[dict[str, Any] | None, dict[str, Any] | None]
@@ -48,8 +48,19 @@ def preset(fields: Fields, name: str, field: str = "scheme") -> Scheme | None:
     return found
 
 
-def part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | None:
-    """`weights` or `activations` from arguments such as num_bits, symmetric, strategy and dynamic."""
+def parts(fields: Fields, group: Value) -> Scheme:
+    """`weights` and `activations` from a mapping with `weights` and `input_activations`; what else it has is listed."""
+    for name, value in group.items.items():
+        if name not in ("targets", "weights", "input_activations") and value.value is not None:
+            reason = "the outputs of layers are quantized as the inputs of the next ones"
+            reason = reason if name == "output_activations" else "no counterpart"
+            fields.notes.left_out(value.line, f"{fields.old.title}: {name}", reason)
+    inputs = _part(fields, group.items.get("input_activations"), "activations")
+    return _part(fields, group.items.get("weights"), "weights"), inputs
+
+
+def _part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | None:
+    """One of them from arguments such as num_bits, symmetric, strategy and dynamic."""
     if value is None or not value.items:
         return None
     reader = _Arguments(fields, value, kind)
