@@ -1,11 +1,11 @@
-"""The exceptions of paredown.
+"""The exceptions of paredown, and the nearest known word for their messages.
 
 ParedownError
 ├── RecipeError       the recipe is wrong; carries every mistake of the file, with positions
 ├── ScheduleError     the run and the recipe's times do not fit, or a target was not reached
 ├── TargetError       a pattern matches nothing, or a layer cannot be treated
 ├── CheckpointError   a checkpoint is damaged, or belongs to another recipe or teacher
-└── ExportError       an exported model does not say what the model says
+└── ExportError       an exported model does not compute what the model does
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class ExportError(ParedownError):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a recipe: where it stands, what is wrong, and what would be right.
+    """One mistake in a recipe: its position, what is wrong, and what would be right.
 
-    ``line`` and ``column`` count from 1 and are None where the value has no place in a text (a dict, an override;
+    ``line`` and ``column`` count from 1 and are None where the value is not part of a text (a dict, an override;
     then ``file`` names the source, such as "override 2").
     """
 
@@ -78,12 +78,12 @@ class Mistake:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts by position; what has none comes last."""
+        """The key that sorts by position; mistakes without one come last."""
         return (self.line or 2**31, self.column or 0)
 
 
 class RecipeError(ParedownError):
-    """A recipe that does not hold.
+    """An invalid recipe.
 
     Attributes:
         errors: every mistake that was found, by position.

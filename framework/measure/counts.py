@@ -1,4 +1,4 @@
-"""What a model is, layer by layer: parameters, non-zeros, bits, multiply-accumulates."""
+"""Counts of a model, layer by layer: parameters, non-zeros, bits, multiply-accumulates."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["Codes", "bytes_on_disk", "stored_codes", "write_compressed"]
 
 Codes = Mapping[str, tuple[Tensor, int]]
 
-#: elements from which on a tensor may be stored as bits and values
+#: the least elements of a tensor that may be stored as bits and values
 LEAST = 1024
 #: elements on which the two forms of a tensor are compared, and of each piece of them
 SAMPLE, PIECE = 1 << 18, 1 << 14

@@ -9,9 +9,9 @@ from typing import Any
 from paredown.framework.errors import ParedownError
 from paredown.framework.report.spread import Spread
 
-__all__ = ["LEAST_SPREAD", "Compared", "check_recorded", "compared"]
+__all__ = ["Compared", "check_recorded", "compared"]
 
-#: what two runs of the same seeds may differ by on another machine, where the recorded accuracies lie closer together
+#: what two runs of the same seeds may differ by on another machine, where the recorded accuracies are closer together
 LEAST_SPREAD = 0.002
 #: share by which a file's size may differ
 SIZE = 0.01
@@ -22,9 +22,9 @@ class Compared:
     """One number that was recorded, and the same one now.
 
     Attributes:
-        name: of which model, and what.
+        name: the model and the quantity.
         recorded, found: the values; accuracies are means over the seeds.
-        allowed: how far they may lie apart.
+        allowed: how far apart they may be.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Compared:
 
     @property
     def holds(self) -> bool:
-        """Whether they lie no further apart than allowed."""
+        """Whether they are no further apart than allowed."""
         return abs(self.found - self.recorded) <= self.allowed
 
 
 def check_recorded(recorded: Mapping[str, Any]) -> None:
-    """Refuse an entry of `results` that holds no numbers where they belong.
+    """Raise an error for an entry of `results` without numbers where they belong.
 
     Raises:
-        ParedownError: names the place.
+        ParedownError: the message has the place of the wrong value.
 
     >>> check_recorded({"dense": {"accuracies": "high"}})
     Traceback (most recent call last):

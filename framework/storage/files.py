@@ -20,9 +20,9 @@ __all__ = ["load_plain", "read_tensors", "whole_file", "write_text"]
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to: it lies beside, is flushed to the disk and then takes the place of ``path``.
+    """A temporary file to write to, which replaces ``path`` at the end, when it is complete and on the disk.
 
-    Folders are made where they are missing. After an exception there is nothing of it.
+    Folders are made where they are missing. After an exception ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def load_plain(path: str | Path) -> Any:
-    """What ``torch.load(weights_only=True)`` reads, on the CPU.
+    """The content of a file of `torch.save`, on the CPU, read with ``weights_only=True``.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -63,7 +63,7 @@ def read_tensors(source: Any) -> dict[str, Tensor]:
     """A state dict from a ``.safetensors`` file, or one that `torch.save` wrote.
 
     Raises:
-        ScheduleError: there is no such file, or it is no state dict.
+        ScheduleError: there is no such file, or it is not a state dict.
     """
     path = Path(str(source))
     if not path.is_file():

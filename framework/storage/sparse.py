@@ -1,4 +1,4 @@
-"""Tensors with many zeros as a bit an element and the values that are not zero."""
+"""Compact form of tensors with many zeros: one bit an element, and the values that are not zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a modifier's state may hold, and how the framework saves, restores and slices it.
+"""Saves, restores and slices the state of a modifier.
 
 A state is a dataclass. Its fields hold plain values, tensors, generators, further dataclasses, and `PerParameter`
 containers: tensors kept by parameter, which surgery slices along when the parameter shrinks.

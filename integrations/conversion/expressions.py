@@ -1,4 +1,4 @@
-"""`eval(...)` of an old recipe to interpolations and `${expr:"..."}`; parsed, never run."""
+"""Translates `eval(...)` of an old recipe to interpolations and `${expr:"..."}`; it is parsed, never run."""
 
 from __future__ import annotations
 

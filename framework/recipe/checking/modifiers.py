@@ -1,4 +1,4 @@
-"""From a mapping with a ``type`` to a modifier: the class is looked up first, then it validates its fields."""
+"""Validates one modifier: looks up its class by its type, which then validates the fields."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class ModifierValidation:
         found = self.registry.types.get(name.value) if isinstance(name.value, str) else None
         if found is None:
             place, origin = self.root.place((*at, "type"))
-            told = self._unknown_type(name.plain()) + from_where(origin)
-            self.mistakes.append(place.mistake(told, (*at, "type")))
+            message = self._unknown_type(name.plain()) + from_where(origin)
+            self.mistakes.append(place.mistake(message, (*at, "type")))
         return found
 
     def _no_mapping(self, node: Node, at: Path) -> Mistake:

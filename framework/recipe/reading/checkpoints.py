@@ -1,4 +1,4 @@
-"""The recipe inside a checkpoint or a model folder that paredown wrote."""
+"""Reads the recipe inside a checkpoint that paredown wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paredown.framework.recipe.tree.positions import Position
 
 __all__ = ["checkpoint_recipe", "is_checkpoint"]
 
-#: what `paredown.save` writes; tried in a folder, in this order, after `recipe.yaml`
+#: the suffixes of checkpoints; those in a folder are tried after `recipe.yaml`
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 

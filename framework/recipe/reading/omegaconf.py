@@ -1,4 +1,4 @@
-"""A recipe that hangs in an OmegaConf config, such as the config of a user's Hydra app."""
+"""Reads a recipe from an OmegaConf config, such as that of a user's Hydra app."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["App", "app_around", "is_config", "read_config"]
 
 @dataclass(frozen=True)
 class App:
-    """The config around a recipe: what values under `variables` may refer to.
+    """The config around a recipe, to which values under `variables` may refer.
 
     Attributes:
         root: the whole config.
-        prefix: where the recipe hangs in it.
+        prefix: the path of the recipe in it.
     """
 
     root: Container
@@ -53,10 +53,10 @@ def is_config(source: object) -> bool:
 
 
 def read_config(source: Container) -> Document:
-    """Take a recipe from a config, its interpolations unresolved.
+    """Read a recipe from a config, its interpolations unresolved.
 
     Raises:
-        RecipeError: it is a list, or holds what a recipe cannot hold.
+        RecipeError: it is a list, or contains a value that a recipe cannot contain.
     """
     position = Position("config")
     if isinstance(source, ListConfig):

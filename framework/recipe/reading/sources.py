@@ -1,4 +1,4 @@
-"""Where a recipe comes from: a file, a card, a bundled name, a checkpoint, a dict."""
+"""Finds and reads the source of a recipe: a file, a Markdown card, a recipe's name, a checkpoint, a dict."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Document:
 
     Attributes:
         root: the tree of its values.
-        file: what messages call it.
+        file: its name in messages.
         path: the file; None for a dict.
-        mistakes: what is wrong with it so far.
+        mistakes: those found so far.
     """
 
     root: Node
@@ -38,24 +38,24 @@ class Document:
 
     @property
     def folder(self) -> Path:
-        """Where the paths of `extends` start."""
+        """The folder that paths in `extends` are relative to."""
         return Path() if self.path is None else self.path.parent
 
     @property
     def name(self) -> str:
-        """The recipe's name where it gives none."""
+        """The recipe's name where the document has none."""
         return "recipe" if self.path is None else self.path.stem
 
 
 def find_file(source: str | os.PathLike[str], folder: Path | None = None) -> Path:
-    """The file that a path, a recipe's name, or an address on the Hub stands for.
+    """The file that a path, a recipe's name, or an address on the Hub refers to.
 
     Args:
         source: what the user, or another recipe, names.
         folder: of the recipe that extends this one; a recipe opens no network, so it cannot extend one on the Hub.
 
     Raises:
-        RecipeError: there is none; the nearest names are told.
+        RecipeError: there is no such file; the message has the nearest name.
     """
     text = os.fsdecode(source)
     if text.startswith(PREFIX) and folder is None:

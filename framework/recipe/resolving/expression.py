@@ -1,4 +1,4 @@
-"""The expressions of `${expr:"..."}`: parsed by Python's grammar, walked by hand, never evaluated as code."""
+"""Evaluates the expressions of `${expr:"..."}`: they are parsed by Python's grammar, and never run as code."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def evaluate(parts: Sequence[str | tuple[object]]) -> int | float | str:
     """The result of an expression.
 
     Args:
-        parts: pieces of its text, and between them values (each in a tuple of one) where interpolations stood: they
-            enter as values, not as text, so that ``${a} * 2`` holds for any ``a``.
+        parts: pieces of its text, and between them values (each in a tuple of one) in place of interpolations: they
+            enter as values, not as text, so that ``${a} * 2`` is right for any ``a``.
 
     >>> evaluate(["min(3, ", (2,), ") * 0.1"]), evaluate([("60%",), " / 2"])
     (0.2, '30%')

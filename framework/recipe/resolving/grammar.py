@@ -1,4 +1,4 @@
-"""Interpolations in OmegaConf's grammar, as a small tree: text, references, calls.
+"""Parses interpolations by OmegaConf's grammar into a small tree: text, references, calls.
 
 `${a.b}` and relative `${..c}` are references, `${expr:"..."}` is a call, `\\${` is no interpolation. OmegaConf parses;
 nothing is registered in its process-wide table of resolvers.
@@ -45,7 +45,7 @@ Part = str | Reference | Call
 
 @dataclass(frozen=True)
 class Text:
-    """Pieces that stand one after the other; a single interpolation gives its value, not text."""
+    """Pieces in sequence; a single interpolation gives its value, not text."""
 
     parts: tuple[Part, ...]
 

@@ -1,4 +1,4 @@
-"""Overrides (`modifiers.prune.end=20`, `+a.b=1`, `~a.b`) and variables that are given in Python."""
+"""Applies overrides (`modifiers.prune.end=20`, `+a.b=1`, `~a.b`) and variables that are given in Python."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def with_variables(root: Node, variables: Mapping[str, object]) -> tuple[Node, l
 
 
 def misspelt_variables(root: Node) -> list[Mistake]:
-    """The mistakes of a recipe in an app's config, where an override may set a variable that was not there."""
+    """Mistakes for variables that nothing refers to while something refers to one of nearly that name.
+
+    A recipe in an app's config can have them: an override of the app may set a variable that the recipe does not have.
+    """
     variables = root.child("variables")
     named = {} if variables is None else variables.mapping or {}
     words = set(_words(root))

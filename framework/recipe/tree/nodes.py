@@ -1,4 +1,4 @@
-"""The tree of a recipe: plain values, each with the place where it was written."""
+"""The tree of a recipe: nodes with plain values, each with the position where it is written."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Node:
 
     Attributes:
         value: a scalar, a mapping from names to nodes, or a tuple of nodes.
-        position: where the value stands.
-        key: where its name stands in the mapping above; None in a list and at the root.
-        origin: how the value came here, in words; empty where it is written here.
+        position: where the value is written.
+        key: where its name is written in the mapping above; None in a list and at the root.
+        origin: where the value came from, in words; empty where it is written here.
         size: number of nodes from here down, shared ones counted each time.
         depth: number of levels from here down.
     """
@@ -48,7 +48,7 @@ class Node:
 
     @property
     def excess(self) -> str:
-        """What is too much about this tree, in words; empty where it is within bounds."""
+        """The bound that this tree exceeds, in words; empty where it is within bounds."""
         if self.size > MOST_NODES:
             return f"more than {MOST_NODES} values once aliases and interpolations are written out"
         return f"nested more than {DEEPEST} levels deep" if self.depth > DEEPEST else ""
@@ -98,7 +98,7 @@ class Node:
             node = node.child(part) if part is not None else None
 
     def place(self, path: Path, *, of_key: bool = False) -> tuple[Position, str]:
-        """Where ``path`` stands, and how its value came there ("" where it is written there).
+        """The position of ``path``, and where its value came from ("" where it is written there).
 
         A path without a node of its own falls back to its nearest ancestor. Below an interpolation it is the place of
         the interpolation, and the origin names the place where the value was written.
@@ -113,10 +113,10 @@ class Node:
 
 
 def plain_node(value: object, position: Position, path: Path = ()) -> Node:
-    """A tree whose every node stands at ``position``.
+    """A tree with every node at ``position``.
 
     Raises:
-        RecipeError: a value that a recipe cannot hold, or nesting without end.
+        RecipeError: a value that a recipe cannot contain, or nesting without end.
     """
     if len(path) > DEEPEST:
         raise RecipeError([position.mistake(f"nested more than {DEEPEST} levels deep", dotted(path[:3]))])
@@ -134,7 +134,7 @@ def plain_node(value: object, position: Position, path: Path = ()) -> Node:
 
 
 def repositioned(node: Node, position: Position) -> Node:
-    """The same values, all at one place."""
+    """The same values, all at one position."""
     value = node.value
     if isinstance(value, Mapping):
         value = {name: repositioned(child, position) for name, child in value.items()}

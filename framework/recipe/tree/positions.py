@@ -1,4 +1,4 @@
-"""Where a value stands: in a file at a line and column, or in a named source such as "override 2"."""
+"""Positions of values: a line and column of a file, or a named source such as "override 2"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_SOURCE_LINE = 240
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a source; ``line`` and ``column`` count from 1 and are None where there is no text."""
+    """A place in a source; ``line`` and ``column`` count from 1 and are None for a source that is not text."""
 
     file: str | None = None
     line: int | None = None

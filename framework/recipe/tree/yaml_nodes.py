@@ -56,7 +56,7 @@ class _Reader:
             return self.done[raw]
         position = self.position(raw.start_mark)
         if raw in self.open:
-            raise RecipeError([position.mistake("an alias stands inside the value that it stands for")])
+            raise RecipeError([position.mistake("an alias inside the value that it refers to")])
         self.open.add(raw)
         node = Node(self.value(raw, position), position)
         self.open.remove(raw)

@@ -18,7 +18,7 @@ __all__ = ["composed", "yaml_mistake"]
 _IN_OTHER_WORDS = (
     (
         r"mapping values are not allowed",
-        "a ':' where no key can stand; quote a text that holds ': ', or indent the line",
+        "a ':' where a key is not possible; quote a text that holds ': ', or indent the line",
     ),
     (r"could not find expected ':'", "a key without a ':' after it"),
     (r"found character '\\t'", "a tab; YAML is indented with spaces"),
@@ -110,4 +110,4 @@ def _character_mistake(error: yaml.reader.ReaderError, file: str, text: str, lin
     line = len(before.splitlines()) - (1 if before and before[-1] not in "\r\n" else 0)
     column = len(before) - (max(before.rfind("\n"), before.rfind("\r")) + 1)
     code = error.character if isinstance(error.character, int) else ord(str(error.character)[0])
-    return Position.in_text(file, lines, line, column).mistake(f"the character U+{code:04X} cannot stand in YAML")
+    return Position.in_text(file, lines, line, column).mistake(f"the character U+{code:04X} is not allowed in YAML")

@@ -1,4 +1,4 @@
-"""Modifiers that learn from a teacher."""
+"""Translates modifiers that learn from a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modifiers that act once, on calibration data: llm-compressor's, and SparseML's of its last years."""
+"""Translates modifiers that act once, on calibration data: llm-compressor's, and those of SparseML's last years."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modifiers that quantize during training."""
+"""Translates modifiers that quantize during training."""
 
 from __future__ import annotations
 

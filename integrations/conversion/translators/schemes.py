@@ -1,4 +1,4 @@
-"""How numbers are rounded: the presets of llm-compressor, and the arguments that both tools share."""
+"""Translates quantization schemes: the presets of llm-compressor, and the arguments that both tools share."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | No
 
 
 class _Arguments:
-    """The arguments of one part; what nobody asks for is listed."""
+    """The arguments of one part; those that are not translated are listed."""
 
     def __init__(self, fields: Fields, value: Value, kind: str) -> None:
         self.fields, self.value, self.kind = fields, value, kind
@@ -111,12 +111,12 @@ class _Arguments:
 
     def _of_activations(self, strategy: Any) -> dict[str, Any]:
         if strategy not in (None, "tensor", "token"):
-            self.tell("strategy", "inputs have one scale, or one for each token")
+            self.left_out("strategy", "inputs have one scale, or one for each token")
         dynamic = self.get("dynamic", False)
         if dynamic not in (True, False):
-            self.tell("dynamic", "true or false")
+            self.left_out("dynamic", "true or false")
         if strategy == "token" and dynamic is False and "dynamic" in self.value.items:
-            self.tell("dynamic", "a scale for each token is found at run time")
+            self.left_out("dynamic", "a scale for each token is found at run time")
         return {"granularity": "token" if strategy == "token" or dynamic else "tensor"}
 
     def observer(self) -> dict[str, Any]:
@@ -124,15 +124,15 @@ class _Arguments:
         if name == "None" or self.get("dynamic", False) is True:
             return {}
         if name not in _OBSERVERS or (self.kind == "weights" and name == "moving_average"):
-            self.tell("observer", f"one of {', '.join(_OBSERVERS)}")
+            self.left_out("observer", f"one of {', '.join(_OBSERVERS)}")
             return {}
         return {"observer": _OBSERVERS[name]}
 
     def finish(self) -> None:
         for name, value in self.value.items.items():
             if name not in self.seen and value.value not in (None, {}, ()):
-                self.tell(name, "no counterpart")
+                self.left_out(name, "no counterpart")
 
-    def tell(self, name: str, reason: str) -> None:
+    def left_out(self, name: str, reason: str) -> None:
         line = self.value.items[name].line
         self.fields.notes.left_out(line, f"{self.fields.old.title}: {self.kind}: {name}", reason)

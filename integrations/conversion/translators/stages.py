@@ -1,4 +1,4 @@
-"""Stages with a `run_type` were trained one after the other, each from epoch 0; a recipe of paredown is one run."""
+"""Puts stages that were trained one after the other, each from epoch 0, into one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is pruned together: `mask_type`, `mask_structure`."""
+"""Translates `mask_type` and `mask_structure`: which weights are pruned together."""
 
 from __future__ import annotations
 

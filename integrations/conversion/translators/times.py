@@ -1,4 +1,4 @@
-"""Epochs to windows: -1 means the start or the end of the run, which a paredown recipe leaves out."""
+"""Translates epochs to windows: -1 means the start or the end of the run, which a paredown recipe leaves out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modifiers of training itself: learning rates, weight decays, and parameters that stand still."""
+"""Translates modifiers of training itself: learning rates, weight decays, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _one_group(fields: Fields) -> None:
 
 def trainable(fields: Fields) -> New:
     if fields.flag("trainable", True):
-        fields.drop("parameters train unless a `freeze` says otherwise")
+        fields.drop("parameters train unless a `freeze` includes them")
         return None
     fields.expect("params_strict", True, reason="a pattern that means nothing is always an error")
     targets = parameters([str(one.value) for one in fields.texts("params")])

@@ -117,7 +117,7 @@ MALFORMED = [
     ("curve: cubic", "<<: {curve: cubic}", 18, 5, "use extends"),
     ("[Linear]", "[Linear", 12, 10, "',' or the closing ']' is missing"),
     ("[Linear]", "*layers", 11, 14, "the alias *layers has no anchor &layers"),
-    ("[Linear]", "&a [*a]", 11, 14, "inside the value that it stands for"),
+    ("[Linear]", "&a [*a]", 11, 14, "inside the value that it refers to"),
     ("    every: 0.5", "\tevery: 0.5", 14, 1, "indented with spaces"),
     ("name: good", "name: a: b", 2, 8, "quote a text that holds ': '"),
     ("name: good", "name: @good", 2, 7, "put quotes around it"),

@@ -124,11 +124,11 @@ def test_a_long_document_is_refused():
     assert "at most 1000000" in problem("#" * 1_000_001)
 
 
-def test_a_translation_that_would_not_hold_tells_its_mistakes():
+def test_an_invalid_translation_lists_its_mistakes():
     converted = convert(PRUNE.format(final=1.5, params="__ALL__"), "old.yaml")
     with pytest.raises(RecipeError) as caught:
         check(text_of(converted, "old.yaml"), "old.yaml")
-    assert "would not hold" in str(caught.value)
+    assert "is invalid, and is not written" in str(caught.value)
     assert "variables.final" in str(caught.value) or "final_sparsity" in str(caught.value)
 
 
