@@ -24,11 +24,14 @@ __all__ = [
     "ScheduleError",
     "TargetError",
     "did_you_mean",
+    "first_line",
     "nearest",
 ]
 
 #: characters of a found value or word that a message shows
 LONGEST_SHOWN = 80
+#: characters of another exception's message that a message shows
+LONGEST_REASON = 200
 #: known words among which the nearest is looked for
 MOST_CANDIDATES = 500
 
@@ -112,6 +115,15 @@ class RecipeError(ParedownError):
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.errors,)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another exception's message, as a reason in a message of ours.
+
+    >>> first_line(ValueError("too long\\nfor one line"))
+    'too long'
+    """
+    return str(error).strip().partition("\n")[0][:LONGEST_REASON]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

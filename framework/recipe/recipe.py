@@ -95,9 +95,13 @@ class Recipe:
         """Whether one of its modifiers claims something, such as ``schedule of lr``."""
         return any(what in modifier.claims for modifier in self.modifiers.values())
 
-    def to_yaml(self) -> str:
+    def written(self) -> dict[str, Any]:
         """The recipe as its author wrote it, with variables and expressions, merged with what it extends, and named."""
-        return to_yaml(_in_order({"name": self.name, **self._written.plain()}))
+        return _in_order({"name": self.name, **self._written.plain()})
+
+    def to_yaml(self) -> str:
+        """The YAML of `written`."""
+        return to_yaml(self.written())
 
     def resolved(self) -> dict[str, Any]:
         """What will run: plain values, no interpolations; times as numbers of epochs, "N steps" or "P%"."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import sharded_in
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ParedownError, first_line
 from paredown.framework.measure.counts import LayerMeasures, ModelMeasures, measure_model
 from paredown.framework.measure.latency import Latency, measure_latency
 from paredown.framework.measure.size import bytes_on_disk, stored_codes
@@ -79,8 +79,11 @@ class Reporter:
         except (RuntimeError, TypeError, ValueError) as error:
             if inputs is None:
                 raise
-            reason = f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"
-            return measure_model(model), None, [reason]
+            return (
+                measure_model(model),
+                None,
+                [f"the model could not be run on the example inputs: {first_line(error)}"],
+            )
 
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
         if inputs is None or sharded_in(self.training.model.parameters()):

@@ -13,7 +13,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from paredown.framework.errors import CheckpointError, ScheduleError
+from paredown.framework.errors import CheckpointError, ScheduleError, first_line
 
 __all__ = ["load_plain", "read_tensors", "whole_file", "write_text"]
 
@@ -55,7 +55,7 @@ def load_plain(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: damaged, or no file of tensors and plain values ({reason})") from error
 
 

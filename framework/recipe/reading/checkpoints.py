@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paredown.framework.errors import RecipeError
+from paredown.framework.errors import RecipeError, first_line
 from paredown.framework.recipe.tree.positions import Position
 
 __all__ = ["checkpoint_recipe", "is_checkpoint"]
@@ -44,5 +44,5 @@ def _content(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a stranger's file may fail in any way
-        reason = str(error).strip().split("\n")[0][:200]
-        raise RecipeError([Position(str(path)).mistake(f"cannot be read as a checkpoint: {reason}")]) from error
+        message = f"cannot be read as a checkpoint: {first_line(error)}"
+        raise RecipeError([Position(str(path)).mistake(message)]) from error

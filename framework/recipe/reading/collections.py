@@ -66,7 +66,7 @@ def recipe_names() -> dict[str, str]:
 
 
 def named_file(name: str) -> Path | None:
-    """The file of a recipe, with or without suffix in its name; None where there is none."""
+    """The file of a recipe, with or without suffix in its name; None where no recipe has the name."""
     for collection in collections():
         for found, path in collection.files():
             if name in (found, found + path.suffix):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from paredown.framework.errors import RecipeError
+from paredown.framework.errors import RecipeError, first_line
 from paredown.framework.recipe.tree.positions import Position
 
 __all__ = ["PREFIX", "hub_file"]
@@ -43,6 +43,5 @@ def hub_file(address: str) -> Path:
             except EntryNotFoundError:
                 continue
     except (OSError, ValueError) as error:  # HTTP errors are OSErrors
-        reason = str(error).strip().partition("\n")[0]
-        raise RecipeError([Position(address).mistake(f"cannot be read: {reason}")]) from None
+        raise RecipeError([Position(address).mistake(f"cannot be read: {first_line(error)}")]) from None
     raise RecipeError([Position(address).mistake(f"the repository has no {' and no '.join(wanted)}")])

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import Container, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paredown.framework.errors import RecipeError
+from paredown.framework.errors import RecipeError, first_line
 from paredown.framework.recipe.reading.sources import Document
 from paredown.framework.recipe.tree.nodes import Node, plain_node
 from paredown.framework.recipe.tree.positions import Path, Position, dotted
@@ -42,8 +42,8 @@ class App:
             value = OmegaConf.select(self.root, dotted(path), throw_on_missing=True)
             plain = OmegaConf.to_container(value, resolve=True) if is_config(value) else value
         except Exception as error:  # an app's own resolvers may fail in any way
-            reason = str(error).strip().split("\n")[0][:200]
-            raise RecipeError([position.mistake(f"{dotted(path)} of the app does not resolve: {reason}")]) from error
+            message = f"{dotted(path)} of the app does not resolve: {first_line(error)}"
+            raise RecipeError([position.mistake(message)]) from error
         return None if plain is None else plain_node(plain, Position(f"{dotted(path)} of the app"))
 
 

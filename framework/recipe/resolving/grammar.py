@@ -17,6 +17,8 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser 
 from omegaconf.grammar_parser import parse
 from omegaconf.grammar_visitor import TerminalNode  # type: ignore[attr-defined]  # 2.4 brings an antlr4 of its own
 
+from paredown.framework.errors import first_line
+
 __all__ = ["Call", "Part", "Reference", "Text", "is_interpolated", "parsed"]
 
 LONGEST = 2000
@@ -79,8 +81,7 @@ def parsed(value: str) -> Text:
 def _explained(value: str, error: Exception) -> str:
     if value.count("{") != value.count("}"):
         return f"an interpolation that does not end; braces do not match in {value[:80]!r}"
-    reason = str(error).strip().split("\n")[0][:120]
-    return f'not an interpolation: {reason}; write ${{a.b}}, or ${{expr:"..."}} with quotes around the expression'
+    return f'not an interpolation: {first_line(error)}; write ${{a.b}}, or ${{expr:"..."}} with quotes around the expression'
 
 
 def _text(context: Any) -> Text:

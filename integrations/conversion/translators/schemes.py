@@ -39,7 +39,7 @@ _OBSERVERS = {"minmax": "minmax", "mse": "mse", "static_minmax": "minmax", "movi
 
 
 def preset(fields: Fields, name: str, field: str = "scheme") -> Scheme | None:
-    """The preset of that name; where there is none it is listed."""
+    """The preset of that name; an unknown one is listed."""
     found = PRESETS.get(name.upper())
     if found is None:
         fields.left_out(field, f"{name}: one of {', '.join(PRESETS)}")

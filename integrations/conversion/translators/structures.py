@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 from paredown.integrations.conversion.fields import Fields
 
@@ -36,7 +36,7 @@ def structure(fields: Fields, name: str = "mask_type") -> dict[str, Any] | None:
     return {} if found == "unstructured" else {"structure": found}
 
 
-def is_pattern(given: object) -> bool:
+def is_pattern(given: object) -> TypeGuard[str]:
     """Whether a structure is N:M, which has a sparsity of its own."""
     return isinstance(given, str) and re.fullmatch(r"[1-9]\d*:[1-9]\d*", given) is not None
 
