@@ -1,17 +1,19 @@
-"""The exceptions of paredown.
+"""The exceptions of paredown, and the nearest known word for their messages.
 
 ParedownError
 ├── RecipeError       the recipe is wrong; carries every mistake of the file, with positions
 ├── ScheduleError     the run and the recipe's times do not fit, or a target was not reached
 ├── TargetError       a pattern matches nothing, or a layer cannot be treated
 ├── CheckpointError   a checkpoint is damaged, or belongs to another recipe or teacher
-└── ExportError       an exported model does not say what the model says
+└── ExportError       an exported model does not compute what the model does
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 __all__ = [
     "CheckpointError",
@@ -21,7 +23,17 @@ __all__ = [
     "RecipeError",
     "ScheduleError",
     "TargetError",
+    "did_you_mean",
+    "first_line",
+    "nearest",
 ]
+
+#: characters of a found value or word that a message shows
+LONGEST_SHOWN = 80
+#: characters of another exception's message that a message shows
+LONGEST_REASON = 200
+#: known words among which the nearest is looked for
+MOST_CANDIDATES = 500
 
 
 class ParedownError(Exception):
@@ -46,9 +58,9 @@ class ExportError(ParedownError):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a recipe: where it stands, what is wrong, and what would be right.
+    """One mistake in a recipe: its position, what is wrong, and what would be right.
 
-    ``line`` and ``column`` count from 1 and are None where the value has no place in a text (a dict, an override;
+    ``line`` and ``column`` count from 1 and are None where the value is not part of a text (a dict, an override;
     then ``file`` names the source, such as "override 2").
     """
 
@@ -69,12 +81,12 @@ class Mistake:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts by position; what has none comes last."""
+        """The key that sorts by position; mistakes without one come last."""
         return (self.line or 2**31, self.column or 0)
 
 
 class RecipeError(ParedownError):
-    """A recipe that does not hold.
+    """An invalid recipe.
 
     Attributes:
         errors: every mistake that was found, by position.
@@ -103,3 +115,28 @@ class RecipeError(ParedownError):
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.errors,)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another exception's message, as a reason in a message of ours.
+
+    >>> first_line(ValueError("too long\\nfor one line"))
+    'too long'
+    """
+    return str(error).strip().partition("\n")[0][:LONGEST_REASON]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message that names the nearest known word; empty where none is near.
+
+    >>> did_you_mean("curv", ["curve", "scope"])
+    "; did you mean 'curve'?"
+    """
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near is not None else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like ``word``; None where none is near."""
+    near = difflib.get_close_matches(word[:LONGEST_SHOWN], islice(known, MOST_CANDIDATES), n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -26,9 +26,8 @@ from paredown.framework.model.targets import named_parameters, unwrap
 from paredown.framework.run.checkpoint import check_plain
 from paredown.framework.run.checks import optimizers_in
 from paredown.framework.run.manager import ScheduledManager
-from paredown.framework.storage.files import load_plain
+from paredown.framework.storage.files import load_plain, whole_file
 from paredown.framework.storage.random_state import random_state, set_random_state
-from paredown.framework.storage.whole_files import whole_file
 
 __all__ = ["resume", "save"]
 

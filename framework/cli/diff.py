@@ -65,10 +65,10 @@ def _print(names: tuple[str, str], recipes: tuple[Recipe, Recipe], found: list[D
 
 
 def _windows(names: tuple[str, str], recipes: tuple[Recipe, Recipe]) -> Any:
-    from paredown.framework.recipe.comparing import window_told
+    from paredown.framework.recipe.comparing import window_text
 
     modifiers = dict.fromkeys([*recipes[0].modifiers, *recipes[1].modifiers])
-    rows = [(name, *(window_told(recipe.modifiers.get(name)) for recipe in recipes)) for name in modifiers]
+    rows = [(name, *(window_text(recipe.modifiers.get(name)) for recipe in recipes)) for name in modifiers]
     return _table("window (epochs)", names, rows)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-import yaml
 
 from paredown.framework.cli.console import write
 
@@ -81,7 +80,7 @@ def _with_fields(recipe: Recipe, modifier: str, fields: Mapping[str, Any]) -> Re
     """The recipe with other fields of a modifier, None for those that go; without results, which are not its own."""
     from paredown.framework.recipe import Recipe
 
-    values = yaml.safe_load(recipe.to_yaml())
+    values = recipe.written()
     values.pop("results", None)
     merged = {**values["modifiers"][modifier], **fields}
     gone = {name for name, value in fields.items() if value is None}

@@ -94,10 +94,10 @@ def print_table(found: Sweep, as_json: bool = False) -> None:
 
 
 def _pick(found: Sweep, text: str, by: str, output: Path | None) -> None:
+    from paredown.framework.errors import did_you_mean
     from paredown.framework.experiments.sweep.condition import Condition
     from paredown.framework.experiments.sweep.picking import pick, winning_recipe
     from paredown.framework.experiments.sweep.row import QUANTITIES
-    from paredown.framework.recipe.tree.positions import did_you_mean
 
     if by not in QUANTITIES:
         near = did_you_mean(by, QUANTITIES)

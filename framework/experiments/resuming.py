@@ -15,9 +15,8 @@ from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.experiments.training_loop import TrainingLoop
 from paredown.framework.report import Report
 from paredown.framework.run.checkpoint import resume, save
-from paredown.framework.storage.files import load_plain
+from paredown.framework.storage.files import load_plain, whole_file, write_text
 from paredown.framework.storage.random_state import random_state, set_random_state
-from paredown.framework.storage.whole_files import whole_file, write_text
 
 if TYPE_CHECKING:
     from paredown.framework.experiments.seeds import Outcome

@@ -17,7 +17,7 @@ from paredown.framework.experiments.resuming import Keeping
 from paredown.framework.experiments.task import Task
 from paredown.framework.experiments.training_loop import Progress, TrainingLoop
 from paredown.framework.recipe import Recipe
-from paredown.framework.report import Report
+from paredown.framework.report import Curve, Report
 from paredown.framework.run.checkpoint import save
 from paredown.framework.run.manager import ScheduledManager
 
@@ -121,8 +121,11 @@ def together(outcomes: Sequence[Outcome], task: Task) -> Report:
     first = outcomes[0]
     seeds = "one seed" if len(outcomes) == 1 else f"seeds {', '.join(str(one.seed) for one in outcomes)}"
     counts = "; counts, bytes and latency are those of the first" if len(outcomes) > 1 else ""
-    report = dataclasses.replace(
+    curves = (Curve("accuracy", tuple(first.accuracies)),) if first.accuracies else ()
+    return dataclasses.replace(
         first.report,
+        task=task.name,
+        history=(*first.report.history, *curves),
         dense=dataclasses.replace(first.report.dense, accuracies=tuple(one.dense_accuracy for one in outcomes)),
         compressed=dataclasses.replace(first.report.compressed, accuracies=tuple(one.accuracy for one in outcomes)),
         notes=(
@@ -131,9 +134,6 @@ def together(outcomes: Sequence[Outcome], task: Task) -> Report:
             *first.report.notes,
         ),
     )
-    if first.accuracies:
-        report.history["accuracy"] = list(first.accuracies)
-    return report
 
 
 def _with_recipe(

@@ -55,15 +55,6 @@ class ModelMeasures:
     def nonzeros(self) -> int:
         return sum(layer.nonzeros for layer in self.layers)
 
-    @property
-    def bits(self) -> int:
-        return sum(layer.bits for layer in self.layers)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros, 0 to 1."""
-        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
-
 
 def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward | None = None) -> ModelMeasures:
     """Measure a model without changing it.

@@ -1,4 +1,4 @@
-"""Latency: the median and the spread of a forward, several models in turns."""
+"""Measures latency: the median and the quartiles of a forward pass, of several models in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The recipe language: sources, nodes with positions, merging, interpolation, validation, and back to YAML."""
+"""Recipes: read from files and other sources, resolved, validated, and written as YAML.
+
+The stages, each importing only those before it: tree, reading, resolving, checking; `recipe` joins them.
+"""
 
 from paredown.framework.recipe.recipe import Recipe
 

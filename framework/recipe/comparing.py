@@ -1,4 +1,4 @@
-"""Two recipes compared by what will run: resolved values and defaults, not their text, order or comments."""
+"""Compares two recipes by what will run: resolved values and defaults, not their text, order or comments."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.recipe import Recipe
 
-__all__ = ["ABSENT", "Difference", "differences", "window_told"]
+__all__ = ["ABSENT", "Difference", "differences", "window_text"]
 
-#: stands where a recipe has no such value
+#: the value at a path that a recipe does not have
 ABSENT = "-"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that two recipes do not share: where it is, and what each has there (`ABSENT` where it has nothing)."""
+    """A value that two recipes do not share: its path, and the value of each recipe (`ABSENT` where it has none)."""
 
     path: str
     first: Any
@@ -28,7 +28,7 @@ class Difference:
 
 
 def differences(first: Recipe, second: Recipe) -> list[Difference]:
-    """Where two recipes mean something else; nothing where they would run the same.
+    """The values in which two recipes differ; empty where they would run the same.
 
     Names, descriptions, tags, results and variables that lead to the same values do not count; a field that is written
     with its default equals one that is left out. Of modifiers that start together the order counts.
@@ -42,10 +42,10 @@ def differences(first: Recipe, second: Recipe) -> list[Difference]:
     return [Difference(path, one, other) for path, one, other in values if one != other]
 
 
-def window_told(modifier: Modifier | None) -> str:
-    """When a modifier acts, as its recipe says it.
+def window_text(modifier: Modifier | None) -> str:
+    """The window of a modifier in the words of its recipe; `ABSENT` for None.
 
-    >>> window_told(None)
+    >>> window_text(None)
     '-'
     """
     if modifier is None:

@@ -1,4 +1,4 @@
-"""A recipe: loaded from wherever it lies, merged, resolved and validated."""
+"""A recipe: loaded from any source, merged, resolved and validated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from paredown.framework.recipe.checking.schema import recipe_schema
 from paredown.framework.recipe.reading.extending import extended
 from paredown.framework.recipe.reading.instances import written_out
 from paredown.framework.recipe.reading.sources import Document, find_file, read_file, read_mapping
-from paredown.framework.recipe.resolving.overrides import overridden, with_variables
-from paredown.framework.recipe.resolving.spelling import misspelt_variables
+from paredown.framework.recipe.resolving.overrides import misspelt_variables, overridden, with_variables
 from paredown.framework.recipe.tree.merging import with_value
 from paredown.framework.recipe.tree.nodes import Node
 from paredown.framework.recipe.tree.positions import Position, shown
@@ -33,7 +32,7 @@ class Recipe:
     """A validated recipe. Made by `Recipe.load`; never changed afterwards.
 
     Attributes:
-        name: as the recipe says, or the name of its file.
+        name: the recipe's own, or that of its file.
         modifiers: the modifiers by name, in the recipe's order.
         run_epochs: the length of the training run; None in a recipe without times.
     """
@@ -61,7 +60,7 @@ class Recipe:
             variables: values for what the recipe names under ``variables``.
 
         Raises:
-            RecipeError: the recipe does not hold; with all mistakes and their places.
+            RecipeError: the recipe is invalid; the error has all mistakes with their positions.
 
         >>> recipe = Recipe.load({"recipe": 1, "name": "none", "modifiers": {}})
         >>> recipe.name, dict(recipe.modifiers)
@@ -75,17 +74,17 @@ class Recipe:
 
     @property
     def description(self) -> str:
-        """What the recipe says about itself."""
+        """The recipe's own description; "" where it has none."""
         return str(self._plain("description") or "")
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Words to find it by."""
+        """Words to find the recipe by."""
         return tuple(self._plain("tags") or ())
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What is meant to be changed, resolved."""
+        """The values under `variables`, which are meant to be changed, resolved."""
         return dict(self._plain("variables") or {})
 
     @property
@@ -97,9 +96,13 @@ class Recipe:
         """Whether one of its modifiers claims something, such as ``schedule of lr``."""
         return any(what in modifier.claims for modifier in self.modifiers.values())
 
+    def written(self) -> dict[str, Any]:
+        """The recipe as its author wrote it, with variables and expressions, merged with what it extends, and named."""
+        return _in_order({"name": self.name, **self._written.plain()})
+
     def to_yaml(self) -> str:
-        """What the author wrote, with variables and expressions, with what it extends merged in, and named."""
-        return to_yaml(_in_order({"name": self.name, **self._written.plain()}))
+        """The YAML of `written`."""
+        return to_yaml(self.written())
 
     def resolved(self) -> dict[str, Any]:
         """What will run: plain values, no interpolations; times as numbers of epochs, "N steps" or "P%"."""

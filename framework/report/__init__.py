@@ -1,5 +1,6 @@
-"""What came out of a run: measured, told, and kept."""
+"""The result of a run: measured, shown as text or page, and recorded with the recipe."""
 
-from paredown.framework.report.report import LayerRow, Report, Summary
+from paredown.framework.report.report import Report
+from paredown.framework.report.summary import Curve, LayerRow, Summary
 
-__all__ = ["LayerRow", "Report", "Summary"]
+__all__ = ["Curve", "LayerRow", "Report", "Summary"]

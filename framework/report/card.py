@@ -1,22 +1,23 @@
-"""A recipe as a Markdown card: the recipe itself in the front matter, and what a reader wants to know below it."""
+"""Writes a recipe as a Markdown card: the recipe in the front matter, and a description for readers below it."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.clock import Clock
 from paredown.framework.recipe import Recipe
-from paredown.framework.recipe.comparing import window_told
+from paredown.framework.recipe.comparing import window_text
 from paredown.framework.report.charts import timeline
+from paredown.framework.report.page import stylesheet
+from paredown.framework.report.spread import Spread
 
 __all__ = ["card", "timeline_picture"]
 
-#: the picture's resolution; a recipe knows of no loader
+#: the picture's resolution; a recipe does not know the number of batches
 STEPS_PER_EPOCH = 1000
 
 
@@ -29,7 +30,7 @@ def card(recipe: Recipe, source: str, picture: str | None = None) -> str:
         picture: a link to `timeline_picture`; None for none.
     """
     rows = [
-        (f"`{name}`", f"`{one.type}`", first_sentence(one), window_told(one)) for name, one in recipe.modifiers.items()
+        (f"`{name}`", f"`{one.type}`", first_sentence(one), window_text(one)) for name, one in recipe.modifiers.items()
     ]
     parts = [
         f"---\n{recipe.to_yaml()}---",
@@ -52,7 +53,7 @@ def timeline_picture(recipe: Recipe) -> str | None:
         return None
     clock = Clock(STEPS_PER_EPOCH, recipe.run_epochs)
     windows = [(one, clock.window(one.span)) for one in recipe.modifiers.values()]
-    drawn = timeline(
+    rows = [
         {
             "name": one.name,
             "type": one.type,
@@ -61,15 +62,12 @@ def timeline_picture(recipe: Recipe) -> str | None:
             "steps_per_epoch": STEPS_PER_EPOCH,
         }
         for one, window in windows
-    )
-    style = files("paredown.framework.report").joinpath("page.css").read_text(encoding="utf-8")
-    first, rest = re.fullmatch(r"(<svg )(.*)", drawn, re.DOTALL).groups()  # type: ignore[union-attr]
-    opening, inside = rest.split(">", 1)
-    return f"{first}xmlns='http://www.w3.org/2000/svg' {opening}><style>{style}</style>{inside}\n"
+    ]
+    return timeline(rows, stylesheet()) + "\n"
 
 
 def first_sentence(modifier: Modifier) -> str:
-    """What a modifier's documentation begins with."""
+    """The first sentence of a modifier's documentation."""
     text = " ".join((inspect.getdoc(type(modifier)) or "").split())
     return re.split(r"(?<=[.:])\s", text, maxsplit=1)[0].rstrip(":.")
 
@@ -92,7 +90,7 @@ def _results(results: Iterable[Mapping[str, Any]]) -> str:
 
 def _accuracy(one: Any) -> str:
     values = one.get("accuracies") if isinstance(one, Mapping) else None
-    return f"{sum(values) / len(values):.4f} (of {len(values)})" if values else ""
+    return f"{Spread.of(values).mean:.4f} (of {len(values)})" if values else ""
 
 
 def _number(one: Any, key: str) -> str:

@@ -1,47 +1,44 @@
-"""The evidence that travels with a recipe: an entry of its `results`."""
+"""Makes the entries of a recipe's `results`: what its runs reached, and how to run them again."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from paredown.framework.recipe.tree.writing import to_yaml
+from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 from paredown.framework.report.report import Report
+from paredown.framework.report.summary import Summary
 
 __all__ = ["evidence", "repeatable", "with_evidence"]
 
 
 def repeatable(report: Report, task: str, seeds: Iterable[int], one_shot: bool) -> Report:
-    """A report that tells how it is run again: the task as module:function, the seeds, whether without training."""
+    """A report with what runs it again: the task as module:function, the seeds, whether without training."""
     return dataclasses.replace(report, run={"task": task, "seeds": list(seeds), "apply": one_shot})
 
 
 def evidence(report: Report, task: str) -> dict[str, Any]:
-    """What a report proves, as an entry of `results`: accuracies and bytes of dense and compressed, versions, and where
-    a command made it how it is run again."""
-    plain = json.loads(report.to_json())
-    dense, compressed = (
-        {"accuracies": [round(value, 7) for value in plain[one]["accuracies"]], "bytes": plain[one]["bytes"]}
-        for one in ("dense", "compressed")
-    )
-    ratio = round(compressed["bytes"] / dense["bytes"], 4) if compressed["bytes"] and dense["bytes"] else None
+    """An entry of `results`: accuracies, bytes, versions, and what runs it again where a command made the report."""
+    dense, compressed = report.dense.bytes, report.compressed.bytes
     return {
         "task": task,
-        "dense": dense,
-        "compressed": compressed,
-        "size_ratio": ratio,
-        "versions": plain["versions"],
-        **({"run": plain["run"]} if plain["run"] else {}),
+        "dense": _numbers(report.dense),
+        "compressed": _numbers(report.compressed),
+        "size_ratio": round(compressed / dense, 4) if compressed and dense else None,
+        "versions": dict(report.versions),
+        **({"run": dict(report.run)} if report.run else {}),
     }
 
 
+def _numbers(model: Summary) -> dict[str, Any]:
+    return {"accuracies": [round(float(value), 7) for value in model.accuracies], "bytes": model.bytes}
+
+
 def with_evidence(recipe_text: str, report: Report, task: str) -> str:
-    """A recipe's text with the evidence behind the results that it has already; the same is not written twice."""
-    values = yaml.safe_load(recipe_text)
+    """A recipe's text with the evidence added to its results, unless it holds the same entry already."""
+    values = read_yaml(recipe_text, "recipe")[0].plain()
     earlier = values.get("results") or []
     own = evidence(report, task)
     values["results"] = [*earlier, *([] if own in earlier else [own])]

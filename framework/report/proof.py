@@ -1,17 +1,17 @@
-"""Whether the numbers that a recipe records hold when it is run again."""
+"""Compares the numbers that a recipe records with those of a new run."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paredown.framework.errors import ParedownError
+from paredown.framework.report.spread import Spread
 
-__all__ = ["LEAST_SPREAD", "Compared", "check_recorded", "compared"]
+__all__ = ["Compared", "check_recorded", "compared"]
 
-#: what two runs of the same seeds may differ by on another machine, where the recorded accuracies lie closer together
+#: what two runs of the same seeds may differ by on another machine, where the recorded accuracies are closer together
 LEAST_SPREAD = 0.002
 #: share by which a file's size may differ
 SIZE = 0.01
@@ -22,9 +22,9 @@ class Compared:
     """One number that was recorded, and the same one now.
 
     Attributes:
-        name: of which model, and what.
+        name: the model and the quantity.
         recorded, found: the values; accuracies are means over the seeds.
-        allowed: how far they may lie apart.
+        allowed: how far apart they may be.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Compared:
 
     @property
     def holds(self) -> bool:
-        """Whether they lie no further apart than allowed."""
+        """Whether they are no further apart than allowed."""
         return abs(self.found - self.recorded) <= self.allowed
 
 
 def check_recorded(recorded: Mapping[str, Any]) -> None:
-    """Refuse an entry of `results` that holds no numbers where they belong.
+    """Raise an error for an entry of `results` without numbers where they belong.
 
     Raises:
-        ParedownError: names the place.
+        ParedownError: the message has the place of the wrong value.
 
     >>> check_recorded({"dense": {"accuracies": "high"}})
     Traceback (most recent call last):
@@ -82,18 +82,13 @@ def compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[Comp
 def _of(model: str, recorded: Any, found: Mapping[str, Any]) -> Iterator[Compared]:
     if not isinstance(recorded, Mapping):
         return
-    ours, theirs = recorded.get("accuracies") or (), found.get("accuracies") or ()
-    if ours and theirs:
-        allowed = min(_spread(ours), _spread(theirs))
-        yield Compared(f"{model} accuracy", statistics.fmean(ours), statistics.fmean(theirs), allowed)
+    if recorded.get("accuracies") and found.get("accuracies"):
+        ours, theirs = Spread.of(recorded["accuracies"]), Spread.of(found["accuracies"])
+        allowed = max(2 * min(ours.deviation, theirs.deviation), LEAST_SPREAD)
+        yield Compared(f"{model} accuracy", ours.mean, theirs.mean, allowed)
     if recorded.get("bytes") and found.get("bytes"):
         yield Compared(f"{model} bytes", recorded["bytes"], found["bytes"], SIZE * recorded["bytes"])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _spread(accuracies: Sequence[float]) -> float:
-    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return max(2 * deviation, LEAST_SPREAD)

@@ -1,7 +1,8 @@
-"""The report of a run: what the model was when it was handed over, beside what it is."""
+"""Measures a model before and after its compression, and makes the report of the run."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import sharded_in
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ParedownError, first_line
 from paredown.framework.measure.counts import LayerMeasures, ModelMeasures, measure_model
 from paredown.framework.measure.latency import Latency, measure_latency
 from paredown.framework.measure.size import bytes_on_disk, stored_codes
@@ -18,7 +19,8 @@ from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
-from paredown.framework.report.report import LayerRow, Report, Summary
+from paredown.framework.report.report import Report
+from paredown.framework.report.summary import Curve, LayerRow, Summary
 
 __all__ = ["Reporter", "versions"]
 
@@ -30,11 +32,11 @@ NO_DENSE_LATENCY = "the dense model's latency is not measured: no copy of it was
 
 
 class Reporter:
-    """Remembers the counts of the dense model, and compares.
+    """Counts the dense model when it is made, and compares the compressed one with it later.
 
     Args:
-        run: what is reported; its model is counted now.
-        recipe: what runs.
+        run: the run; its model is counted at once.
+        recipe: the recipe of the run.
     """
 
     def __init__(self, run: Run, recipe: Recipe) -> None:
@@ -65,7 +67,7 @@ class Reporter:
             layers=tuple(_rows(self.before, after)),
             windows=tuple(_windows(self.recipe.modifiers.values(), self.run)),
             events=tuple(self.run.events),
-            history=_history(self.run),
+            history=tuple(_history(self.run)),
             notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.run)),
             versions=versions(),
         )
@@ -78,8 +80,11 @@ class Reporter:
         except (RuntimeError, TypeError, ValueError) as error:
             if inputs is None:
                 raise
-            reason = f"the model could not be run on the example inputs: {str(error).partition(chr(10))[0]}"
-            return measure_model(model), None, [reason]
+            return (
+                measure_model(model),
+                None,
+                [f"the model could not be run on the example inputs: {first_line(error)}"],
+            )
 
     def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
         if inputs is None or sharded_in(self.run.model.parameters()):
@@ -90,10 +95,15 @@ class Reporter:
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    from paredown import __version__
+    """The versions of Python, torch and paredown, on which the numbers depend."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "paredown": _own_version()}
 
-    return {"python": platform.python_version(), "torch": torch.__version__, "paredown": __version__}
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("paredown")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # a checkout on the path has no metadata, and no version that would identify it
 
 
 def _summary(
@@ -157,19 +167,21 @@ def _windows(modifiers: Iterable[Modifier], run: Run) -> Iterable[dict[str, Any]
         yield row
 
 
-def _history(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Every number that modifiers tell of in their updates, as a curve over epochs, held to the end of the run."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+def _history(run: Run) -> Iterable[Curve]:
+    """The numbers that modifiers recorded with their updates, as curves over epochs that go on to the present."""
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for event in run.events:
         for name, value in event.items():
             if event["event"] == "update" and isinstance(value, float) and name != "epoch":
-                curves.setdefault(f"{name} ({event['modifier']})", []).append((event["epoch"], value))
+                curves.setdefault((name, event["modifier"]), []).append((event["epoch"], value))
     now = run.epoch
-    return {name: [*points, (now, points[-1][1])] if points[-1][0] < now else points for name, points in curves.items()}
+    for (name, modifier), points in curves.items():
+        last, value = points[-1]
+        yield Curve(name, (*points, (now, value)) if last < now else tuple(points), modifier)
 
 
 def _remarks(run: Run) -> Iterable[str]:
-    """What modifiers had to say on the way, each once."""
+    """The remarks that modifiers recorded during the run, each once."""
     return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in run.events if "remark" in event)
 
 

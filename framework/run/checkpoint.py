@@ -17,10 +17,9 @@ from paredown.framework.recipe import Recipe
 from paredown.framework.run.checks import check_model, optimizers_in
 from paredown.framework.run.manager import ScheduledManager
 from paredown.framework.run.restoring import rebuild_model
-from paredown.framework.storage.files import load_plain
+from paredown.framework.storage.files import load_plain, whole_file
 from paredown.framework.storage.random_state import random_state, set_random_state
 from paredown.framework.storage.sparse import pack_zeros, unpack_zeros
-from paredown.framework.storage.whole_files import whole_file
 
 __all__ = ["check_plain", "load", "resume", "save"]
 

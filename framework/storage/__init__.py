@@ -1,1 +1,1 @@
-"""What a run keeps: plain values and tensors, how they are written to files and read again."""
+"""Saving and reading: state as plain values and tensors, compact forms, and files."""

@@ -1,21 +1,50 @@
-"""Reading a file that holds tensors and nothing that could run code."""
+"""Writing files so that no reader sees half of one, and reading files of tensors and plain values."""
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from paredown.framework.errors import CheckpointError, ScheduleError
+from paredown.framework.errors import CheckpointError, ScheduleError, first_line
 
-__all__ = ["load_plain", "read_tensors"]
+__all__ = ["load_plain", "read_tensors", "whole_file", "write_text"]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file to write to, which replaces ``path`` at the end, when it is complete and on the disk.
+
+    Folders are made where they are missing. After an exception ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def load_plain(path: str | Path) -> Any:
-    """What ``torch.load(weights_only=True)`` reads, on the CPU.
+    """The content of a file of `torch.save`, on the CPU, read with ``weights_only=True``.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -26,7 +55,7 @@ def load_plain(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: damaged, or no file of tensors and plain values ({reason})") from error
 
 
@@ -34,7 +63,7 @@ def read_tensors(source: Any) -> dict[str, Tensor]:
     """A state dict from a ``.safetensors`` file, or one that `torch.save` wrote.
 
     Raises:
-        ScheduleError: there is no such file, or it is no state dict.
+        ScheduleError: there is no such file, or it is not a state dict.
     """
     path = Path(str(source))
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The state of the random generators as plain values: Python's, numpy's and torch's."""
+"""Saves and restores the random generators of Python, numpy and torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(saved: Mapping[str, Any]) -> None:
-    """Put every generator where `random_state` found it."""
+    """Restore every generator to a state that `random_state` returned."""
     version, numbers, position = saved["python"]
     random.setstate((version, tuple(numbers), position))
     kind, keys, *rest = saved["numpy"]

@@ -1,4 +1,4 @@
-"""Tensors with many zeros as a bit an element and the values that are not zero."""
+"""Compact form of tensors with many zeros: one bit an element, and the values that are not zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paredown.framework.storage.state import pack_bits, unpack_bits
+from paredown.framework.storage.bits import pack_bits, unpack_bits
 
 __all__ = ["not_zero", "pack_zeros", "unpack_zeros"]
 

@@ -1,4 +1,4 @@
-"""What a modifier's state may hold, and how the framework saves, restores and slices it.
+"""Saves, restores and slices the state of a modifier.
 
 A state is a dataclass. Its fields hold plain values, tensors, generators, further dataclasses, and `PerParameter`
 containers: tensors kept by parameter, which surgery slices along when the parameter shrinks.
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import is_sharded, own_part, whole_of_part
 from paredown.framework.errors import CheckpointError
+from paredown.framework.storage.bits import pack_bits, unpack_bits
 
-__all__ = ["PerParameter", "containers", "pack_bits", "restore", "to_plain", "unpack_bits"]
+__all__ = ["PerParameter", "containers", "restore", "to_plain"]
 
 S = TypeVar("S")
 
@@ -70,22 +71,6 @@ class PerParameter(MutableMapping[nn.Parameter, Tensor]):
         """One tensor from its form in a checkpoint, on the parameter's device."""
         tensor = unpack_bits(plain) if isinstance(plain, dict) else own_part(plain)
         return tensor.to(parameter.device, copy=True)
-
-
-def pack_bits(mask: Tensor) -> dict[str, Any]:
-    """A bool tensor at one bit an element, as plain values and a uint8 tensor."""
-    flat = mask.detach().reshape(-1).to(torch.uint8).cpu()
-    flat = nn.functional.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
-    weights = 2 ** torch.arange(8, dtype=torch.uint8)
-    return {"bits": (flat * weights).sum(1, dtype=torch.uint8), "shape": list(mask.shape)}
-
-
-def unpack_bits(packed: Mapping[str, Any]) -> Tensor:
-    """The bool tensor that `pack_bits` packed."""
-    shape = torch.Size(packed["shape"])
-    bits = packed["bits"].unsqueeze(1) & (2 ** torch.arange(8, dtype=torch.uint8))
-    mask: Tensor = (bits != 0).reshape(-1)[: shape.numel()].reshape(shape)
-    return mask
 
 
 def to_plain(value: Any, names: Mapping[int, str]) -> Any:

@@ -1,0 +1,1 @@
+"""Converts recipes of SparseML and llm-compressor to recipes of paredown."""

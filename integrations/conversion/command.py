@@ -55,4 +55,4 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="OLD") from error
     except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"{path} is no text in UTF-8", param_hint="OLD") from error
+        raise typer.BadParameter(f"{path} is not text in UTF-8", param_hint="OLD") from error

@@ -1,7 +1,8 @@
-"""An old recipe to the mapping of a new one, and the list of what it could not say."""
+"""Translates an old recipe to the mapping of a new one, with notes on what is left out or differs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ SHORT_NAMES = {
 
 @dataclass
 class Converted:
-    """A new recipe as a mapping, and what is to be said about it."""
+    """A new recipe as a mapping, and the notes on it."""
 
     recipe: dict[str, Any]
     notes: Notes
@@ -48,10 +49,10 @@ def convert(text: str, file: str) -> Converted:
 
     Args:
         text: YAML, or a Markdown card where ``file`` ends in .md.
-        file: the name that errors tell.
+        file: the name in error messages.
 
     Raises:
-        RecipeError: it is no recipe of SparseML or llm-compressor, or nothing of it has a counterpart.
+        RecipeError: it is not a recipe of SparseML or llm-compressor, or nothing of it has a counterpart.
     """
     notes = Notes()
     root = read(text, file)
@@ -68,7 +69,7 @@ def convert(text: str, file: str) -> Converted:
         listed = "".join(f"\n  {note}" for note in notes.sorted())
         raise refuse(file, root.line, f"nothing in it has a counterpart{listed}")
     kept = variables.kept()
-    _tell_variables(old, variables, set(kept), notes)
+    _list_variables(old, variables, set(kept), notes)
     run = {"run": {"epochs": epochs[0]}} if epochs else {}
     return Converted(
         {"recipe": 1, **run, **({"variables": kept} if kept else {}), "modifiers": _named(modifiers)}, notes
@@ -100,15 +101,17 @@ def _translated(old: OldRecipe, variables: Variables, stages: Mapping[str, Stage
 
 
 def _named(modifiers: list[New]) -> dict[str, Any]:
+    """The modifiers by name: what they do, and from the second of a kind on a number."""
     named: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
     for new in modifiers:
         base = SHORT_NAMES.get(new.kind, new.kind)
-        count = sum(name == base or name.rpartition("_")[0] == base for name in named)
-        named[base if not count else f"{base}_{count + 1}"] = new.fields
+        counts[base] += 1
+        named[base if counts[base] == 1 else f"{base}_{counts[base]}"] = new.fields
     return named
 
 
-def _tell_variables(old: OldRecipe, variables: Variables, kept: set[str], notes: Notes) -> None:
+def _list_variables(old: OldRecipe, variables: Variables, kept: set[str], notes: Notes) -> None:
     for name, value in old.variables.items():
         if name in variables.inlined:
             notes.differs(value.line, name, "no number; its value is written where it was used")

@@ -1,4 +1,4 @@
-"""The shapes that old recipes come in, told apart; out come their variables and a flat list of modifiers.
+"""Finds the variables and the modifiers of an old recipe, whichever dialect it is written in.
 
 SparseML wrote modifiers as tags (`- !GMPruningModifier`) in lists whose keys end in `modifiers`, later as keys of such
 a mapping, in stages; llm-compressor kept the latter, and takes modifiers without a stage too.
@@ -20,7 +20,7 @@ STAGE_FIELDS = ("run_type", "args")
 
 @dataclass(frozen=True)
 class OldModifier:
-    """A modifier as it was written: by a tag or by a key, and what its stage says about it."""
+    """A modifier as it was written: by a tag or by a key, with what its stage defines."""
 
     name: str
     fields: dict[str, Value]
@@ -63,7 +63,7 @@ def old_recipe(root: Value, file: str, notes: Notes) -> OldRecipe:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What a stage says about its modifiers; those outside of one have none."""
+    """What a stage defines for its modifiers; empty for those outside of one."""
 
     stage: str | None = None
     run_type: str | None = None
@@ -108,7 +108,7 @@ class _Sections:
 
     def _variable(self, name: str, value: Value, key: str) -> None:
         if key in METADATA:
-            self.notes.left_out(value.line, key, "tells of the old tool or run")
+            self.notes.left_out(value.line, key, "about the old tool or run")
         else:
             self.recipe.variables[name] = value
 

@@ -1,26 +1,22 @@
-"""`eval(...)` of an old recipe to interpolations and `${expr:"..."}`; parsed, never run."""
+"""Translates `eval(...)` of an old recipe to interpolations and `${expr:"..."}`; it is parsed, never run."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
 
-__all__ = ["Part", "inner", "is_evaluated", "names_in", "parts_of", "written"]
+from paredown.framework.recipe.resolving.expression import SYMBOLS, syntax
+
+__all__ = ["Part", "is_evaluated", "names_in", "parts_of", "written"]
 
 #: text of an expression, or (in a tuple of one) the name of a variable
 Part = str | tuple[str]
 
 LONGEST = 400
 FUNCTIONS = ("min", "max", "round", "int", "float")
-_OPERATORS: dict[type[ast.operator], tuple[str, int]] = {
-    ast.Add: ("+", 1),
-    ast.Sub: ("-", 1),
-    ast.Mult: ("*", 2),
-    ast.Div: ("/", 2),
-    ast.FloorDiv: ("//", 2),
-    ast.Pow: ("**", 4),
-}
-_UNARY, _ATOM = 3, 5
+#: how tightly operators bind, by their symbols
+_STRENGTHS = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "**": 4}
+_UNARY = 3
 
 
 def is_evaluated(value: object) -> bool:
@@ -28,8 +24,8 @@ def is_evaluated(value: object) -> bool:
     return isinstance(value, str) and value.strip().startswith("eval(")
 
 
-def inner(text: str) -> ast.expr:
-    """What is to be computed.
+def _tree(text: str) -> ast.expr:
+    """The syntax tree of an expression.
 
     Raises:
         ValueError: not an expression.
@@ -37,8 +33,8 @@ def inner(text: str) -> ast.expr:
     if len(text) > LONGEST:
         raise ValueError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
     try:
-        return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return syntax(text)
+    except SyntaxError:
         raise ValueError(f"{text}: not an expression") from None
 
 
@@ -52,7 +48,7 @@ def parts_of(text: str) -> list[Part]:
         ValueError: anything but numbers, variables, arithmetic and a few functions; it is named.
     """
     try:
-        return list(_parts(inner(text), 0))
+        return list(_parts(_tree(text), 0))
     except RecursionError:
         raise ValueError("an expression that is nested too deeply") from None
 
@@ -82,7 +78,7 @@ def _parts(node: ast.expr, outside: int) -> Iterator[Part]:
         yield from _enclosed([sign, *_parts(node.operand, _UNARY)], outside > _UNARY)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
         yield from _called("mod", [node.left, node.right])
-    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+    elif isinstance(node, ast.BinOp) and type(node.op) in SYMBOLS:
         yield from _binary(node, outside)
     elif isinstance(node, ast.Call) and not node.keywords:
         yield from _function(node, outside)
@@ -91,7 +87,8 @@ def _parts(node: ast.expr, outside: int) -> Iterator[Part]:
 
 
 def _binary(node: ast.BinOp, outside: int) -> Iterator[Part]:
-    symbol, strength = _OPERATORS[type(node.op)]
+    symbol = SYMBOLS[type(node.op)]
+    strength = _STRENGTHS[symbol]
     right_to_left = isinstance(node.op, ast.Pow)
     left = _parts(node.left, strength + right_to_left)
     right = _parts(node.right, strength + (not right_to_left))

@@ -1,4 +1,4 @@
-"""The fields of one old modifier while it is translated; what nobody asks for is listed at the end."""
+"""Reads the fields of an old modifier, and lists those that no translator reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paredown.integrations.conversion.variables import Number, Variables
 
 __all__ = ["Fields"]
 
-#: what newer dialects call the older fields
+#: the names of older fields in newer dialects
 ALIASES = {
     "start_epoch": "start",
     "end_epoch": "end",
@@ -26,7 +26,7 @@ ALIASES = {
 
 
 class Fields:
-    """Reads fields by name, and remembers which were read."""
+    """The fields of one old modifier, and which of them were read."""
 
     def __init__(self, old: OldModifier, variables: Variables, notes: Notes) -> None:
         self.old, self.variables, self.notes = old, variables, notes
@@ -47,7 +47,7 @@ class Fields:
         return default if value is None else self.variables.plain(value, self.old.renamed)
 
     def number(self, name: str, default: Number | None = None) -> Number | None:
-        """What the field amounts to at the moment."""
+        """The number that the field amounts to with the variables as they are."""
         value = self.value(name)
         return default if value is None else self.variables.computed(value, self.old.renamed)
 
@@ -82,7 +82,7 @@ class Fields:
         return self.old.line
 
     def expect(self, name: str, *harmless: object, reason: str = "no counterpart") -> None:
-        """A field without a counterpart: fine where it says what is so anyway, else listed."""
+        """List a field without a counterpart, unless its value is harmless: one that changes nothing."""
         value = self.value(name)
         if value is not None and value.plain() not in harmless:
             self.left_out(name, reason)
@@ -93,6 +93,10 @@ class Fields:
                 self.read.add(known)
                 name = known
         self.notes.left_out(self.line(name), f"{self.old.title}.{name}", reason)
+
+    def drop(self, reason: str) -> None:
+        """List the modifier as a whole among what is not converted."""
+        self.notes.left_out(self.old.line, self.old.title, reason)
 
     def differs(self, reason: str, name: str | None = None) -> None:
         subject = self.old.title if name is None else f"{self.old.title}.{name}"

@@ -1,4 +1,4 @@
-"""The text of a converted recipe, checked before it is written."""
+"""Makes the text of a converted recipe, and checks it before it is written."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["check", "text_of"]
 
 
 def text_of(converted: Converted, name: str) -> str:
-    """The file: what could not be said as comments, then the recipe."""
+    """The content of the new file: the notes as comments, then the recipe."""
     comments = [f"converted from {name}", *map(str, converted.notes.sorted())]
     head = "".join(f"# {' '.join(comment.split())}\n" for comment in comments)
     return head + to_yaml(converted.recipe)
 
 
 def check(text: str, file: str) -> None:
-    """Load what is to be written.
+    """Load the text that is to be written.
 
     Raises:
-        RecipeError: it would not hold; with its mistakes.
+        RecipeError: it is not a valid recipe; with its mistakes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "converted.yaml"
@@ -34,4 +34,4 @@ def check(text: str, file: str) -> None:
             Recipe.load(path)
         except RecipeError as error:
             mistakes = str(error).replace(str(path), "the new recipe")
-            raise refuse(file, 1, f"its translation would not hold, and is not written:\n{mistakes}") from None
+            raise refuse(file, 1, f"its translation is invalid, and is not written:\n{mistakes}") from None

@@ -1,4 +1,4 @@
-"""What a conversion has to say: what was left out, and what means something else now; each with its line."""
+"""Notes of a conversion, each with its line: what was left out, and what has another meaning now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["not converted", "translated with a difference"]
 
 @dataclass(frozen=True)
 class Note:
-    """One line of the list."""
+    """One entry of the list."""
 
     kind: Kind
     line: int
@@ -25,7 +25,7 @@ class Note:
 
 @dataclass
 class Notes:
-    """The list, in the order of the old file."""
+    """The list of notes."""
 
     notes: list[Note] = field(default_factory=list)
 

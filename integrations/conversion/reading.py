@@ -1,4 +1,4 @@
-"""Old recipes to plain values with line numbers: a private loader that composes nodes and constructs nothing."""
+"""Reads the YAML of an old recipe into plain values with line numbers; no tag constructs an object."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 
 from paredown.framework.errors import RecipeError
-from paredown.framework.recipe.reading.cards import front_matter
+from paredown.framework.recipe.reading.sources import front_matter
+from paredown.framework.recipe.tree.nodes import DEEPEST
 from paredown.framework.recipe.tree.positions import Position
 from paredown.framework.recipe.tree.scalars import core_scalar
+from paredown.framework.recipe.tree.yaml_nodes import LONGEST_TEXT
+from paredown.framework.recipe.tree.yaml_syntax import composed, yaml_mistake
 
 __all__ = ["Value", "read", "refuse"]
 
-LONGEST_TEXT = 1_000_000
 MOST_VALUES = 20_000
-DEEPEST = 50
 STANDARD = "tag:yaml.org,2002:"
 PLAIN_TAGS = {STANDARD + kind for kind in ("int", "float", "str", "bool", "null", "seq", "map")}
 #: words that PyYAML, with which these recipes were read, takes for booleans
@@ -63,40 +64,13 @@ def read(text: str, file: str) -> Value:
         raise refuse(file, 1, f"{len(text)} characters; a recipe has at most {LONGEST_TEXT}")
     if file.lower().endswith((".md", ".markdown")):
         text = front_matter(text, file)
-    root = _composed(text, file)
+    try:
+        root, _ = composed(text)
+    except yaml.YAMLError as error:
+        raise RecipeError([yaml_mistake(error, file, text, text.splitlines())]) from None
     if root is None:
         raise refuse(file, 1, "the document is empty")
     return _Reader(file).value(root, 0)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner, parser and composer; no rules for scalars, and a bound on depth."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own shape
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _composed(text: str, file: str) -> yaml.Node | None:
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_node()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise refuse(file, line, f"not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise refuse(file, 1, f"not YAML: {str(error).splitlines()[0]}") from None
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Which modifiers are translated, and why the others are not."""
+"""The table of old modifiers: their translators, or why they have none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The variables of an old recipe: which stay knobs of the new one, and what they are at the moment."""
+"""The variables of an old recipe: their values, and which of them the new recipe keeps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Number = int | float
 
 
 class Variables:
-    """Looks names up. Numbers stay variables; text, lists and switches are written where they were used."""
+    """Looks up variables. Numbers stay variables; text, lists and switches are written where they were used."""
 
     def __init__(self, recipe: OldRecipe) -> None:
         self.file = recipe.file
@@ -47,7 +47,7 @@ class Variables:
         return written(parts_of(value.value), lambda name: renamed.get(name, name))
 
     def computed(self, value: Value, renamed: dict[str, str]) -> Number | None:
-        """The number that a value is at the moment, if it is one.
+        """The number that a value amounts to with the variables as they are, if it is one.
 
         Raises:
             RecipeError: an expression that does not give one, with its line.

@@ -7,8 +7,9 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from paredown.framework.errors import did_you_mean
 from paredown.framework.experiments.sweep.row import QUANTITIES, Row
-from paredown.framework.recipe.tree.positions import did_you_mean, shown
+from paredown.framework.recipe.tree.positions import shown
 
 __all__ = ["Condition"]
 

@@ -18,7 +18,7 @@ from paredown.framework.experiments.sweep.claims import claim
 from paredown.framework.experiments.sweep.job_status import JobStatus, write_status
 from paredown.framework.experiments.sweep.manifest import Manifest
 from paredown.framework.experiments.sweep.row import read_row
-from paredown.framework.storage.whole_files import write_text
+from paredown.framework.storage.files import write_text
 
 __all__ = ["SweepJob", "is_finished", "is_through", "mark_failed"]
 

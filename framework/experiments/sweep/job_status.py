@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paredown.framework.storage.whole_files import write_text
+from paredown.framework.storage.files import write_text
 
 __all__ = ["FILE", "JobStatus", "read_status", "write_status"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.storage.whole_files import write_text
+from paredown.framework.storage.files import write_text
 
 __all__ = ["FILE", "Manifest", "read_manifest", "write_manifest"]
 

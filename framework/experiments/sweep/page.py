@@ -8,13 +8,14 @@ from paredown.framework.experiments.sweep.collecting import Sweep
 from paredown.framework.experiments.sweep.row import COSTS, Row
 from paredown.framework.experiments.sweep.scatter import scatter
 from paredown.framework.experiments.sweep.table import HEAD, cells, summary, told
-from paredown.framework.report.page import page, section
+from paredown.framework.report.page import page, section, table
 
 __all__ = ["html_page"]
 
 WORDS = {"bytes": "bytes on disk", "macs": "multiply-accumulates", "latency": "ms a forward (median)"}
 #: the columns of the table that hold words and wrap
 WORDY = (1, 8, 9)
+PROBLEMS = ("overrides", "state", "folder")
 
 
 def html_page(sweep: Sweep, title: str) -> str:
@@ -22,8 +23,8 @@ def html_page(sweep: Sweep, title: str) -> str:
     others = [row for row in sweep.rows if row.state != "finished"]
     sections = [
         section("Accuracy against size and speed", _fronts(sweep)),
-        section("Jobs", _table(HEAD, cells(sweep))),
-        *([section("Not finished", _table(("overrides", "state", "folder"), _problems(others)))] if others else []),
+        section("Jobs", table(HEAD, cells(sweep), wrapped=WORDY)),
+        *([section("Not finished", table(PROBLEMS, _problems(others), wrapped=range(3)))] if others else []),
     ]
     return page(title, "".join(sections), summary(sweep))
 
@@ -47,15 +48,3 @@ def _fronts(sweep: Sweep) -> str:
 
 def _problems(rows: list[Row]) -> list[tuple[str, ...]]:
     return [(row.label, told(row), str(row.folder)) for row in rows]
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    wordy = WORDY if head is HEAD else range(len(head))
-    top = "".join(f"<th{' class=words' if at in wordy else ''}>{escape(cell)}</th>" for at, cell in enumerate(head))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=words' if at in wordy else ''}>{escape(cell)}</td>" for at, cell in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -44,7 +44,7 @@ def winning_recipe(row: Row) -> str:
         report = Report.from_json((row.folder / REPORT).read_text(encoding="utf-8"))
     except OSError as error:
         raise ParedownError(f"{row.folder / REPORT} cannot be read: {error.strerror}") from error
-    return with_evidence(_recipe_text(row.folder, report), report, row.task or _task_of(report) or row.folder.name)
+    return with_evidence(_recipe_text(row.folder, report), report, row.task or report.task or row.folder.name)
 
 
 def _recipe_text(folder: Path, report: Report) -> str:
@@ -54,9 +54,3 @@ def _recipe_text(folder: Path, report: Report) -> str:
     if not kept.exists():
         return report.recipe_text
     return Recipe.load(kept).to_yaml()
-
-
-def _task_of(report: Report) -> str:
-    """The name of the task that `paredown run` notes first: "name; one seed"."""
-    task, separator, seeds = (report.notes[0] if report.notes else "").partition("; ")
-    return task if separator and "seed" in seeds else ""

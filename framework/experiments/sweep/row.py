@@ -14,6 +14,7 @@ from paredown.framework.errors import ParedownError
 from paredown.framework.experiments.sweep.claims import is_claimed
 from paredown.framework.experiments.sweep.job_status import FILE, JobStatus, read_status
 from paredown.framework.report import Report, Summary
+from paredown.framework.report.spread import Spread
 
 __all__ = ["COSTS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
 
@@ -61,10 +62,7 @@ class Row:
     @property
     def spread(self) -> float | None:
         """The standard deviation of the accuracy over seeds; None for one seed."""
-        if len(self.accuracies) < 2:
-            return None
-        mean = sum(self.accuracies) / len(self.accuracies)
-        return math.sqrt(sum((value - mean) ** 2 for value in self.accuracies) / (len(self.accuracies) - 1))
+        return Spread.of(self.accuracies).deviation if len(self.accuracies) > 1 else None
 
 
 def is_job(folder: Path) -> bool:

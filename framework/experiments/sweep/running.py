@@ -24,7 +24,7 @@ from paredown.framework.experiments.sweep.row import is_job
 from paredown.framework.experiments.sweep.search import check_search, search
 from paredown.framework.experiments.task_loading import load_task
 from paredown.framework.recipe import Recipe
-from paredown.framework.storage.whole_files import write_text
+from paredown.framework.storage.files import write_text
 
 __all__ = ["go_on", "run_jobs", "start"]
 

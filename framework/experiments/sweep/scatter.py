@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from html import escape
 
 from paredown.framework.experiments.sweep.row import Row
+from paredown.framework.report.charts import WIDTH, grid_line, legend, svg, text
 
 __all__ = ["scatter"]
 
-WIDTH, HEIGHT = 760, 380
+HEIGHT = 380
 #: a range whose ends are further apart is drawn by logarithms
 FAR = 4
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 14, 330
@@ -63,11 +64,8 @@ def scatter(rows: Sequence[Row], front: Sequence[Row], cost: str, words: str) ->
     marks += [_spot(row, x, y, cost, words, any(row is other for other in front)) for row in rows]
     if dense:
         marks.append(_diamond(x(dense[0]), y(dense[1]), f"dense: {_told(*dense, words)}"))
-    legend = "".join(
-        f"<li><i class='{kind}'></i>{name}</li>"
-        for kind, name in (("s0", "Pareto front"), ("beaten", "beaten by another"), ("s1", "dense"))
-    )
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(marks)}</svg><ul class='legend'>{legend}</ul>"
+    names = legend(("Pareto front", "beaten by another", "dense"), classes=("s0", "beaten", "s1"))
+    return svg(HEIGHT, marks) + names
 
 
 def _dense(rows: Sequence[Row], cost: str) -> tuple[float, float] | None:
@@ -87,13 +85,13 @@ def _grid(x: _Scale, y: _Scale, words: str) -> list[str]:
     marks = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         at, value = x.at(share)
-        marks.append(f"<line class='grid' x1='{at:.1f}' y1='{TOP}' x2='{at:.1f}' y2='{BOTTOM}'/>")
-        marks.append(_text(at, BOTTOM + 18, f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"))
+        marks.append(grid_line((at, TOP), (at, BOTTOM)))
+        marks.append(text(at, BOTTOM + 18, f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"))
         at, value = y.at(share)
-        marks.append(f"<line class='grid' x1='{LEFT}' y1='{at:.1f}' x2='{WIDTH - RIGHT}' y2='{at:.1f}'/>")
-        marks.append(_text(LEFT - 8, at + 4, f"{value:.4f}", "end"))
+        marks.append(grid_line((LEFT, at), (WIDTH - RIGHT, at)))
+        marks.append(text(LEFT - 8, at + 4, f"{value:.4f}", "end"))
     words += ", on a logarithmic scale" if x.is_logarithmic else ""
-    return [*marks, _text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 40, words), _text(LEFT - 8, TOP, "accuracy", "end")]
+    return [*marks, text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 40, words), text(LEFT - 8, TOP, "accuracy", "end")]
 
 
 def _spot(row: Row, x: _Scale, y: _Scale, cost: str, words: str, is_best: bool) -> str:
@@ -116,7 +114,3 @@ def _told(cost: float, accuracy: float, words: str) -> str:
         if cost < 1e4
         else f"accuracy {accuracy:.4f}, {cost:,.0f} {words}"
     )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle") -> str:
-    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(words)}</text>"

@@ -1,4 +1,4 @@
-"""A resolved tree to what a recipe holds: the fields beside the modifiers, the modifiers, the times."""
+"""Validates a resolved recipe: the fields beside the modifiers, the modifiers, the times."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import registry
 from paredown.framework.recipe.checking.modifiers import ModifierValidation
 from paredown.framework.recipe.checking.schedule import schedule_mistakes
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, Position, did_you_mean, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, Position, from_where, shown
 
-__all__ = ["FIELDS", "FORMAT_VERSION", "Validated", "validated"]
+__all__ = ["FIELDS", "Validated", "validated"]
 
 FORMAT_VERSION = 1
 MOST_EPOCHS = 1e15
@@ -38,7 +38,7 @@ def validated(root: Node, broken: frozenset[Path] = frozenset()) -> Validated:
 
     Args:
         root: the tree; a mapping.
-        broken: paths that did not resolve and are therefore missing: nothing more is said about them.
+        broken: paths that did not resolve and are therefore missing; they cause no further mistakes.
     """
     validation = _Validation(root, broken)
     validation.check_shape()
@@ -59,7 +59,7 @@ class _Validation:
         self.times_alone: list[Modifier] = []
 
     def is_given(self, path: Path) -> bool:
-        """Whether something stands there, right or wrong."""
+        """Whether the recipe has a value there, valid or not."""
         return self.root.at(path) is not None or any(path[: len(each)] == each for each in self.broken)
 
     def check_shape(self) -> None:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a modifier's fields, as mistakes with places and with what is allowed."""
+"""Turns pydantic's validation errors of a modifier into mistakes with positions and with what is allowed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, did_you_mean, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, from_where, shown
 
 __all__ = ["field_mistakes"]
 
@@ -32,12 +32,12 @@ _KINDS = (
     ("finite_number", "a finite number"),
 )
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-#: of several answers to one value (the members of a union), the first kind that occurs is told
-_TELLING = ("value_error", "extra_forbidden", "missing", "greater", "less", "literal_error")
+#: of several errors of one value (one for each member of a union), the first of these kinds is reported
+_PREFERRED = ("value_error", "extra_forbidden", "missing", "greater", "less", "literal_error")
 
 
 def field_mistakes(error: ValidationError, model: type[BaseModel], root: Node, at: Path) -> Iterator[Mistake]:
-    """The mistakes that a validation error stands for.
+    """The mistakes of a validation error.
 
     Args:
         error: what ``model.model_validate`` raised.
@@ -74,12 +74,12 @@ def _mistake(details: Sequence[ErrorDetails], model: type[BaseModel], root: Node
         return place.mistake(_unknown_field(str(path[-1]), fields), path)
     if detail["type"] == "missing":
         return place.mistake(f"{path[-1]} is required{_described(fields.get(str(path[-1])))}", path)
-    told = _told(details, detail, fields.get(str(path[-1])))
-    return place.mistake(told + from_where(origin), path)
+    message = _message(details, detail, fields.get(str(path[-1])))
+    return place.mistake(message + from_where(origin), path)
 
 
 def _rank(kind: str) -> int:
-    return next((rank for rank, start in enumerate(_TELLING) if kind.startswith(start)), len(_TELLING))
+    return next((rank for rank, start in enumerate(_PREFERRED) if kind.startswith(start)), len(_PREFERRED))
 
 
 def _unknown_field(name: str, fields: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ def _described(field: Any) -> str:
     return f": {text.strip().splitlines()[0]}" if text else ""
 
 
-def _told(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) -> str:
+def _message(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) -> str:
     """What was found, and what is allowed."""
     kind, found = detail["type"], shown(detail["input"])
     if kind == "value_error":
@@ -110,7 +110,7 @@ def _told(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) -> 
 
 
 def _near(message: str, value: object) -> str:
-    """The nearest of the words that the message allows, to a word or key that is none of them."""
+    """The nearest of the words that the message allows, to a word or key that is not among them."""
     allowed = re.findall(r"\w{3,}", message.partition("; ")[2])
     given = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
     wrong = [one for one in given if isinstance(one, str) and one not in allowed]
@@ -118,7 +118,7 @@ def _near(message: str, value: object) -> str:
 
 
 def _names(message: str, value: object) -> bool:
-    """Whether the message tells the found value already; a mapping that was checked as a whole is not repeated."""
+    """Whether the message shows the found value already; a mapping that was checked as a whole is not repeated."""
     return isinstance(value, (dict, BaseModel)) or repr(value)[:40] in message or str(value)[:40] in message
 
 
@@ -163,7 +163,7 @@ def _kind(error: str) -> str:
 
 
 def _fields(model: type[BaseModel], inside: Path) -> Mapping[str, Any]:
-    """The fields that are known at a path inside a modifier; empty where they cannot be told."""
+    """The fields that are known at a path inside a modifier; empty where they are not known."""
     for part in inside:
         field = model.model_fields.get(str(part))
         inner = next(_models(field.annotation), None) if field is not None else None

@@ -1,4 +1,4 @@
-"""From a mapping with a ``type`` to a modifier: the class is looked up first, then it validates its fields."""
+"""Validates one modifier: looks up its class by its type, which then validates the fields."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import Registry
 from paredown.framework.modifier.time import Time
 from paredown.framework.recipe.checking.mistakes import field_mistakes
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, did_you_mean, dotted, from_where, shown
+from paredown.framework.recipe.tree.positions import Path, dotted, from_where, shown
 
 __all__ = ["ModifierValidation"]
 
@@ -82,8 +82,8 @@ class ModifierValidation:
         found = self.registry.types.get(name.value) if isinstance(name.value, str) else None
         if found is None:
             place, origin = self.root.place((*at, "type"))
-            told = self._unknown_type(name.plain()) + from_where(origin)
-            self.mistakes.append(place.mistake(told, (*at, "type")))
+            message = self._unknown_type(name.plain()) + from_where(origin)
+            self.mistakes.append(place.mistake(message, (*at, "type")))
         return found
 
     def _no_mapping(self, node: Node, at: Path) -> Mistake:

@@ -1,4 +1,4 @@
-"""Times against each other and against the length of the run, as far as the recipe alone can tell."""
+"""Checks the times of modifiers against each other and against the length of the run."""
 
 from __future__ import annotations
 

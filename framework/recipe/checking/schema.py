@@ -22,7 +22,7 @@ _INTERPOLATION = {
     "description": 'A reference such as ${variables.sparsity}, or ${expr:"${modifiers.prune.end} + 6"}.',
 }
 _INTERPOLATED = {"$ref": "#/$defs/interpolation"}
-#: keywords of a schema that hold schemas: by name, in a list, alone
+#: keywords of a schema whose values are schemas: by name, in a list, alone
 _BY_NAME, _IN_LIST, _ALONE = ("properties", "$defs"), ("anyOf", "oneOf", "allOf", "prefixItems"), ("items",)
 
 
@@ -118,8 +118,8 @@ def _interpolatable(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _or_interpolated(schema: Mapping[str, Any]) -> dict[str, Any]:
-    told = {key: schema[key] for key in ("title", "description", "default") if key in schema}
-    return {**told, "anyOf": [{key: each for key, each in schema.items() if key not in told}, _INTERPOLATED]}
+    shown = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    return {**shown, "anyOf": [{key: each for key, each in schema.items() if key not in shown}, _INTERPOLATED]}
 
 
 def _reference(name: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Reading a recipe from wherever it lies: files, packages, checkpoints, hubs, OmegaConf."""
+"""Reads a recipe from a file, a package, a checkpoint, the Hugging Face Hub or an OmegaConf config."""

@@ -1,4 +1,4 @@
-"""The recipe inside a checkpoint or a model folder that paredown wrote."""
+"""Reads the recipe inside a checkpoint that paredown wrote."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paredown.framework.errors import RecipeError
+from paredown.framework.errors import RecipeError, first_line
 from paredown.framework.modifier.registry import missing_classes
 from paredown.framework.recipe.tree.positions import Position
 
 __all__ = ["checkpoint_recipe", "is_checkpoint"]
 
-#: what `paredown.save` writes; tried in a folder, in this order, after `recipe.yaml`
+#: the suffixes of checkpoints; those in a folder are tried after `recipe.yaml`
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -47,5 +47,5 @@ def _content(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a stranger's file may fail in any way
-        reason = str(error).strip().split("\n")[0][:200]
-        raise RecipeError([Position(str(path)).mistake(f"cannot be read as a checkpoint: {reason}")]) from error
+        message = f"cannot be read as a checkpoint: {first_line(error)}"
+        raise RecipeError([Position(str(path)).mistake(message)]) from error

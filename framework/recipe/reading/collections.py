@@ -1,4 +1,4 @@
-"""Recipes by name: `mnist/prune-quantize-distill`, `team/vision/prune90`.
+"""Finds recipes by name: `mnist/prune-quantize-distill`, `team/vision/prune90`.
 
 A name is looked up in the folders of the environment variable `PAREDOWN_RECIPES`, in packages that announce themselves
 by an entry point of the group `paredown.recipes` (its name comes first in the recipe's), and in paredown's own.
@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from paredown.framework.recipe.tree.positions import did_you_mean
+from paredown.framework.errors import did_you_mean
 
 __all__ = ["ENTRY_POINT_GROUP", "VARIABLE", "Collection", "collections", "named_file", "near_names", "recipe_names"]
 
@@ -29,14 +29,14 @@ class Collection:
     """A folder of recipes.
 
     Attributes:
-        folder: where they lie.
-        prefix: what their names begin with; "" for nothing.
-        told: what messages call it.
+        folder: where the files are.
+        prefix: the beginning of their names; "" for none.
+        label: its name in messages.
     """
 
     folder: Path
     prefix: str
-    told: str
+    label: str
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """The recipes by their names: every .yaml and .yml, and cards (.md) that begin with front matter."""
@@ -61,12 +61,12 @@ def recipe_names() -> dict[str, str]:
     found: dict[str, str] = {}
     for collection in collections():
         for name, _ in collection.files():
-            found.setdefault(name, collection.told)
+            found.setdefault(name, collection.label)
     return dict(sorted(found.items()))
 
 
 def named_file(name: str) -> Path | None:
-    """The file of a recipe, with or without suffix in its name; None where there is none."""
+    """The file of a recipe, with or without suffix in its name; None where no recipe has the name."""
     for collection in collections():
         for found, path in collection.files():
             if name in (found, found + path.suffix):
@@ -79,7 +79,7 @@ def near_names(name: str) -> str:
     return did_you_mean(name, recipe_names()) or "; `paredown recipes list` names the recipes that are installed"
 
 
-def _of_package(package: str, prefix: str, told: str) -> Iterator[Collection]:
+def _of_package(package: str, prefix: str, label: str) -> Iterator[Collection]:
     """The folder of a package, found without running it, nor the packages that it is in."""
     top, *inner = package.split(".")
     try:
@@ -88,7 +88,7 @@ def _of_package(package: str, prefix: str, told: str) -> Iterator[Collection]:
         return
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         if Path(folder, *inner).is_dir():
-            yield Collection(Path(folder, *inner), prefix, told)
+            yield Collection(Path(folder, *inner), prefix, label)
 
 
 def _is_card(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`extends`: a recipe that starts from another one, which may start from a third."""
+"""Merges a recipe with the one that it `extends`, which may extend a third."""
 
 from __future__ import annotations
 

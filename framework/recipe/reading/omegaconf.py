@@ -1,4 +1,4 @@
-"""A recipe that hangs in an OmegaConf config, such as the config of a user's Hydra app."""
+"""Reads a recipe from an OmegaConf config, such as that of a user's Hydra app."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 from omegaconf import Container, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paredown.framework.errors import RecipeError
+from paredown.framework.errors import RecipeError, first_line
 from paredown.framework.recipe.reading.sources import Document
-from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.plain_nodes import plain_node
+from paredown.framework.recipe.tree.nodes import Node, plain_node
 from paredown.framework.recipe.tree.positions import Path, Position, dotted
 
 __all__ = ["App", "app_around", "is_config", "read_config"]
@@ -19,11 +18,11 @@ __all__ = ["App", "app_around", "is_config", "read_config"]
 
 @dataclass(frozen=True)
 class App:
-    """The config around a recipe: what values under `variables` may refer to.
+    """The config around a recipe, to which values under `variables` may refer.
 
     Attributes:
         root: the whole config.
-        prefix: where the recipe hangs in it.
+        prefix: the path of the recipe in it.
     """
 
     root: Container
@@ -43,8 +42,8 @@ class App:
             value = OmegaConf.select(self.root, dotted(path), throw_on_missing=True)
             plain = OmegaConf.to_container(value, resolve=True) if is_config(value) else value
         except Exception as error:  # an app's own resolvers may fail in any way
-            reason = str(error).strip().split("\n")[0][:200]
-            raise RecipeError([position.mistake(f"{dotted(path)} of the app does not resolve: {reason}")]) from error
+            message = f"{dotted(path)} of the app does not resolve: {first_line(error)}"
+            raise RecipeError([position.mistake(message)]) from error
         return None if plain is None else plain_node(plain, Position(f"{dotted(path)} of the app"))
 
 
@@ -54,10 +53,10 @@ def is_config(source: object) -> bool:
 
 
 def read_config(source: Container) -> Document:
-    """Take a recipe from a config, its interpolations unresolved.
+    """Read a recipe from a config, its interpolations unresolved.
 
     Raises:
-        RecipeError: it is a list, or holds what a recipe cannot hold.
+        RecipeError: it is a list, or contains a value that a recipe cannot contain.
     """
     position = Position("config")
     if isinstance(source, ListConfig):

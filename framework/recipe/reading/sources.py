@@ -1,4 +1,4 @@
-"""Where a recipe comes from: a file, a card, a bundled name, a checkpoint, a dict."""
+"""Finds and reads the source of a recipe: a file, a Markdown card, a recipe's name, a checkpoint, a dict."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.framework.errors import Mistake, RecipeError
-from paredown.framework.recipe.reading.cards import front_matter
 from paredown.framework.recipe.reading.checkpoints import SUFFIXES, checkpoint_recipe, is_checkpoint
 from paredown.framework.recipe.reading.collections import named_file, near_names
 from paredown.framework.recipe.reading.hub import PREFIX, hub_file
-from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.plain_nodes import plain_node
+from paredown.framework.recipe.tree.nodes import Node, plain_node
 from paredown.framework.recipe.tree.positions import Position, shown
 from paredown.framework.recipe.tree.yaml_nodes import LONGEST_TEXT, read_yaml
 
-__all__ = ["Document", "find_file", "read_file", "read_mapping"]
+__all__ = ["Document", "find_file", "front_matter", "read_file", "read_mapping"]
 
 TEXT_SUFFIXES = (".yaml", ".yml", ".md")
 
@@ -28,9 +26,9 @@ class Document:
 
     Attributes:
         root: the tree of its values.
-        file: what messages call it.
+        file: its name in messages.
         path: the file; None for a dict.
-        mistakes: what is wrong with it so far.
+        mistakes: those found so far.
     """
 
     root: Node
@@ -40,24 +38,24 @@ class Document:
 
     @property
     def folder(self) -> Path:
-        """Where the paths of `extends` start."""
+        """The folder that paths in `extends` are relative to."""
         return Path() if self.path is None else self.path.parent
 
     @property
     def name(self) -> str:
-        """The recipe's name where it gives none."""
+        """The recipe's name where the document has none."""
         return "recipe" if self.path is None else self.path.stem
 
 
 def find_file(source: str | os.PathLike[str], folder: Path | None = None) -> Path:
-    """The file that a path, a recipe's name, or an address on the Hub stands for.
+    """The file that a path, a recipe's name, or an address on the Hub refers to.
 
     Args:
         source: what the user, or another recipe, names.
         folder: of the recipe that extends this one; a recipe opens no network, so it cannot extend one on the Hub.
 
     Raises:
-        RecipeError: there is none; the nearest names are told.
+        RecipeError: there is no such file; the message has the nearest name.
     """
     text = os.fsdecode(source)
     if text.startswith(PREFIX) and folder is None:
@@ -89,6 +87,24 @@ def read_file(path: Path) -> Document:
 def read_mapping(source: Mapping[str, object]) -> Document:
     """Take a recipe from a dict."""
     return Document(plain_node(source, Position("dict")), "dict", None)
+
+
+def front_matter(text: str, file: str) -> str:
+    """The YAML between the first line `---` and the next; line numbers stay those of the page.
+
+    >>> front_matter("---\\nrecipe: 1\\n---\\n# Title\\n", "card.md")
+    '---\\nrecipe: 1\\n'
+
+    Raises:
+        RecipeError: there is no front matter, or it does not end.
+    """
+    lines = text.splitlines(keepends=True)
+    if not lines or lines[0].rstrip() != "---":
+        raise RecipeError([Position(file, 1, 1).mistake("no recipe; a card starts with YAML between two lines '---'")])
+    for number, line in enumerate(lines[1:], 1):
+        if line.rstrip() in ("---", "..."):
+            return "".join(lines[:number])
+    raise RecipeError([Position(file, 1, 1).mistake("the front matter has no end; close it with a line '---'")])
 
 
 def _document(text: str, file: str, path: Path) -> Document:

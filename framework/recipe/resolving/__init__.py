@@ -1,1 +1,1 @@
-"""From what the author wrote to values: interpolation, expressions, overrides, quantities."""
+"""Resolves a recipe to plain values: overrides and variables, interpolation, expressions."""

@@ -1,4 +1,4 @@
-"""The expressions of `${expr:"..."}`: parsed by Python's grammar, walked by hand, never evaluated as code."""
+"""Evaluates the expressions of `${expr:"..."}`: they are parsed by Python's grammar, and never run as code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+from paredown.framework.errors import did_you_mean
 from paredown.framework.recipe.resolving.quantities import (
     FUNCTIONS,
     OPERATORS,
@@ -16,9 +17,9 @@ from paredown.framework.recipe.resolving.quantities import (
     plain_quantity,
     quantity,
 )
-from paredown.framework.recipe.tree.positions import did_you_mean, shown
+from paredown.framework.recipe.tree.positions import shown
 
-__all__ = ["evaluate"]
+__all__ = ["SYMBOLS", "evaluate", "syntax"]
 
 LONGEST = 500
 MOST_TOKENS = 200
@@ -35,7 +36,8 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.ASCII,
 )
-_SYMBOLS: dict[type[ast.operator], str] = {
+#: the operators, as Python's grammar names them and as they are written
+SYMBOLS: dict[type[ast.operator], str] = {
     ast.Add: "+",
     ast.Sub: "-",
     ast.Mult: "*",
@@ -49,8 +51,8 @@ def evaluate(parts: Sequence[str | tuple[object]]) -> int | float | str:
     """The result of an expression.
 
     Args:
-        parts: pieces of its text, and between them values (each in a tuple of one) where interpolations stood: they
-            enter as values, not as text, so that ``${a} * 2`` holds for any ``a``.
+        parts: pieces of its text, and between them values (each in a tuple of one) in place of interpolations: they
+            enter as values, not as text, so that ``${a} * 2`` is right for any ``a``.
 
     >>> evaluate(["min(3, ", (2,), ") * 0.1"]), evaluate([("60%",), " / 2"])
     (0.2, '30%')
@@ -61,12 +63,24 @@ def evaluate(parts: Sequence[str | tuple[object]]) -> int | float | str:
     values: dict[str, Quantity] = {}
     text = _with_names(parts, values)
     try:
-        tree = ast.parse(" ".join(_tokens(text, values)), mode="eval")
-        return plain_quantity(_walk(tree.body, values))
+        tree = syntax(" ".join(_tokens(text, values)))
+        return plain_quantity(_walk(tree, values))
     except OverflowError:
         raise ValueError("a number in it becomes too large") from None
-    except (SyntaxError, RecursionError, MemoryError):
+    except (SyntaxError, RecursionError):
         raise ValueError(f"not an expression; it takes {ALLOWED}") from None
+
+
+def syntax(text: str) -> ast.expr:
+    """The tree of an expression by Python's grammar; nothing of it is run.
+
+    Raises:
+        SyntaxError: it is not an expression, or too large or too deep for Python's parser.
+    """
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(str(error)) from None
 
 
 def _with_names(parts: Sequence[str | tuple[object]], values: dict[str, Quantity]) -> str:
@@ -113,9 +127,9 @@ def _walk(node: ast.expr, values: dict[str, Quantity]) -> Quantity:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         operand = _walk(node.operand, values)
         return negated(operand) if isinstance(node.op, ast.USub) else operand
-    if isinstance(node, ast.BinOp) and type(node.op) in _SYMBOLS:
+    if isinstance(node, ast.BinOp) and type(node.op) in SYMBOLS:
         left, right = _walk(node.left, values), _walk(node.right, values)
-        return bounded(OPERATORS[_SYMBOLS[type(node.op)]](left, right))
+        return bounded(OPERATORS[SYMBOLS[type(node.op)]](left, right))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         return _called(node.func.id, [_walk(argument, values) for argument in node.args])
     raise ValueError(f"not an expression; it takes {ALLOWED}")

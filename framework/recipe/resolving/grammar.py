@@ -1,4 +1,4 @@
-"""Interpolations in OmegaConf's grammar, as a small tree: text, references, calls.
+"""Parses interpolations by OmegaConf's grammar into a small tree: text, references, calls.
 
 `${a.b}` and relative `${..c}` are references, `${expr:"..."}` is a call, `\\${` is no interpolation. OmegaConf parses;
 nothing is registered in its process-wide table of resolvers.
@@ -16,6 +16,8 @@ from omegaconf.grammar.gen.OmegaConfGrammarLexer import OmegaConfGrammarLexer as
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 from omegaconf.grammar_parser import parse
 from omegaconf.grammar_visitor import TerminalNode  # type: ignore[attr-defined]  # 2.4 brings an antlr4 of its own
+
+from paredown.framework.errors import first_line
 
 __all__ = ["Call", "Part", "Reference", "Text", "is_interpolated", "parsed"]
 
@@ -45,7 +47,7 @@ Part = str | Reference | Call
 
 @dataclass(frozen=True)
 class Text:
-    """Pieces that stand one after the other; a single interpolation gives its value, not text."""
+    """Pieces in sequence; a single interpolation gives its value, not text."""
 
     parts: tuple[Part, ...]
 
@@ -79,8 +81,8 @@ def parsed(value: str) -> Text:
 def _explained(value: str, error: Exception) -> str:
     if value.count("{") != value.count("}"):
         return f"an interpolation that does not end; braces do not match in {value[:80]!r}"
-    reason = str(error).strip().split("\n")[0][:120]
-    return f'not an interpolation: {reason}; write ${{a.b}}, or ${{expr:"..."}} with quotes around the expression'
+    usage = 'write ${a.b}, or ${expr:"..."} with quotes around the expression'
+    return f"not an interpolation: {first_line(error)}; {usage}"
 
 
 def _text(context: Any) -> Text:

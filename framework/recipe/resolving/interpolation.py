@@ -1,4 +1,4 @@
-"""Resolving `${...}` in a tree of nodes, in the order of dependence."""
+"""Resolves `${...}` in a tree of nodes, in the order of dependence."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from paredown.framework.errors import Mistake, RecipeError
+from paredown.framework.errors import Mistake, RecipeError, nearest
 from paredown.framework.recipe.reading.omegaconf import App
 from paredown.framework.recipe.resolving.expression import evaluate
 from paredown.framework.recipe.resolving.grammar import Call, Part, Reference, is_interpolated, parsed
 from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.positions import Path, Position, dotted, nearest
+from paredown.framework.recipe.tree.positions import Path, Position, dotted
 
 __all__ = ["Resolved", "resolved"]
 
@@ -61,9 +61,9 @@ class _Resolver:
     root: Node
     app: App | None
     mistakes: list[Mistake] = field(default_factory=list)
-    #: what is resolved; None where it did not
+    #: resolved nodes; None where one does not resolve
     done: dict[Path, Node | None] = field(default_factory=dict)
-    #: what is being resolved, outermost first
+    #: the paths that are being resolved, outermost first
     open: list[Path] = field(default_factory=list)
     broken: set[Path] = field(default_factory=set)
     outside: set[Path] = field(default_factory=set)
@@ -191,7 +191,7 @@ class _Resolver:
         return any(path[: len(target)] == target for path in self.broken)
 
     def _from_app(self, target: Path, path: Path) -> Node | None:
-        """The app's value, for what stands under `variables`."""
+        """The app's value, for values under `variables`."""
         if self.app is None or path[:1] != ("variables",):
             return None
         try:
@@ -222,7 +222,7 @@ def _origins(nodes: Sequence[Node | str]) -> str:
 
 
 def _near(root: Node, target: Path, known: int) -> str:
-    """The nearest path to a misspelt reference: a sibling of what is missing, or a variable of that name."""
+    """The nearest path to a misspelt reference: a sibling of the missing key, or a variable of that name."""
     for parent, word in ((target[:known], target[known]), (("variables",), target[-1])):
         node = root.at(parent)
         names = {str(part): dotted((*parent, part)) for part, _ in node.children()} if node is not None else {}

@@ -1,21 +1,21 @@
-"""Overrides (`modifiers.prune.end=20`, `+a.b=1`, `~a.b`) and variables that are given in Python."""
+"""Applies overrides (`modifiers.prune.end=20`, `+a.b=1`, `~a.b`) and variables that are given in Python."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from paredown.framework.errors import Mistake, RecipeError
+from paredown.framework.errors import Mistake, RecipeError, did_you_mean
 from paredown.framework.recipe.tree.merging import merged, without, wrapped
-from paredown.framework.recipe.tree.nodes import Node
-from paredown.framework.recipe.tree.plain_nodes import plain_node, repositioned
-from paredown.framework.recipe.tree.positions import Path, Position, did_you_mean, dotted, shown
+from paredown.framework.recipe.tree.nodes import Node, plain_node, repositioned
+from paredown.framework.recipe.tree.positions import Path, Position, dotted, shown
 from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 
-__all__ = ["overridden", "with_variables"]
+__all__ = ["misspelt_variables", "overridden", "with_variables"]
 
 _OVERRIDE = re.compile(r"(?P<sign>\+{0,2}|~)(?P<path>[^=\s~+]+)(?:=(?P<value>.*))?", re.DOTALL)
+_WORD = re.compile(r"[\w-]+")
 
 
 class _Override(NamedTuple):
@@ -49,6 +49,22 @@ def with_variables(root: Node, variables: Mapping[str, object]) -> tuple[Node, l
         except RecipeError as error:
             mistakes.extend(error.errors)
     return root, mistakes
+
+
+def misspelt_variables(root: Node) -> list[Mistake]:
+    """Mistakes for variables that nothing refers to while something refers to one of nearly that name.
+
+    A recipe in an app's config can have them: an override of the app may set a variable that the recipe does not have.
+    """
+    variables = root.child("variables")
+    named = {} if variables is None else variables.mapping or {}
+    words = set(_words(root))
+    used = [name for name in named if name in words]
+    mistakes = []
+    for name, node in named.items():
+        if name not in words and (near := did_you_mean(name, used)):
+            mistakes.append(node.position.mistake(f"nothing refers to it{near}", ("variables", name)))
+    return mistakes
 
 
 def _parsed(text: str, position: Position) -> _Override:
@@ -105,3 +121,11 @@ def _require(root: Node, path: Path, position: Position) -> None:
         where = dotted(path[: length - 1]) or "the recipe"
         known = "" if near or not siblings else f"; {where} has {', '.join(list(siblings)[:20])}"
         raise RecipeError([position.mistake(f"{where} has no {str(path[length - 1])!r}{near or known}", path)])
+
+
+def _words(node: Node) -> Iterator[str]:
+    """The words of everything interpolated."""
+    if isinstance(node.value, str) and "${" in node.value:
+        yield from _WORD.findall(node.value)
+    for _, child in node.children():
+        yield from _words(child)

@@ -1,4 +1,4 @@
-"""Exact arithmetic on numbers and times of one unit: what `${expr:"..."}` may compute."""
+"""Exact arithmetic on numbers and times of one unit, for `${expr:"..."}`."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def _like(model: Quantity, number: Fraction) -> Quantity:
 def _same_unit(left: Quantity, right: Quantity) -> None:
     units = [_UNITS[value.unit] if isinstance(value, Time) else "a number (of epochs)" for value in (left, right)]
     if units[0] != units[1]:
-        told = [str(value) if isinstance(value, Time) else f"{float(value):g}" for value in (left, right)]
-        raise ValueError(f"{told[0]} and {told[1]} do not mix: {units[0]} and {units[1]}")
+        texts = [str(value) if isinstance(value, Time) else f"{float(value):g}" for value in (left, right)]
+        raise ValueError(f"{texts[0]} and {texts[1]} do not mix: {units[0]} and {units[1]}")
 
 
 OPERATORS: dict[str, Callable[[Quantity, Quantity], Quantity]] = {

@@ -1,4 +1,4 @@
-"""Merging one tree of nodes into another, key by key."""
+"""Merges one tree of nodes into another, key by key, and changes single values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def without(root: Node, path: Path) -> Node:
 
 
 def with_value(root: Node, path: Path, value: Node) -> Node:
-    """``root`` with another value at ``path``, which exists; places stay."""
+    """``root`` with another value at ``path``, which exists; positions stay."""
     if not path:
         return replace(root, value=value.value)
     children = {

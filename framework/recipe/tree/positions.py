@@ -1,27 +1,22 @@
-"""Where a value stands: in a file at a line and column, or in a named source such as "override 2"."""
+"""Positions of values: a line and column of a file, or a named source such as "override 2"."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
-from paredown.framework.errors import Mistake
+from paredown.framework.errors import LONGEST_SHOWN, Mistake
 
-__all__ = ["Path", "Position", "did_you_mean", "dotted", "from_where", "nearest", "shown"]
+__all__ = ["Path", "Position", "dotted", "from_where", "shown"]
 
 #: keys and list indices from the root of a recipe to a value
 Path = tuple[str | int, ...]
 
-LONGEST_SHOWN = 80
 LONGEST_SOURCE_LINE = 240
-MOST_CANDIDATES = 500
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a source; ``line`` and ``column`` count from 1 and are None where there is no text."""
+    """A place in a source; ``line`` and ``column`` count from 1 and are None for a source that is not text."""
 
     file: str | None = None
     line: int | None = None
@@ -67,22 +62,6 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message that names the nearest known word; empty where none is near.
-
-    >>> did_you_mean("curv", ["curve", "scope"])
-    "; did you mean 'curve'?"
-    """
-    near = nearest(word, known)
-    return f"; did you mean {near!r}?" if near is not None else ""
-
-
 def from_where(origin: str) -> str:
     """The end of a message about a value that came by interpolation; empty where ``origin`` is."""
     return f"; the value comes from {origin}" if origin else ""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like ``word``; None where none is near."""
-    near = difflib.get_close_matches(word[:LONGEST_SHOWN], islice(known, MOST_CANDIDATES), n=1, cutoff=0.6)
-    return near[0] if near else None

@@ -10,22 +10,15 @@ import re
 
 from paredown.framework.recipe.tree.nodes import Scalar
 
-__all__ = ["core_scalar"]
+__all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "core_scalar"]
 
 LONGEST_NUMBER = 40
 
-_WORDS: dict[str, Scalar] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
-}
-_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
-_OCTAL = re.compile(r"0o[0-7]+", re.ASCII)
-_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+#: what an unquoted scalar means, as regular expressions of the whole scalar, for ASCII text
+NULL = r"~|null|Null|NULL|"
+BOOLEAN = r"true|True|TRUE|false|False|FALSE"
+INTEGER = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
+FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
 def core_scalar(text: str) -> Scalar:
@@ -37,15 +30,17 @@ def core_scalar(text: str) -> Scalar:
     Raises:
         ValueError: a number with too many digits, or too large for a float.
     """
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INTEGER.fullmatch(text):
-        return int(_short(text))
-    if _OCTAL.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
-        return int(_short(text), 0)
-    if _FLOAT.fullmatch(text):
-        return _finite(_short(text))
-    return text
+    if _is(NULL, text):
+        return None
+    if _is(BOOLEAN, text):
+        return text.lower() == "true"
+    if _is(INTEGER, text):
+        return int(_short(text), 0 if text.startswith(("0o", "0x")) else 10)
+    return _float(_short(text)) if _is(FLOAT, text) else text
+
+
+def _is(pattern: str, text: str) -> bool:
+    return re.fullmatch(pattern, text, re.ASCII) is not None
 
 
 def _short(text: str) -> str:
@@ -54,7 +49,9 @@ def _short(text: str) -> str:
     return text
 
 
-def _finite(text: str) -> float:
+def _float(text: str) -> float:
+    if text[-1].isalpha():
+        return float(text.replace(".", ""))  # .inf and .nan
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} is too large for a number")

@@ -1,4 +1,4 @@
-"""Plain values to YAML that reads back as the same values."""
+"""Writes plain values as YAML that reads back as the same values."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
+from paredown.framework.recipe.tree.scalars import BOOLEAN, FLOAT, INTEGER, NULL
+
 __all__ = ["to_yaml"]
 
 _KIND = "tag:yaml.org,2002:{}".format
-#: what an unquoted scalar means by YAML 1.2; the last two are text that a YAML 1.1 reader elsewhere would take for more
+#: by YAML 1.2; the last two are text that a YAML 1.1 reader elsewhere would take for more
 _MEANINGS = (
-    (_KIND("null"), r"~|null|Null|NULL|"),
-    (_KIND("bool"), r"true|True|TRUE|false|False|FALSE"),
-    (_KIND("int"), r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-    (_KIND("float"), r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    (_KIND("null"), NULL),
+    (_KIND("bool"), BOOLEAN),
+    (_KIND("int"), INTEGER),
+    (_KIND("float"), FLOAT),
     (_KIND("doubtful"), r"(?i:on|off|yes|no|y|n)|[-+]?[0-9][0-9_]*(:[0-9]+)*(\.[0-9_]*)?|\d{4}-\d\d?-\d\d?.*|<<|="),
     (_KIND("doubtful"), r"[-+]?0b[01_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?[0-9_]*\.[0-9_]+([eE][-+]?[0-9]+)?"),
 )

@@ -1,4 +1,4 @@
-"""YAML text to a tree of nodes with positions: a private loader without tags, merge keys, or surprises."""
+"""Reads YAML text into a tree of nodes with positions; tags, merge keys and duplicate keys are mistakes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from paredown.framework.errors import Mistake, RecipeError
-from paredown.framework.recipe.tree.nodes import DEEPEST, MOST_NODES, Node
+from paredown.framework.recipe.tree.nodes import Node
 from paredown.framework.recipe.tree.positions import Position, shown
 from paredown.framework.recipe.tree.scalars import core_scalar
-from paredown.framework.recipe.tree.yaml_problems import yaml_mistake
+from paredown.framework.recipe.tree.yaml_syntax import composed, yaml_mistake
 
 __all__ = ["LONGEST_TEXT", "read_yaml"]
 
@@ -31,49 +31,13 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[Mistake]]:
         raise RecipeError([Position(file).mistake(f"{len(text)} characters; a recipe has at most {LONGEST_TEXT}")])
     lines = text.splitlines()
     try:
-        root, tags = _composed(text)
+        root, tags = composed(text)
     except yaml.YAMLError as error:
         raise RecipeError([yaml_mistake(error, file, text, lines)]) from None
     if root is None:
         raise RecipeError([Position(file, 1, 1).mistake("the document is empty; a recipe is a mapping of fields")])
     reader = _Reader(file, lines, tags)
     return reader.node(root), reader.mistakes
-
-
-def _composed(text: str) -> tuple[yaml.Node | None, Mapping[yaml.Node, str]]:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_node(), loader.tags
-    finally:
-        loader.dispose()
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner, parser and composer, without its rules for scalars, and with bounds."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own shape; scalars are read by `core_scalar`
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.nodes = 0
-        self.depth = 0
-        #: explicit tags; all are refused
-        self.tags: dict[yaml.Node, str] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        mark = event.start_mark
-        self.nodes += 1
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=mark)
-        if self.nodes > 2 * MOST_NODES:
-            raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES} values", problem_mark=mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        if node is not None and getattr(event, "tag", None) is not None:
-            self.tags[node] = event.tag
-        return node
 
 
 class _Reader:
@@ -92,7 +56,7 @@ class _Reader:
             return self.done[raw]
         position = self.position(raw.start_mark)
         if raw in self.open:
-            raise RecipeError([position.mistake("an alias stands inside the value that it stands for")])
+            raise RecipeError([position.mistake("an alias inside the value that it refers to")])
         self.open.add(raw)
         node = Node(self.value(raw, position), position)
         self.open.remove(raw)

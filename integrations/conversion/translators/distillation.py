@@ -1,4 +1,4 @@
-"""Modifiers that learn from a teacher."""
+"""Translates modifiers that learn from a teacher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def per_layer(fields: Fields) -> New:
     teachers = [str(one.value) for one in fields.texts("teacher_layer_names")]
     if not students or len(students) != len(teachers):
         reason = "it would need as many student_layer_names as teacher_layer_names"
-        fields.notes.left_out(fields.old.line, fields.old.title, reason)
+        fields.drop(reason)
         return None
     fields.expect("update_frequency", -1, reason="the loss counts in every step")
     fields.expect("epsilon", 1e-6, reason="it keeps a division from zero")
@@ -60,7 +60,7 @@ def output(fields: Fields) -> New:
     fields.expect("transforms", "identity", [])
     loss = {"l2": "mse", "mse": "mse", "square_head": "relative", "cosine_similarity": "cosine"}.get(str(comparison))
     if loss is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, f"comparison {comparison} has no counterpart")
+        fields.drop(f"comparison {comparison} has no counterpart")
         return None
     pairs = dict(_pairs(fields))
     return {"type": "feature_distillation", "pairs": pairs, "loss": loss, "warmup": 0, **common}

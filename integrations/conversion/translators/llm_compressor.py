@@ -1,4 +1,4 @@
-"""Modifiers that act once, on calibration data: llm-compressor's, and SparseML's of its last years."""
+"""Translates modifiers that act once, on calibration data: llm-compressor's, and those of SparseML's last years."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
 from paredown.integrations.conversion.translators import quantization
-from paredown.integrations.conversion.translators.schemes import Scheme, part, preset
-from paredown.integrations.conversion.translators.structures import structure
+from paredown.integrations.conversion.translators.schemes import Scheme, parts, preset
+from paredown.integrations.conversion.translators.structures import is_pattern, listed_share, structure
 from paredown.integrations.conversion.translators.targets import layers, pruned
 from paredown.integrations.conversion.translators.times import is_trained, window
 
@@ -37,18 +37,12 @@ def one_shot_pruning(kind: str) -> Callable[[Fields], New]:
         new = {"type": kind, **_layers(fields), **_profile(fields), **shape}
         if "structure" not in shape:
             new["final_sparsity"] = fields.plain("sparsity")
-        elif isinstance(shape["structure"], str) and ":" in shape["structure"]:
-            _same_share(fields, shape["structure"])
+        elif is_pattern(shape["structure"]) and sparsity is not None:
+            listed_share(fields, shape["structure"], "sparsity", 0)
         _without(fields)
         return new | (_sparsegpt(fields) if kind == "sparsegpt" else {})
 
     return translate
-
-
-def _same_share(fields: Fields, pattern: str) -> None:
-    keep, group = (int(number) for number in pattern.split(":"))
-    if fields.number("sparsity", 0) not in (0, 1 - keep / group):
-        fields.differs(f"{pattern} is a sparsity of {1 - keep / group:g}", "sparsity")
 
 
 def _profile(fields: Fields) -> dict[str, Any]:
@@ -177,12 +171,12 @@ def _groups(fields: Fields) -> list[Group]:
     if given is not None:
         return [found for one in given.items.values() if (found := _configured(fields, one)) is not None]
     if scheme is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, "it has neither a scheme nor config_groups")
+        fields.drop("it has neither a scheme nor config_groups")
         return []
     if scheme.items and not {"weights", "input_activations"} & set(scheme.items):
         return [group for name, targets in scheme.items.items() for group in _preset(fields, name, _names(targets))]
     if scheme.items:
-        return [(named, _parts(fields, scheme))]
+        return [(named, parts(fields, scheme))]
     return _preset(fields, str(scheme.value), named)
 
 
@@ -196,17 +190,7 @@ def _configured(fields: Fields, group: Value) -> Group | None:
         fields.notes.left_out(group.line, f"{fields.old.title}: {group.plain()!r}", "a group is a mapping")
         return None
     targets = group.items.get("targets")
-    return (_names(targets) if targets else ["Linear"]), _parts(fields, group)
-
-
-def _parts(fields: Fields, group: Value) -> Scheme:
-    for name, value in group.items.items():
-        if name not in ("targets", "weights", "input_activations") and value.value is not None:
-            reason = "the results of layers are quantized as the inputs of the next ones"
-            reason = reason if name == "output_activations" else "no counterpart"
-            fields.notes.left_out(value.line, f"{fields.old.title}: {name}", reason)
-    inputs = part(fields, group.items.get("input_activations"), "activations")
-    return part(fields, group.items.get("weights"), "weights"), inputs
+    return (_names(targets) if targets else ["Linear"]), parts(fields, group)
 
 
 def _names(targets: Value) -> list[str]:

@@ -1,4 +1,4 @@
-"""What SparseML let overwrite each other in turn, and paredown refuses: two rates, two masks at the same time."""
+"""Removes overlaps that SparseML allowed and paredown refuses: two rates or two masks at the same time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class New:
 
 
 def without_overlaps(modifiers: list[New], notes: Notes) -> list[New]:
-    """The modifiers of which no two claim the same thing at the same time, as far as it can be told without a model."""
+    """The modifiers of which no two claim the same thing at the same time, as far as that is known without a model."""
     left = modifiers
     for kind in (LEARNING_RATE, WEIGHT_DECAY):
         left = _in_turn(left, kind, notes)

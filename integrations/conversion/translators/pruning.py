@@ -1,4 +1,4 @@
-"""Modifiers that prune weights."""
+"""Translates modifiers that prune weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
-from paredown.integrations.conversion.translators.structures import structure
-from paredown.integrations.conversion.translators.targets import pruned
+from paredown.integrations.conversion.translators.structures import is_pattern, listed_share, structure
+from paredown.integrations.conversion.translators.targets import ALL_PRUNABLE, pruned
 from paredown.integrations.conversion.translators.times import every, is_trained, window
 
 __all__ = ["PRUNING"]
@@ -19,7 +19,7 @@ GRADIENTS = "the gradients are those of the training loop itself"
 
 
 def gradual(kind: str, scope: str, **more: Callable[[Fields], dict[str, Any]]) -> Callable[[Fields], New]:
-    """A translator of a modifier with a schedule of sparsity; `scope` is what it was where nothing was said."""
+    """A translator of a modifier with a schedule of sparsity; `scope` is the old modifier's default."""
 
     def translate(fields: Fields) -> New:
         targets = _targets(fields)
@@ -44,11 +44,11 @@ def _targets(fields: Fields) -> dict[str, Any] | None:
         return {}
     given = fields.texts("params")
     if not given:
-        fields.notes.left_out(fields.old.line, fields.old.title, "no parameters are named")
+        fields.drop("no parameters are named")
         return None
     targets = pruned(fields, given)
     if targets is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, "none of its params is the weight of a layer")
+        fields.drop("none of its params is the weight of a layer")
         return None
     return {"targets": targets} if targets else {}
 
@@ -85,17 +85,11 @@ def _sparsities(fields: Fields, shape: Mapping[str, Any]) -> dict[str, Any]:
     if final is None:
         raise fields.refused("final_sparsity", "it is missing")
     pattern = shape.get("structure")
-    if isinstance(pattern, str) and ":" in pattern:
-        _check_pattern(fields, pattern)
+    if is_pattern(pattern):
+        listed_share(fields, pattern, "final_sparsity")
     elif not final.items:
         found["final_sparsity"] = fields.plain("final_sparsity")
     return found
-
-
-def _check_pattern(fields: Fields, pattern: str) -> None:
-    keep, group = (int(number) for number in pattern.split(":"))
-    if fields.number("final_sparsity") != 1 - keep / group:
-        fields.differs(f"{pattern} is a sparsity of {1 - keep / group:g}", "final_sparsity")
 
 
 def _curve(fields: Fields) -> dict[str, Any]:
@@ -122,8 +116,8 @@ def inverse_cubic(progress: float, first: float, last: float) -> list[float]:
 
 
 def _hold(fields: Fields) -> dict[str, Any]:
-    unsaid = not fields.old.tagged and "leave_enabled" not in fields.old.fields
-    if unsaid and fields.old.name == "MagnitudePruningModifier" and is_trained(fields):
+    unwritten = not fields.old.tagged and "leave_enabled" not in fields.old.fields
+    if unwritten and fields.old.name == "MagnitudePruningModifier" and is_trained(fields):
         fields.differs("zeros are held after its end, as in SparseML; llm-compressor let go of them")
     return {} if fields.flag("leave_enabled", True) else {"hold": False}
 
@@ -133,7 +127,7 @@ def _fisher(fields: Fields) -> dict[str, Any]:
     fields.expect("num_recomputations", 1, reason="masks are chosen once in an update of a training run")
     fields.expect("damp", reason="it was a number; `damping` is a share of the diagonal's mean, 0.01 unless written")
     for name in ("use_gradient_buffering", "grads_device", "num_pages", "available_devices"):
-        fields.expect(name, reason="it says how the old tool computes, not what")
+        fields.expect(name, reason="it defines how the old tool computes, not what")
     count, size = fields.value("num_grads"), fields.value("fisher_block_size")
     new: dict[str, Any] = {"block_size": fields.plain("fisher_block_size")} if size else {}
     if count is not None and count.items:
@@ -145,7 +139,7 @@ def _fisher(fields: Fields) -> dict[str, Any]:
 
 def _retired(fields: Fields) -> dict[str, Any]:
     fields.expect("phased", False, reason="use ACDCPruningModifier, as SparseML 1.x asked for itself")
-    fields.expect("score_type", "magnitude", reason="the modifier of that criterion says so by its type")
+    fields.expect("score_type", "magnitude", reason="the criterion is part of the modifier's type")
     fields.expect("scheduler_args", {})
     return {}
 
@@ -206,7 +200,7 @@ def constant(fields: Fields) -> New:
 def structured(fields: Fields) -> New:
     fields.expect("param_groups", reason="what goes together is read off the model, by channel_pruning")
     if fields.value("params") is None:
-        fields.old.fields.setdefault("params", Value("__ALL_PRUNABLE__", fields.old.line))
+        fields.old.fields.setdefault("params", Value(ALL_PRUNABLE, fields.old.line))
     fields.old.fields.setdefault("mask_type", Value("filter", fields.old.line))
     return gradual("magnitude_pruning", "local")(fields)
 

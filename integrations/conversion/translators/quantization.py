@@ -1,4 +1,4 @@
-"""Modifiers that quantize during training."""
+"""Translates modifiers that quantize during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
-from paredown.integrations.conversion.translators.schemes import Scheme, part
+from paredown.integrations.conversion.translators.schemes import Scheme, parts
 from paredown.integrations.conversion.translators.targets import layers
 from paredown.integrations.conversion.translators.times import window
 
@@ -63,22 +63,13 @@ def _scheme(fields: Fields) -> Scheme:
 def _scheme_of(fields: Fields, given: Value) -> Scheme:
     """A scheme by its name, or by its parts."""
     if given.items:
-        _unknown_parts(fields, given)
-        inputs = part(fields, given.items.get("input_activations"), "activations")
-        return part(fields, given.items.get("weights"), "weights"), inputs
+        return parts(fields, given)
     activations: dict[str, Any] = {"bits": 8, "granularity": "tensor", "symmetric": False}
     if given.value == "tensorrt":
         activations |= SIMPLE
     elif given.value not in ("default", "deepsparse"):
         raise fields.refused("scheme", f"found {given.plain()!r}; one of default, deepsparse, tensorrt, or a mapping")
     return {"bits": 8, "granularity": "tensor", **SIMPLE}, activations
-
-
-def _unknown_parts(fields: Fields, given: Value) -> None:
-    for name, value in given.items.items():
-        if name not in ("weights", "input_activations") and value.value is not None:
-            reason = "the results of layers are quantized as the inputs of the next ones"
-            fields.notes.left_out(value.line, f"{fields.old.title}: {name}", reason)
 
 
 def _targets(fields: Fields) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How long the run of an old recipe is: to the last end of its modifiers."""
+"""Finds the length of an old recipe's run: the last end of its modifiers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EPOCHS = "num_epochs"
 
 
 def run_length(modifiers: Iterable[OldModifier], variables: Variables) -> tuple[object, Number] | None:
-    """`run.epochs` as it is written, and as it amounts to; None where nothing tells it."""
+    """`run.epochs` as the new recipe writes it, and as a number; None where nothing defines it."""
     ends: list[tuple[object, Number]] = []
     for old in sorted(modifiers, key=lambda one: one.name != "EpochRangeModifier"):
         fields = Fields(old, variables, Notes())
         amount = fields.number("end_epoch", -1)
         if amount is not None and amount > 0:
             ends.append((fields.plain("end_epoch"), amount))
-    told = variables.values.get(EPOCHS)
-    if not ends and told is not None and (amount := variables.computed(told, {})) is not None:
+    given = variables.values.get(EPOCHS)
+    if not ends and given is not None and (amount := variables.computed(given, {})) is not None:
         return f"${{variables.{EPOCHS}}}", amount
     return max(ends, key=lambda end: end[1]) if ends else None

@@ -1,4 +1,4 @@
-"""How numbers are rounded: the presets of llm-compressor, and the arguments that both tools share."""
+"""Translates quantization schemes: the presets of llm-compressor, and the arguments that both tools share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from paredown.integrations.conversion.fields import Fields
 from paredown.integrations.conversion.reading import Value
 
-__all__ = ["PRESETS", "Scheme", "part", "preset"]
+__all__ = ["PRESETS", "Scheme", "parts", "preset"]
 
 #: `weights` and `activations`; None leaves that part as it is
 Scheme = tuple[dict[str, Any] | None, dict[str, Any] | None]
@@ -39,7 +39,7 @@ _OBSERVERS = {"minmax": "minmax", "mse": "mse", "static_minmax": "minmax", "movi
 
 
 def preset(fields: Fields, name: str, field: str = "scheme") -> Scheme | None:
-    """The preset of that name; where there is none it is listed."""
+    """The preset of that name; an unknown one is listed."""
     found = PRESETS.get(name.upper())
     if found is None:
         fields.left_out(field, f"{name}: one of {', '.join(PRESETS)}")
@@ -48,8 +48,19 @@ def preset(fields: Fields, name: str, field: str = "scheme") -> Scheme | None:
     return found
 
 
-def part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | None:
-    """`weights` or `activations` from arguments such as num_bits, symmetric, strategy and dynamic."""
+def parts(fields: Fields, group: Value) -> Scheme:
+    """`weights` and `activations` from a mapping with `weights` and `input_activations`; what else it has is listed."""
+    for name, value in group.items.items():
+        if name not in ("targets", "weights", "input_activations") and value.value is not None:
+            reason = "the outputs of layers are quantized as the inputs of the next ones"
+            reason = reason if name == "output_activations" else "no counterpart"
+            fields.notes.left_out(value.line, f"{fields.old.title}: {name}", reason)
+    inputs = _part(fields, group.items.get("input_activations"), "activations")
+    return _part(fields, group.items.get("weights"), "weights"), inputs
+
+
+def _part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | None:
+    """One of them from arguments such as num_bits, symmetric, strategy and dynamic."""
     if value is None or not value.items:
         return None
     reader = _Arguments(fields, value, kind)
@@ -59,7 +70,7 @@ def part(fields: Fields, value: Value | None, kind: str) -> dict[str, Any] | Non
 
 
 class _Arguments:
-    """The arguments of one part; what nobody asks for is listed."""
+    """The arguments of one part; those that are not translated are listed."""
 
     def __init__(self, fields: Fields, value: Value, kind: str) -> None:
         self.fields, self.value, self.kind = fields, value, kind
@@ -100,12 +111,12 @@ class _Arguments:
 
     def _of_activations(self, strategy: Any) -> dict[str, Any]:
         if strategy not in (None, "tensor", "token"):
-            self.tell("strategy", "inputs have one scale, or one for each token")
+            self.left_out("strategy", "inputs have one scale, or one for each token")
         dynamic = self.get("dynamic", False)
         if dynamic not in (True, False):
-            self.tell("dynamic", "true or false")
+            self.left_out("dynamic", "true or false")
         if strategy == "token" and dynamic is False and "dynamic" in self.value.items:
-            self.tell("dynamic", "a scale for each token is found at run time")
+            self.left_out("dynamic", "a scale for each token is found at run time")
         return {"granularity": "token" if strategy == "token" or dynamic else "tensor"}
 
     def observer(self) -> dict[str, Any]:
@@ -113,15 +124,15 @@ class _Arguments:
         if name == "None" or self.get("dynamic", False) is True:
             return {}
         if name not in _OBSERVERS or (self.kind == "weights" and name == "moving_average"):
-            self.tell("observer", f"one of {', '.join(_OBSERVERS)}")
+            self.left_out("observer", f"one of {', '.join(_OBSERVERS)}")
             return {}
         return {"observer": _OBSERVERS[name]}
 
     def finish(self) -> None:
         for name, value in self.value.items.items():
             if name not in self.seen and value.value not in (None, {}, ()):
-                self.tell(name, "no counterpart")
+                self.left_out(name, "no counterpart")
 
-    def tell(self, name: str, reason: str) -> None:
+    def left_out(self, name: str, reason: str) -> None:
         line = self.value.items[name].line
         self.fields.notes.left_out(line, f"{self.fields.old.title}: {self.kind}: {name}", reason)

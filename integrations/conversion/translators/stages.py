@@ -1,4 +1,4 @@
-"""Stages with a `run_type` were trained one after the other, each from epoch 0; a recipe of paredown is one run."""
+"""Puts stages that were trained one after the other, each from epoch 0, into one run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from paredown.integrations.conversion.variables import Number, Variables
 
 __all__ = ["Stage", "shifted", "stages_of"]
 
-#: what a new modifier counts from the beginning of the run
-TIMES = ("start", "end", "freeze_observers", "freeze_batch_norm")
+#: the fields of a new modifier that count from the beginning of the run, and the old ones that they come from
+TIMES = {
+    "start": "start_epoch",
+    "end": "end_epoch",
+    "freeze_observers": "disable_quantization_observer_epoch",
+    "freeze_batch_norm": "freeze_bn_stats_epoch",
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ def stages_of(old: OldRecipe, variables: Variables) -> dict[str, Stage]:
 
 def shifted(new: Mapping[str, Any], fields: Fields, stage: Stage) -> dict[str, Any]:
     """A new modifier with its times counted from the beginning of the run."""
-    own = {"start": fields.number("start_epoch"), "end": fields.number("end_epoch")}
     times = {name: new[name] for name in TIMES if name in new}
+    own = {name: fields.number(TIMES[name]) for name in times}
     if "end" not in new and not stage.last and (new["type"].endswith("distillation") or new["type"] == "freeze"):
         times["end"] = stage.length  # else it would go on through the later stages
     if stage.begins:
@@ -64,12 +69,9 @@ def shifted(new: Mapping[str, Any], fields: Fields, stage: Stage) -> dict[str, A
 
 
 def _later(value: Any, amount: Number | None, offset: Number) -> Any:
-    if isinstance(value, (int, float)):
-        return value + offset
-    if amount is not None:
-        return amount + offset
-    inner = str(value).removeprefix('${expr:"').removesuffix('"}') if str(value).startswith("${expr:") else value
-    return f'${{expr:"({inner}) + {offset:g}"}}'
+    """A time moved by an offset, an interpolation by the amount that it gives; text stays, for the check to refuse."""
+    number = value if isinstance(value, (int, float)) else amount
+    return value if number is None else number + offset
 
 
 def _length(members: list[OldModifier], variables: Variables) -> Number:

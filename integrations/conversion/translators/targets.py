@@ -1,7 +1,7 @@
-"""Names and patterns of parameters to those of layers.
+"""Translates names and patterns of parameters to those of layers.
 
 SparseML matched `re:` patterns at the start of a parameter's name, paredown matches whole names of layers; a layer that
-is meant stands for all below it.
+matches includes all below it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def layer_of(parameter: str) -> str | None:
 
 
 def layer_patterns(target: str) -> list[str] | None:
-    """The patterns for layers of a target of SparseML; none at all is every layer; None if it means no weight.
+    """The patterns for layers of a target of SparseML; an empty list is every layer; None if it names no weight.
 
     >>> layer_patterns("re:.*weight"), layer_patterns("re:layer1.*conv[.]weight"), layer_patterns("__ALL__")
     ([], ['re:layer1.*conv'], [])
@@ -76,7 +76,7 @@ def pruned(fields: Fields, values: list[Value]) -> list[str] | None:
             continue
         usable, every = True, every or not patterns
         found += [pattern for pattern in patterns if pattern not in found]
-        _tell(fields, value)
+        _note_difference(fields, value)
     return None if not usable else [] if every else found
 
 
@@ -87,7 +87,7 @@ def _patterns(fields: Fields, target: str) -> list[str] | None:
     return layers([target])
 
 
-def _tell(fields: Fields, value: Value) -> None:
+def _note_difference(fields: Fields, value: Value) -> None:
     if value.value == ALL or re.fullmatch(r"re:\^?\.[*+](\\?\.)?(weight)?\$?", str(value.value)):
         fields.notes.differs(
             value.line, f"{fields.old.title}: {value.value}", "the weights of layers; biases and norms are left alone"

@@ -1,4 +1,4 @@
-"""Epochs to windows: -1 means the start or the end of the run, which a paredown recipe leaves out."""
+"""Translates epochs to windows: -1 means the start or the end of the run, which a paredown recipe leaves out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_trained(fields: Fields) -> bool:
     return old.tagged or any(name in old.fields for name in ("start", "end", "start_epoch", "end_epoch"))
 
 
-def window(fields: Fields, with_end: bool = True) -> dict[str, Any]:
+def window(fields: Fields) -> dict[str, Any]:
     """`start` and `end`, in epochs; nothing for a modifier that acts once."""
     if not is_trained(fields):
         for name in ("start_epoch", "end_epoch"):
@@ -26,7 +26,7 @@ def window(fields: Fields, with_end: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if fields.number("start_epoch", -1) not in (0, -1):
         found["start"] = fields.plain("start_epoch")
-    if with_end and fields.number("end_epoch", -1) != -1:
+    if fields.number("end_epoch", -1) != -1:
         found["end"] = fields.plain("end_epoch")
     return found
 

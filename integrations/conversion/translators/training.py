@@ -1,4 +1,4 @@
-"""Modifiers of training itself: learning rates, weight decays, and parameters that stand still."""
+"""Translates modifiers of training itself: learning rates, weight decays, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _constant(fields: Fields, kind: str) -> New:
     """One number of the optimizer, of the same name in the old modifier as the new modifier's type."""
     _one_group(fields)
     if fields.value(kind) is None:
-        fields.notes.left_out(fields.old.line, fields.old.title, f"it names no {kind.replace('_', ' ')}")
+        fields.drop(f"it names no {kind.replace('_', ' ')}")
         return None
     return {"type": kind, **window(fields), "final": fields.plain(kind), "curve": "constant"}
 
@@ -166,7 +166,7 @@ def _neat(number: float) -> float | int:
 
 
 def _unclear(fields: Fields, wanted: str) -> New:
-    fields.notes.left_out(fields.old.line, fields.old.title, f"it would need {wanted}")
+    fields.drop(f"it would need {wanted}")
     return None
 
 
@@ -177,7 +177,7 @@ def _one_group(fields: Fields) -> None:
 
 def trainable(fields: Fields) -> New:
     if fields.flag("trainable", True):
-        fields.notes.left_out(fields.old.line, fields.old.title, "parameters train unless a `freeze` says otherwise")
+        fields.drop("parameters train unless a `freeze` includes them")
         return None
     fields.expect("params_strict", True, reason="a pattern that means nothing is always an error")
     targets = parameters([str(one.value) for one in fields.texts("params")])

@@ -86,8 +86,6 @@ def _names() -> list[str]:
 
 
 def _values(name: str) -> Any:
-    import yaml
-
     from paredown import Recipe
 
-    return yaml.safe_load(Recipe.load(name).to_yaml())
+    return Recipe.load(name).written()

@@ -13,7 +13,8 @@ from paredown.framework.distributed.shards import any_of_parts, is_sharded, own_
 from paredown.framework.errors import TargetError
 from paredown.framework.model.weights import COMPUTED
 from paredown.framework.modifier.training import Training
-from paredown.framework.storage.state import PerParameter, pack_bits, unpack_bits
+from paredown.framework.storage.bits import pack_bits, unpack_bits
+from paredown.framework.storage.state import PerParameter
 from paredown.modifiers.pruning.masks.apply import apply_masks_, converted, fast_mask, fits, to_bool
 from paredown.modifiers.pruning.scoring.criterion import Watched
 from paredown.modifiers.pruning.scoring.gradients import step_gradients

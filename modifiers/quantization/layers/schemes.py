@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 from torch import nn
 
-from paredown.framework.errors import TargetError
+from paredown.framework.errors import TargetError, did_you_mean
 from paredown.framework.model.targets import match
 from paredown.framework.modifier.fields import Options
-from paredown.framework.recipe.tree.positions import did_you_mean
 from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
 from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import misfit

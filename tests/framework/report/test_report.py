@@ -1,6 +1,7 @@
 """The report survives JSON, and its page needs nothing but itself."""
 
 import dataclasses
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -8,8 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.report import LayerRow, Report, Summary
-from paredown.framework.report.page import html_page
+from paredown.framework.report import Curve, LayerRow, Report, Summary
 
 VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
 
@@ -23,7 +23,7 @@ def report():
         layers=(LayerRow("conv", "Conv2d", (100, 100), (100, 10), (32.0, 8.0), (1000, 1000)),),
         windows=({"name": "prune", "type": "magnitude_pruning", "start": 0, "end": 8, "steps_per_epoch": 4},),
         events=({"step": 0, "epoch": 0.0, "modifier": "prune", "event": "start"},),
-        history={"sparsity (prune)": [(0.0, 0.1), (2.0, 0.9)], "accuracy": [(1.0, 0.9)]},
+        history=(Curve("sparsity", ((0.0, 0.1), (2.0, 0.9)), "prune"), Curve("accuracy", ((1.0, 0.9),))),
         notes=("one & two",),
         versions={"torch": "2.13"},
     )
@@ -38,7 +38,7 @@ def test_what_is_not_finite_is_null_in_json_and_comes_back():
     diverged = dataclasses.replace(
         report(),
         compressed=Summary(1, 1, accuracies=(math.nan, 0.5)),
-        history={"loss": [(0.0, 1.0), (1.0, math.nan)], "total": [(0.0, math.inf)]},
+        history=(Curve("loss", ((0.0, 1.0), (1.0, math.nan))), Curve("total", ((0.0, math.inf),))),
     )
     text = diverged.to_json()
     assert "NaN" not in text
@@ -46,11 +46,18 @@ def test_what_is_not_finite_is_null_in_json_and_comes_back():
     again = Report.from_json(text)
     assert math.isnan(again.compressed.accuracies[0])
     assert again.compressed.accuracies[1] == 0.5
-    assert again.history["loss"][0] == (0.0, 1.0)
-    assert math.isnan(again.history["loss"][1][1])
+    assert again.history[0].points[0] == (0.0, 1.0)
+    assert math.isnan(again.history[0].points[1][1])
     for one in (diverged, again):
         assert "accuracy (2 seeds)" in str(one)
-        assert "nan" not in html_page(one).partition("<svg")[2]
+        assert "nan" not in one.to_html().partition("<svg")[2]
+
+
+def test_a_report_whose_curves_have_only_titles_is_read():
+    plain = json.loads(report().to_json())
+    plain["history"] = {"sparsity (prune)": [[0.0, 0.1], [2.0, 0.9]]}
+    (curve,) = Report.from_json(json.dumps(plain)).history
+    assert (curve.title, curve.points) == ("sparsity (prune)", ((0.0, 0.1), (2.0, 0.9)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"dense": 1}', "nonsense"])
@@ -77,9 +84,7 @@ def test_the_page_is_well_formed_and_self_contained(tmp_path):
 
 
 def test_a_report_with_little_in_it_has_a_page_too():
-    from paredown.framework.report.page import html_page
-
-    _Balanced().feed(html_page(Report("empty", Summary(0, 0), Summary(0, 0))))
+    _Balanced().feed(Report("empty", Summary(0, 0), Summary(0, 0)).to_html())
 
 
 def test_other_suffixes_are_refused(tmp_path):

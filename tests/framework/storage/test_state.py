@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from paredown import CheckpointError
-from paredown.framework.storage.state import PerParameter, containers, pack_bits, restore, to_plain, unpack_bits
+from paredown.framework.storage.state import PerParameter, containers, restore, to_plain
 
 
 @dataclass
@@ -23,19 +23,6 @@ class Everything:
     share: float = 0.0
     names: list[str] = field(default_factory=list)
     flag: bool = False
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (8,), (3, 7), (2, 3, 5), (0,)])
-def test_bits_survive_packing(shape):
-    mask = torch.rand(shape) > 0.5
-    assert torch.equal(unpack_bits(pack_bits(mask)), mask)
-    assert pack_bits(mask)["bits"].numel() == (mask.numel() + 7) // 8
-
-
-def test_packing_follows_the_indices_of_any_layout():
-    marks = (torch.rand(4, 3, 5, 5) < 0.5).to(memory_format=torch.channels_last)
-    assert torch.equal(pack_bits(marks)["bits"], pack_bits(marks.contiguous())["bits"])
-    assert torch.equal(unpack_bits(pack_bits(marks)), marks)
 
 
 def test_a_state_survives_a_checkpoint():

@@ -74,7 +74,7 @@ def test_a_bad_file_is_a_message_and_nothing_is_written(paredown, text):
     assert not Path("new.yaml").exists()
 
 
-def test_a_translation_that_would_not_hold_is_not_written(paredown):
+def test_an_invalid_translation_is_not_written(paredown):
     Path("old.yaml").write_text((FOLDER / "global_magnitude.yaml").read_text().replace("0.75", "7.5"))
     code, _, err = paredown("convert", "old.yaml", "--output", "new.yaml")
     assert code == 1

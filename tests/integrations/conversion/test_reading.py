@@ -1,33 +1,18 @@
-"""What is no recipe, or a hostile one: a message that names file and line, and nothing is run or written."""
+"""What is no recipe, or a hostile one: a message that names file and line, and nothing is run."""
 
 import random
 import re
 from pathlib import Path
 
 import pytest
+from old_recipes import problem
 
 from paredown import RecipeError
 from paredown.integrations.conversion.conversion import convert
-from paredown.integrations.conversion.new_file import check, text_of
+from paredown.integrations.conversion.new_file import text_of
 
 FOLDER = Path(__file__).parent / "recipes"
-PRUNE = """\
-final: {final}
-modifiers:
-  - !GMPruningModifier
-    params: {params}
-    init_sparsity: 0.0
-    final_sparsity: eval(final)
-    start_epoch: 0.0
-    end_epoch: 2.0
-    update_frequency: 0.5
-"""
-
-
-def problem(text, file="old.yaml"):
-    with pytest.raises(RecipeError) as caught:
-        convert(text, file)
-    return str(caught.value)
+ODD = ["", "-1", "nonsense", "[1, [2]]", "{a: b}", "eval(x)", "null", "1e400", ".nan", "true", "['re:(']", "{0.5: 3}"]
 
 
 @pytest.mark.parametrize(
@@ -49,41 +34,6 @@ def test_tags_that_ask_for_objects_are_refused(tag, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("expression", "name"),
-    [
-        ("eval(__import__('os'))", "__import__('os')"),
-        ("eval(__import__('os').system('touch stolen'))", "system"),
-        ("eval(().__class__)", "().__class__"),
-        ("eval([1 for _ in range(9)])", "for _ in range"),
-        ("eval(open('/etc/passwd'))", "open"),
-        ("eval(lambda: 1)", "lambda"),
-        ("eval('a' * 3)", "'a'"),
-        ("eval(1 if True else 2)", "if True"),
-    ],
-)
-def test_code_in_expressions_is_refused_by_name(expression, name):
-    told = problem(PRUNE.format(final=f'"{expression}"', params="__ALL__"))
-    assert name in told
-    assert "has no place in an expression" in told
-    assert re.match(r"old.yaml:\d+", told)
-
-
-@pytest.mark.parametrize(
-    ("final", "told"),
-    [
-        ("eval(missing)", "there is no variable 'missing'"),
-        ("eval(final + 1)", "'final' is defined by itself"),
-        ("eval(1 / 0)", "division by zero"),
-        ("eval(9 ** 9 ** 9)", "too large|exponent"),
-        ("eval(1 +)", "not an expression"),
-        (f"eval({'1 + ' * 200}1)", "at most 400"),
-    ],
-)
-def test_expressions_without_a_value(final, told):
-    assert re.search(told, problem(PRUNE.format(final=final, params="__ALL__")))
-
-
-@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("", "old.yaml:1.*empty"),
@@ -93,9 +43,9 @@ def test_expressions_without_a_value(final, told):
         ("modifiers: [1, 2]\n", "old.yaml:1.*1 is no modifier"),
         ("modifiers:\n  - !GMPruningModifier 5\n", "old.yaml:2.*no fields, but 5"),
         ("a: 1\na: 2\n", "old.yaml:2.*given twice.*line 1"),
-        ("a: [1\nb: 2\n", "not YAML"),
-        ("a: \x00", "not YAML"),
-        ("a: &x [*x]\nmodifiers: []\n", "nested|recursive|not YAML"),
+        ("a: [1\nb: 2\n", "old.yaml:2:2: not valid YAML"),
+        ("a: \x00", "old.yaml:1:4: the character U\\+0000"),
+        ("a: &x [*x]\nmodifiers: []\n", "nested more than 50 levels deep"),
         ("base: &b {a: 1}\nc:\n  <<: *b\n", "old.yaml:3.*merge keys"),
         ("a: " + "[" * 80 + "]" * 80, "nested more than"),
         ("? [1]\n: 2\n", "a key is a plain word"),
@@ -122,17 +72,6 @@ def test_a_card_without_front_matter():
 
 def test_a_long_document_is_refused():
     assert "at most 1000000" in problem("#" * 1_000_001)
-
-
-def test_a_translation_that_would_not_hold_tells_its_mistakes():
-    converted = convert(PRUNE.format(final=1.5, params="__ALL__"), "old.yaml")
-    with pytest.raises(RecipeError) as caught:
-        check(text_of(converted, "old.yaml"), "old.yaml")
-    assert "would not hold" in str(caught.value)
-    assert "variables.final" in str(caught.value) or "final_sparsity" in str(caught.value)
-
-
-ODD = ["", "-1", "nonsense", "[1, [2]]", "{a: b}", "eval(x)", "null", "1e400", ".nan", "true", "['re:(']", "{0.5: 3}"]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)

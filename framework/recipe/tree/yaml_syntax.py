@@ -1,21 +1,24 @@
-"""What PyYAML says about broken syntax, in words that tell what to do."""
+"""YAML text to PyYAML's nodes, within bounds, and broken syntax to messages that name the remedy."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
 from paredown.framework.errors import Mistake
+from paredown.framework.recipe.tree.nodes import DEEPEST, MOST_NODES
 from paredown.framework.recipe.tree.positions import Position
 
-__all__ = ["yaml_mistake"]
+__all__ = ["composed", "yaml_mistake"]
 
-#: the start of PyYAML's problem, and what to say instead
+#: the start of PyYAML's message, and the message that replaces it
 _IN_OTHER_WORDS = (
     (
         r"mapping values are not allowed",
-        "a ':' where no key can stand; quote a text that holds ': ', or indent the line",
+        "a ':' where a key is not possible; quote a text that holds ': ', or indent the line",
     ),
     (r"could not find expected ':'", "a key without a ':' after it"),
     (r"found character '\\t'", "a tab; YAML is indented with spaces"),
@@ -29,8 +32,49 @@ _IN_OTHER_WORDS = (
 )
 
 
+def composed(text: str) -> tuple[yaml.Node | None, Mapping[yaml.Node, str]]:
+    """The root node of a document, None of an empty one, and the explicit tags of its nodes; no object is constructed.
+
+    Raises:
+        yaml.YAMLError: broken syntax, or a document beyond the bounds on depth and number of values.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node(), loader.tags
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's scanner, parser and composer without its rules for scalars, with bounds on what it reads."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own shape; scalars are read by `core_scalar`
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.nodes = 0
+        self.depth = 0
+        #: explicit tags
+        self.tags: dict[yaml.Node, str] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        self.nodes += 1
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=mark)
+        if self.nodes > 2 * MOST_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES} values", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if node is not None and getattr(event, "tag", None) is not None:
+            self.tags[node] = event.tag
+        return node
+
+
 def yaml_mistake(error: yaml.YAMLError, file: str, text: str, lines: list[str]) -> Mistake:
-    """The mistake that a YAML error stands for, at its place."""
+    """The mistake of a YAML error, at its position in the text."""
     if isinstance(error, yaml.reader.ReaderError):
         return _character_mistake(error, file, text, lines)
     mark = _mark(error)
@@ -66,4 +110,4 @@ def _character_mistake(error: yaml.reader.ReaderError, file: str, text: str, lin
     line = len(before.splitlines()) - (1 if before and before[-1] not in "\r\n" else 0)
     column = len(before) - (max(before.rfind("\n"), before.rfind("\r")) + 1)
     code = error.character if isinstance(error.character, int) else ord(str(error.character)[0])
-    return Position.in_text(file, lines, line, column).mistake(f"the character U+{code:04X} cannot stand in YAML")
+    return Position.in_text(file, lines, line, column).mistake(f"the character U+{code:04X} is not allowed in YAML")

@@ -1,6 +1,6 @@
 import pytest
 
-from paredown.framework.storage.whole_files import whole_file, write_text
+from paredown.framework.storage.files import whole_file, write_text
 
 
 def test_a_file_is_replaced_at_once_and_is_as_any_other(tmp_path):

@@ -1,9 +1,13 @@
-"""A table of malformed recipes: each is refused at its line and column, with words that help."""
+"""A recipe that is loaded, copied and written; and a table of malformed ones, each refused at its line and column."""
+
+import copy
+import pickle
 
 import pytest
+import yaml
+from small_recipes import PRUNE, prune, recipe
 
-from paredown.framework.errors import RecipeError
-from paredown.framework.recipe import Recipe
+from paredown import Recipe, RecipeError
 
 GOOD = """\
 recipe: 1
@@ -117,7 +121,7 @@ MALFORMED = [
     ("curve: cubic", "<<: {curve: cubic}", 18, 5, "use extends"),
     ("[Linear]", "[Linear", 12, 10, "',' or the closing ']' is missing"),
     ("[Linear]", "*layers", 11, 14, "the alias *layers has no anchor &layers"),
-    ("[Linear]", "&a [*a]", 11, 14, "inside the value that it stands for"),
+    ("[Linear]", "&a [*a]", 11, 14, "inside the value that it refers to"),
     ("    every: 0.5", "\tevery: 0.5", 14, 1, "indented with spaces"),
     ("name: good", "name: a: b", 2, 8, "quote a text that holds ': '"),
     ("name: good", "name: @good", 2, 7, "put quotes around it"),
@@ -218,3 +222,21 @@ def test_not_text(tmp_path):
     with pytest.raises(RecipeError, match="not UTF-8") as caught:
         Recipe.load("r.yaml")
     assert caught.value.line == 2
+
+
+def test_times_come_out_plain():
+    assert prune(recipe(), overrides=["modifiers.prune.start=1.50 epochs", "modifiers.prune.end=500  steps"]) == {
+        **PRUNE, "start": 1.5, "end": "500 steps"}  # fmt: skip
+
+
+def test_round_trip_copy_and_pickle():
+    source = recipe(variables={"s": 0.5}, description="a\nb\n", tags=["off", "1e-3"])
+    source["modifiers"]["prune"]["final_sparsity"] = "${variables.s}"
+    loaded = Recipe.load(source)
+    again = Recipe.load(yaml.safe_load(loaded.to_yaml()))
+    assert again.resolved() == loaded.resolved()
+    assert Recipe.load(loaded.written()).written() == yaml.safe_load(loaded.to_yaml())
+    assert "${variables.s}" in again.to_yaml()
+    for other in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        assert other.resolved() == loaded.resolved()
+        assert other.modifiers["prune"].name == "prune"

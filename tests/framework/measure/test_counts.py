@@ -1,0 +1,72 @@
+"""Counts against counting by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from paredown.framework.measure.counts import measure_model
+from paredown.framework.measure.latency import measure_latency
+from paredown.framework.measure.size import bytes_on_disk
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+
+
+def test_layers_and_totals():
+    model = small_net()
+    with torch.no_grad():
+        model[4].weight[:, ::2] = 0
+    measured = measure_model(model, torch.randn(2, 3, 4, 4))
+    conv, norm, linear = measured.layers
+    assert [layer.name for layer in measured.layers] == ["0", "1", "4"]
+    assert [layer.kind for layer in measured.layers] == ["Conv2d", "BatchNorm2d", "Linear"]
+    assert (conv.parameters, conv.macs) == (8 * 27 + 8, 2 * 8 * 27 * 16)
+    assert (norm.parameters, norm.nonzeros, norm.macs) == (16, 8, 0)
+    assert (linear.parameters, linear.nonzeros, linear.macs) == (1290, 650, 2 * 1280)
+    assert linear.sparsity == pytest.approx(640 / 1290)
+    assert measured.parameters == 224 + 16 + 1290
+    assert measured.macs == conv.macs + linear.macs
+    assert [layer.bits for layer in measured.layers] == [224 * 32, 16 * 32, 1290 * 32]
+
+
+def test_the_model_is_left_as_it_was():
+    model = small_net()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measure_model(model, torch.randn(2, 3, 4, 4))
+    bytes_on_disk(model)
+    measure_latency({"a": model, "b": model}, (torch.randn(2, 3, 4, 4),), repetitions=2)
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_without_inputs_there_are_no_macs():
+    measured = measure_model(nn.Linear(4, 4))
+    assert measured.macs is None
+    assert measured.layers[0].name == ""
+    assert measure_model(nn.Linear(4, 4), torch.randn(1, 4)).layers[0].macs == 16
+
+
+def test_shared_parameters_count_once():
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    alone = bytes_on_disk(model[:1])
+    model[1].weight = model[0].weight
+    assert measure_model(model).parameters == 64
+    assert bytes_on_disk(model) < 1.1 * alone
+
+
+def test_a_compiled_model_is_seen_through():
+    model = small_net()
+    assert measure_model(torch.compile(model, backend="eager")).layers == measure_model(model).layers
+
+
+def test_attention_counts_in_the_total():
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    measured = measure_model(nn.Sequential(nn.Linear(8, 8), Attention()), torch.randn(1, 1, 5, 8))
+    assert measured.layers[0].macs == 5 * 64
+    assert measured.macs == 5 * 64 + 2 * 5 * 5 * 8
