@@ -101,7 +101,7 @@ def _scan(
     """What was found, and what was written of it."""
     from paredown.framework.calibration.sensitivity import scan
     from paredown.framework.experiments.seeds import train_dense
-    from paredown.framework.experiments.task_loading import load_task
+    from paredown.framework.experiments.task import load_task
     from paredown.framework.modifier.training import Training
     from paredown.framework.recipe import Recipe
 

@@ -13,7 +13,7 @@ from paredown import Recipe
 TASK = """
 import torch
 from torch import nn
-from paredown.framework.experiments.task import Task
+from paredown import Task
 
 def batches(seed):
     g = torch.Generator().manual_seed(seed)
@@ -137,7 +137,7 @@ def test_plan(folder):
         (["run", "recipe.yaml"], 2, "--task"),
         (["run", "recipe.yaml", "modifiers.prune.final=0.5", "--task", "job:task"], 1, "final_sparsity"),
         (["plan", "recipe.yaml", "modifiers.prune.targets=[Conv2d]", "--task", "job:task"], 1, "nothing to act on"),
-        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate gave 'well'; the accuracy is a number"),
+        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate returned 'well'; the accuracy is a number"),
         (["report", "nowhere"], 2, "nowhere"),
         (["report", "recipe.yaml"], 1, "no report"),
         (["report", "."], 2, "report.json"),

@@ -1,12 +1,13 @@
 """A sweep's folders as rows: whatever is in them, none is lost and none raises."""
 
 import json
+import random
 
 import pytest
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.experiments.sweep.claims import claim, is_claimed
-from paredown.framework.experiments.sweep.collecting import collect
+from paredown.framework.experiments.sweep.collecting import collect, pareto_front
 from paredown.framework.experiments.sweep.job_status import JobStatus, read_status, write_status
 from paredown.framework.experiments.sweep.manifest import Manifest, write_manifest
 from paredown.framework.experiments.sweep.page import html_page
@@ -196,3 +197,18 @@ def test_a_status_reads_back(tmp_path):
     write_status(tmp_path, status)
     assert read_status(tmp_path) == status
     assert read_status(tmp_path / "none") is None
+
+
+def beaten(one, other):
+    return other[0] <= one[0] and other[1] >= one[1] and other != one
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_pareto_front_against_its_definition(seed):
+    draw = random.Random(seed)
+    points = [(draw.randint(0, 9), draw.randint(0, 9) / 10) for _ in range(draw.randint(0, 25))]
+    wanted = {i for i, point in enumerate(points) if not any(beaten(point, other) for other in points)}
+    front = pareto_front(points)
+    assert set(front) == wanted
+    assert len(front) == len(wanted)
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
