@@ -29,6 +29,8 @@ _HINTS = {
     "folders": "FOLDER",
     "objectives": "--objectives",
     "overrides": "OVERRIDE",
+    "settings": "--recipe",
+    "target": "--target",
     "task": "--task",
 }
 

@@ -25,7 +25,7 @@ def test_the_manifest_of_a_new_sweep(recipe):
 @pytest.mark.parametrize(
     ("overrides", "options", "argument", "message"),
     [
-        ([f"{SWEPT}=(1"], {}, "overrides", ""),
+        ([f"{SWEPT}=(1"], {}, "overrides", "Error parsing override"),
         ([f"{SWEPT}=interval(0,1)"], {}, "overrides", "in Python trials"),
         (["hydra.sweep.dir=x"], {}, "overrides", "in Python by folder"),
         (["hydra/launcher=jobli"], {}, "overrides", "joblib"),
