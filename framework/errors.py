@@ -1,6 +1,7 @@
 """The exceptions of paredown, and the nearest known word for their messages.
 
 ParedownError
+├── ArgumentError     an argument of a run or a sweep is wrong; names the argument
 ├── RecipeError       the recipe is wrong; carries every mistake of the file, with positions
 ├── ScheduleError     the run and the recipe's times do not fit, or a target was not reached
 ├── TargetError       a pattern matches nothing, or a layer cannot be treated
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 __all__ = [
+    "ArgumentError",
     "CheckpointError",
     "ExportError",
     "Mistake",
@@ -38,6 +40,18 @@ MOST_CANDIDATES = 500
 
 class ParedownError(Exception):
     """Base of all errors that paredown raises on purpose."""
+
+
+class ArgumentError(ParedownError):
+    """An argument of a run or a sweep is wrong.
+
+    Attributes:
+        argument: which one, by its name in Python, such as ``task`` or ``overrides``.
+    """
+
+    def __init__(self, message: str, argument: str = "") -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class ScheduleError(ParedownError):

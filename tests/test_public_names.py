@@ -16,6 +16,7 @@ NAMES = {
     "ScheduleError",
     "ScheduledManager",
     "TargetError",
+    "Task",
     "Time",
     "Training",
     "load",

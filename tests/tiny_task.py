@@ -6,7 +6,7 @@ import signal
 import torch
 from torch import nn
 
-from paredown.framework.experiments.task import Task
+from paredown import Task
 
 RECIPE = """
 recipe: 1

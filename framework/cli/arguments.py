@@ -1,27 +1,51 @@
-"""Recipes and overrides on the command line: `recipe.yaml modifiers.prune.end=20`."""
+"""Arguments that several commands have: recipes with overrides (`recipe.yaml modifiers.prune.end=20`), and tasks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["Overrides", "Source", "TaskName", "require_source", "split_overrides"]
+from paredown.framework.errors import ArgumentError
+
+__all__ = ["TASK", "Overrides", "Source", "TaskName", "require_source", "split_overrides", "wrong_use"]
+
+TASK = typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data.")
 
 Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a card, a name, or hub:team/name@revision.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDE", help="Such as run.epochs=3.")]
-TaskName = Annotated[
-    str, typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data.")
-]
+TaskName = Annotated[str, TASK]
 
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.-]*(=.*)?", re.DOTALL)
+#: the command line's names of Python's arguments
+_HINTS = {
+    "by": "--by",
+    "condition": "--pick",
+    "folder": "--output",
+    "folders": "FOLDER",
+    "objectives": "--objectives",
+    "overrides": "OVERRIDE",
+    "settings": "--recipe",
+    "target": "--target",
+    "task": "--task",
+}
+
+
+@contextmanager
+def wrong_use() -> Iterator[None]:
+    """Turn a wrong argument inside of the block into wrong use of the option that it came from (exit code 2)."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint=_HINTS.get(error.argument, error.argument)) from error
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sources and overrides.
+    """Split arguments into sources and overrides.
 
     >>> split_overrides(["a.yaml", "run.epochs=3", "~modifiers.prune"])
     (['a.yaml'], ['run.epochs=3', '~modifiers.prune'])
@@ -31,7 +55,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def require_source(source: str) -> None:
-    """Refuse what is neither a file, nor a recipe's name, nor an address on the Hub.
+    """Refuse a source that is neither a file, nor a recipe's name, nor an address on the Hub.
 
     Raises:
         typer.BadParameter: there is no such recipe (wrong use, exit code 2).

@@ -1,23 +1,31 @@
-"""Progress bars."""
+"""Progress bars: of the trainings of a run, and of the jobs of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from paredown.framework.cli.console import console
 
-__all__ = ["Bars"]
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+__all__ = ["Bars", "sweep_bar"]
+
+#: seconds between two looks at the folders of jobs
+PAUSE = 0.5
 
 
 class Bars:
-    """A progress bar for each training."""
+    """A progress bar for each training of a run."""
 
     def __init__(self, hidden: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console(), disable=hidden)
+        self.progress = _progress(TimeRemainingColumn(), hidden)
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Bars:
@@ -28,13 +36,50 @@ class Bars:
         self.progress.stop()
 
     def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
-        """What tells the bars of one seed."""
+        """The function that advances the bars of one seed."""
 
-        def tell(what: str, step: int, total: int, accuracy: float | None) -> None:
+        def advance(what: str, step: int, total: int, accuracy: float | None) -> None:
             name = f"seed {seed}: {what}"
             if name not in self.tasks:
                 self.tasks[name] = self.progress.add_task(name, total=total)
-            told = name if accuracy is None else f"{name} (accuracy {accuracy:.4f})"
-            self.progress.update(self.tasks[name], completed=step, description=told)
+            description = name if accuracy is None else f"{name} (accuracy {accuracy:.4f})"
+            self.progress.update(self.tasks[name], completed=step, description=description)
 
-        return tell
+        return advance
+
+
+@contextmanager
+def sweep_bar(folders: Sequence[Path], hidden: bool) -> Iterator[None]:
+    """Show, while a block runs, how many jobs of a sweep have ended, wherever they run."""
+    from rich.progress import TimeElapsedColumn
+
+    with _progress(TimeElapsedColumn(), hidden or not console().is_terminal) as bar:
+        task, stop = bar.add_task("jobs", total=len(folders)), threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(PAUSE):
+                bar.update(task, **_ended(folders))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _ended(folders: Sequence[Path]) -> dict[str, Any]:
+    from paredown.framework.experiments.sweep.job_status import read_state
+
+    states = [read_state(folder) for folder in folders]
+    failed = states.count("failed")
+    ended = states.count("finished") + failed
+    return {"completed": ended, "description": f"jobs ({failed} failed)" if failed else "jobs"}
+
+
+def _progress(time: ProgressColumn, hidden: bool) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), time)
+    return Progress(*columns, console=console(), disable=hidden)

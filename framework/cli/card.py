@@ -1,11 +1,11 @@
-"""`paredown card`: a recipe as a Markdown page that is itself a recipe."""
+"""`paredown card`: write a recipe as a Markdown page that is itself a recipe."""
 
 from __future__ import annotations
 
 import typer
 
 from paredown.framework.cli.arguments import Overrides, Source, require_source
-from paredown.framework.cli.console import Output, write
+from paredown.framework.cli.console import Output, print_text, write
 
 __all__ = ["card", "register"]
 
@@ -35,7 +35,7 @@ def card(recipe: Source, overrides: Overrides = None, output: Output = None) -> 
 
     loaded = Recipe.load(recipe, overrides or [])
     if output is None:
-        return typer.echo(card_of(loaded, recipe), nl=False)
+        return print_text(card_of(loaded, recipe))
     picture = timeline_picture(loaded)
     beside = output.with_name(f"{output.stem}-timeline.svg")
     write(card_of(loaded, output.name, beside.name if picture else None), output)

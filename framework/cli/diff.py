@@ -1,13 +1,13 @@
-"""`paredown diff`: two recipes compared by what they mean."""
+"""`paredown diff`: compare two recipes by their meaning."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paredown.framework.cli.arguments import require_source
-from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, write
+from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, print_text, table
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe
@@ -47,7 +47,7 @@ def diff(first: First, second: Second, as_json: AsJson = False, quiet: Quiet = F
     if as_json:
         print_json([vars(difference) for difference in found], output)
     elif output is not None:
-        write("".join(f"{one.path}: {one.first} -> {one.second}\n" for one in found), output)
+        print_text("".join(f"{one.path}: {one.first} -> {one.second}\n" for one in found), output)
     elif not quiet:
         _print((first, second), recipes, found)
     if found:
@@ -57,27 +57,16 @@ def diff(first: First, second: Second, as_json: AsJson = False, quiet: Quiet = F
 def _print(names: tuple[str, str], recipes: tuple[Recipe, Recipe], found: list[Difference]) -> None:
     if not found:
         return typer.echo(f"{names[0]} and {names[1]} mean the same")
-    tables = (_table("value", names, [(one.path, one.first, one.second) for one in found]), _windows(names, recipes))
-    for table in tables:
-        console().print(table)
+    values = [(one.path, one.first, one.second) for one in found]
+    for title, rows in (("value", values), ("window (epochs)", _windows(recipes))):
+        console().print(table((title, *names), rows))
         typer.echo()
     return None
 
 
-def _windows(names: tuple[str, str], recipes: tuple[Recipe, Recipe]) -> Any:
+def _windows(recipes: tuple[Recipe, Recipe]) -> list[tuple[str, ...]]:
+    """Of each modifier: its name, and its window in both recipes."""
     from paredown.framework.recipe.comparing import window_text
 
     modifiers = dict.fromkeys([*recipes[0].modifiers, *recipes[1].modifiers])
-    rows = [(name, *(window_text(recipe.modifiers.get(name)) for recipe in recipes)) for name in modifiers]
-    return _table("window (epochs)", names, rows)
-
-
-def _table(title: str, names: tuple[str, str], rows: list[tuple[Any, ...]]) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title, *map(escape, names), box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    return table
+    return [(name, *(window_text(recipe.modifiers.get(name)) for recipe in recipes)) for name in modifiers]

@@ -1,4 +1,4 @@
-"""The command `paredown`.
+"""The command `paredown`: all of its sub-commands in one app, and its exit codes.
 
 Exit codes: 0 it holds, 1 it does not (an invalid recipe, a difference, a proof that fails), 2 wrong use.
 """
@@ -16,7 +16,7 @@ from paredown.framework.errors import ParedownError
 
 __all__ = ["ENTRY_POINT_GROUP", "app", "main"]
 
-#: modules outside the framework that bring a command: each has a ``register(app)``
+#: the group of modules outside the framework that add a command: each has a ``register(app)``
 ENTRY_POINT_GROUP = "paredown.commands"
 
 app = typer.Typer(
@@ -42,11 +42,11 @@ schema.register(app)
 
 
 def _register_plug_ins() -> None:
-    """Add the commands of other packages, and of paredown's own integrations."""
+    """Add the commands of other packages, and those of paredown's integrations."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             point.load().register(app)
-        except Exception as error:  # a stranger's module may fail in any way
+        except Exception as error:  # the module of another package may fail in any way
             print_problem(f"the command {point.name!r} ({point.value}) is left out: {type(error).__name__}: {error}")
 
 

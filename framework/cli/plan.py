@@ -1,4 +1,4 @@
-"""`paredown plan`: what a recipe will do to a model, without doing it."""
+"""`paredown plan`: print the effects of a recipe on a model, without running it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 
 import typer
 
-from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source
-from paredown.framework.cli.console import AsJson, Output, print_json, write
+from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source, wrong_use
+from paredown.framework.cli.console import AsJson, Output, print_json, print_text
 
 __all__ = ["plan", "register"]
 
@@ -34,15 +34,15 @@ def plan(
 ) -> None:
     """Show which layers each modifier matches, when, and the size to be expected."""
     require_source(recipe)
-    from paredown.framework.experiments.task_loading import load_task
+    from paredown.framework.experiments.task import load_task
     from paredown.framework.run.manager import ScheduledManager
 
-    manager, job = ScheduledManager.from_yaml(recipe, overrides or []), load_task(task)
+    manager = ScheduledManager.from_yaml(recipe, overrides or [])
+    with wrong_use():
+        job = load_task(task)
     length = len(job.train_loader)
     planned = manager.plan(job.build_model(), steps_per_epoch=length, example_inputs=job.example_inputs)
     if as_json:
         print_json(dataclasses.asdict(planned), output)
-    elif output is not None:
-        write(f"{planned}\n", output)
     else:
-        typer.echo(str(planned))
+        print_text(f"{planned}\n", output)

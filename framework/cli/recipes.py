@@ -1,4 +1,4 @@
-"""`paredown recipes`: the recipes that come with paredown."""
+"""`paredown recipes`: list and print the recipes that are installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from paredown.framework.cli.arguments import require_source
-from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, write
+from paredown.framework.cli.console import AsJson, Output, Quiet, console, print_json, print_text, table
 
 __all__ = ["list_recipes", "register", "show_recipe"]
 
@@ -46,8 +46,7 @@ def list_recipes(as_json: AsJson = False, quiet: Quiet = False, output: Output =
     from paredown.framework.recipe.reading.collections import recipe_names
 
     if quiet and not as_json:
-        text = "\n".join(recipe_names())
-        return typer.echo(text) if output is None else write(text + "\n", output)
+        return print_text("".join(f"{name}\n" for name in recipe_names()), output)
     names = recipe_names()
     recipes = {name: Recipe.load(name) for name in names}
     rows = [
@@ -72,14 +71,9 @@ def show_recipe(name: Name, resolved: Resolved = False, as_json: AsJson = False,
     recipe = Recipe.load(name)
     if as_json:
         return print_json(recipe.resolved(), output)
-    text = to_yaml(recipe.resolved()) if resolved else recipe.to_yaml()
-    return typer.echo(text, nl=False) if output is None else write(text, output)
+    return print_text(to_yaml(recipe.resolved()) if resolved else recipe.to_yaml(), output)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table("recipe", "modifiers", "description", box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(row["name"], ", ".join(row["modifiers"]), row["description"])
-    console().print(table if rows else "no recipes")
+    cells = [(row["name"], ", ".join(row["modifiers"]), row["description"]) for row in rows]
+    console().print(table(("recipe", "modifiers", "description"), cells) if rows else "no recipes")

@@ -1,4 +1,4 @@
-"""`paredown report`: show or convert what a run wrote."""
+"""`paredown report`: print or convert the report of a run."""
 
 from __future__ import annotations
 

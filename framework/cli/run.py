@@ -1,18 +1,19 @@
-"""`paredown run`: a recipe on a task, dense beside compressed; `-m` sweeps over values of it."""
+"""`paredown run`: run a recipe on a task, and print dense beside compressed; `-m` sweeps over values of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from paredown.framework.cli.arguments import Overrides, require_source
+from paredown.framework.cli.arguments import TASK, Overrides, require_source, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
+from paredown.framework.cli.sweep import show_sweep
 
 if TYPE_CHECKING:
-    from paredown.framework.experiments.sweep.manifest import Manifest
     from paredown.framework.recipe import Recipe
 
 __all__ = ["register", "run"]
@@ -34,10 +35,7 @@ paredown run --resume runs/sweep-2027-01-31-12-00-00
 """
 
 Source = Annotated[str | None, typer.Argument(metavar="RECIPE", help="A file, a card, or a bundled name.")]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data."),
-]
+TaskName = Annotated[str | None, TASK]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -54,6 +52,14 @@ Sweeper = Annotated[str | None, typer.Option(metavar="optuna", help="Search inte
 Trials = Annotated[int, typer.Option(min=1, help="Jobs of a search.")]
 Objectives = Annotated[str, typer.Option(metavar="A,B", help="What a search weighs against each other.")]
 Resume = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with a sweep; as resume=FOLDER.")]
+
+
+class RunOptions(TypedDict):
+    """How a recipe is run on a task."""
+
+    seeds: int | None
+    one_shot: bool
+    record: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -86,99 +92,45 @@ def run(
     resumed = [one for one in given if one.startswith("resume=")]
     if resume is not None or resumed:
         folder = resume or Path(resumed[0].partition("=")[2])
-        _go_on(folder, [one for one in given if one not in resumed], quiet, as_json)
-        return
+        return _run_sweep(folder, [one for one in given if one not in resumed], quiet, as_json)
     if recipe is None or task is None:
         raise typer.BadParameter("is missing", param_hint="RECIPE" if recipe is None else "--task")
     require_source(recipe)
-    from paredown.framework.recipe import Recipe
-
-    if not multirun and sweeper is None:
-        _run(
-            Recipe.load(recipe, overrides or []),
-            task,
-            output or Path("runs/latest"),
-            seeds,
-            one_shot,
-            record,
-            as_json,
-            quiet,
-        )
-        return
-    from paredown.framework.experiments.sweep.running import start
-
-    loaded = Recipe.load(recipe)
-    wanted = _manifest(loaded, task, overrides or [], seeds, one_shot, record, trials if sweeper else 0, objectives)
     if sweeper not in (None, "optuna"):
         raise typer.BadParameter(f"{sweeper!r}; optuna is the one that there is", param_hint="--sweeper")
-    start(loaded, wanted, output, quiet, as_json)
+    from paredown.framework.recipe import Recipe
+
+    options: RunOptions = {"seeds": seeds, "one_shot": one_shot, "record": record}
+    if not multirun and sweeper is None:
+        loaded = Recipe.load(recipe, overrides or [])
+        return _run(loaded, task, output or Path("runs/latest"), options, quiet, as_json)
+    from paredown.framework.experiments.sweep.creating import create_sweep
+
+    names, wanted = [name.strip() for name in objectives.split(",")], trials if sweeper else 0
+    with wrong_use():
+        folder = create_sweep(
+            Recipe.load(recipe), task, overrides or [], output, trials=wanted, objectives=names, **options
+        )
+    return _run_sweep(folder, [], quiet, as_json)
 
 
-def _run(
-    recipe: Recipe, task: str, output: Path, seeds: int | None, one_shot: bool, record: bool, as_json: bool, quiet: bool
-) -> None:
-    from paredown.framework.experiments.folder import write_results
-    from paredown.framework.experiments.seeds import run_seeds
-    from paredown.framework.experiments.task_loading import load_task
-    from paredown.framework.report.evidence import repeatable
+def _run(recipe: Recipe, task: str, folder: Path, options: RunOptions, quiet: bool, as_json: bool) -> None:
+    from paredown.framework.experiments.folder import run_in_folder
+    from paredown.framework.experiments.task import load_task
 
-    job = load_task(task)
     silent = quiet or as_json
-    with Bars(hidden=silent) as bars:
-        chosen = job.seeds if seeds is None else range(seeds)
-        report = run_seeds(job, recipe, chosen, output, bars.of, _nothing if silent else typer.echo, one_shot)
-    report = repeatable(report, task, chosen, one_shot)
-    write_results(report, recipe, output, job.name if record else None)
+    with wrong_use():
+        job = load_task(task)
+        with Bars(hidden=silent) as bars:
+            report = run_in_folder(job, task, recipe, folder, bars.of, None if silent else typer.echo, **options)
     if as_json:
         typer.echo(report.to_json())
     elif not quiet:
-        typer.echo(f"\n{report}\n\n{output / 'report.html'}, report.json, recipe.yaml written")
+        typer.echo(f"\n{report}\n\n{folder / 'report.html'}, report.json, recipe.yaml written")
 
 
-def _go_on(folder: Path, others: list[str], quiet: bool, as_json: bool) -> None:
-    from paredown.framework.experiments.sweep.overrides import split_hydra
-    from paredown.framework.experiments.sweep.running import go_on
+def _run_sweep(folder: Path, overrides: Sequence[str], quiet: bool, as_json: bool) -> None:
+    from paredown.framework.experiments.sweep.running import run_sweep
 
-    own, hydra = split_hydra(others)
-    if own:
-        raise typer.BadParameter(
-            f"{own[0]}: a sweep goes on as it was started; another launcher is all that it takes", param_hint="--resume"
-        )
-    go_on(folder, hydra, quiet, as_json)
-
-
-def _manifest(
-    recipe: Recipe,
-    task: str,
-    overrides: list[str],
-    seeds: int | None,
-    one_shot: bool,
-    record: bool,
-    trials: int,
-    objectives: str,
-) -> Manifest:
-    from paredown.framework.experiments.sweep.manifest import Manifest
-    from paredown.framework.experiments.sweep.overrides import split_hydra
-    from paredown.framework.experiments.sweep.row import QUANTITIES
-
-    own, hydra = split_hydra(overrides)
-    names = tuple(name.strip() for name in objectives.split(","))
-    if unknown := [name for name in names if name not in QUANTITIES]:
-        raise typer.BadParameter(f"{unknown[0]!r}; one of {', '.join(QUANTITIES)}", param_hint="--objectives")
-    return Manifest(
-        recipe=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        task=task,
-        working_folder=str(Path.cwd()),
-        overrides=tuple(own),
-        hydra=tuple(hydra),
-        seeds=seeds,
-        one_shot=one_shot,
-        record=record,
-        trials=trials,
-        objectives=names if trials else (),
-    )
-
-
-def _nothing(text: str) -> None:
-    """Shows nothing."""
+    with wrong_use():
+        show_sweep(run_sweep(folder, overrides), quiet, as_json)

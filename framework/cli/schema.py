@@ -1,4 +1,4 @@
-"""`paredown schema`: the JSON Schema of recipes, for editors."""
+"""`paredown schema`: print the JSON Schema of recipes, for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`paredown sensitivity`: how much each layer's treatment alone hurts the model."""
+"""`paredown sensitivity`: measure how much treating one layer alone harms the model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source
+from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Output, Quiet, print_json, write
-from paredown.framework.cli.settings_recipe import Wanted
 
 if TYPE_CHECKING:
-    from paredown.framework.calibration.sensitivity import Loss, Sensitivity
-    from paredown.framework.experiments.task import Task
-    from paredown.framework.modifier.base import Modifier
-    from paredown.framework.modifier.fields import Trial
-    from paredown.framework.modifier.run import Run
+    from paredown.framework.calibration.sensitivity import Sensitivity
+    from paredown.framework.experiments.settings_recipe import SettingsRecipe
 
 __all__ = ["register", "sensitivity"]
 
@@ -36,13 +32,14 @@ paredown sensitivity prune90 --task my_project.job:task --measure loss --recipe 
 
 
 class Measure(str, Enum):
-    """What is measured."""
+    """The harm that is measured."""
 
     output = "output"
     loss = "loss"
 
     @property
-    def told(self) -> str:
+    def heading(self) -> str:
+        """The measure in words."""
         return "rise of the loss" if self is Measure.loss else "relative squared error of the output"
 
 
@@ -74,7 +71,7 @@ def sensitivity(
     quiet: Quiet = False,
     output: Output = None,
 ) -> None:
-    """Train the dense model, treat one layer at a time at several settings, and tell how much that hurts.
+    """Train the dense model, treat one layer at a time at several settings, and print how much that hurts.
 
     The settings are those of the first of the recipe's modifiers that has some: of a quantizer widths in bits, of
     pruning shares of zeros. --output writes a page with a plot (.html) or data (.json). --recipe writes the recipe with
@@ -83,66 +80,65 @@ def sensitivity(
     require_source(recipe)
     if output is not None and output.suffix not in (".html", ".json"):
         raise typer.BadParameter(f"{output}: .html or .json", param_hint="--output")
-    wanted = Wanted.of(written, target)
-    found, told = _scan(recipe, overrides or [], task, samples, measure, wanted, quiet or as_json)
-    rows = {"measure": measure.value, "sensitivities": [dataclasses.asdict(each) for each in found], **told}
+    settings = _settings(written, target)
+    found, made = _scan(recipe, overrides or [], task, samples, measure, settings, quiet or as_json)
+    rows = {"measure": measure.value, "sensitivities": [dataclasses.asdict(each) for each in found], **made}
     if as_json or (output is not None and output.suffix == ".json"):
         print_json(rows, output)
     elif output is not None:
         _write_page(found, measure, output)
     if not as_json and not quiet:
         typer.echo(_table(found, measure))
-        for each in told.values():
+        for each in made.values():
             typer.echo(f"\n{each['path']} written: it reaches {each['reached']:.4g} at a target of {each['target']:g}")
 
 
+def _settings(path: Path | None, target: float | None) -> SettingsRecipe | None:
+    """The recipe that --recipe and --target ask for.
+
+    Raises:
+        typer.BadParameter: one of them is missing, or the file has no recipe's name (exit code 2).
+    """
+    from paredown.framework.experiments.settings_recipe import SettingsRecipe
+
+    if path is None and target is None:
+        return None
+    if path is None or target is None:
+        raise typer.BadParameter("--recipe and --target go together", param_hint="--recipe")
+    if path.suffix not in (".yaml", ".yml"):
+        raise typer.BadParameter(f"{path}: .yaml or .yml", param_hint="--recipe")
+    return SettingsRecipe(path, target)
+
+
 def _scan(
-    recipe: str, overrides: list[str], task: str, samples: int, measure: Measure, wanted: Wanted | None, silent: bool
+    recipe: str,
+    overrides: list[str],
+    task: str,
+    samples: int,
+    measure: Measure,
+    settings: SettingsRecipe | None,
+    silent: bool,
 ) -> tuple[list[Sensitivity], dict[str, Any]]:
-    """What was found, and what was written of it."""
-    from paredown.framework.calibration.sensitivity import scan
-    from paredown.framework.experiments.seeds import train_dense
-    from paredown.framework.experiments.task_loading import load_task
-    from paredown.framework.modifier.run import Run
+    from paredown.framework.experiments.sensitivity import scan_task
+    from paredown.framework.experiments.task import load_task
     from paredown.framework.recipe import Recipe
 
-    loaded, job = Recipe.load(recipe, overrides), load_task(task)
-    with Bars(hidden=silent) as bars:
-        tell = bars.of(job.seeds[0])
-        run = Run(train_dense(job, job.seeds[0], tell))
-        run.take(job.train_loader, None, job.example_inputs, None)
-        modifier, trials = _first_with_trials(run, list(loaded.modifiers.values()))
-        training = modifier.bind(run)
-        if wanted is not None:
-            wanted.fields(training, modifier, {trial.layer: None for trial in trials})
-        loss = _loss_of(job) if measure is Measure.loss else None
-        found = scan(training, trials, samples, lambda done, total: tell("scan", done, total, None), loss)
-    return found, {} if wanted is None else {"recipe": wanted.write(loaded, training, modifier, found)}
-
-
-def _first_with_trials(run: Run, modifiers: Sequence[Modifier]) -> tuple[Modifier, Sequence[Trial]]:
-    from paredown.framework.errors import ScheduleError
-
-    for modifier in modifiers:
-        trials = modifier.trials(modifier.bind(run))
-        if trials:
-            return modifier, trials
-    raise ScheduleError(f"none of {', '.join(each.name for each in modifiers)} has settings to try")
-
-
-def _loss_of(job: Task) -> Loss:
-    return lambda output, batch: job.loss(output, batch[1])
+    loaded = Recipe.load(recipe, overrides)
+    with wrong_use():
+        job = load_task(task)
+        with Bars(hidden=silent) as bars:
+            return scan_task(job, loaded, samples, measure is Measure.loss, bars.of, settings)
 
 
 def _table(found: Sequence[Sensitivity], measure: Measure) -> str:
-    """A row a layer, a column a setting."""
+    """The errors as text: a row for each layer, a column for each setting."""
     from paredown.framework.calibration.sensitivity import shown
 
     settings = {each.setting: shown(each.setting, each.unit) for each in found}
     layers = list(dict.fromkeys(each.layer for each in found))
     errors = {(each.layer, each.setting): each.error for each in found}
-    width = max(len(layer) for layer in [*layers, measure.told])
-    head = f"{measure.told:<{width}}" + "".join(f"{told:>12}" for told in settings.values())
+    width = max(len(layer) for layer in [*layers, measure.heading])
+    head = f"{measure.heading:<{width}}" + "".join(f"{name:>12}" for name in settings.values())
     body = [f"{layer:<{width}}" + "".join(f"{errors[layer, s]:>12.3g}" for s in settings) for layer in layers]
     return "\n".join([head, *body])
 
@@ -151,4 +147,4 @@ def _write_page(found: Sequence[Sensitivity], measure: Measure, output: Path) ->
     from paredown.framework.report.page import sensitivity_page
 
     rows = [(each.layer, each.setting, each.error) for each in found]
-    write(sensitivity_page(rows, found[0].unit, measure.told, logarithm=measure is Measure.output), output)
+    write(sensitivity_page(rows, found[0].unit, measure.heading, logarithm=measure is Measure.output), output)

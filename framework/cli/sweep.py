@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paredown.framework.cli.console import AsJson, Output, console, print_problem, write
+from paredown.framework.cli.arguments import wrong_use
+from paredown.framework.cli.bars import sweep_bar
+from paredown.framework.cli.console import AsJson, Output, console, print_problem, print_text, table, write
 
 if TYPE_CHECKING:
-    from paredown.framework.experiments.sweep.collecting import Sweep
+    from rich.table import Table
 
-__all__ = ["print_table", "register", "sweep"]
+    from paredown.framework.experiments.sweep.collecting import Sweep
+    from paredown.framework.experiments.sweep.progress import Progress, SweepEnded, SweepStarted
+
+__all__ = ["register", "show_sweep", "sweep"]
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -32,7 +39,6 @@ Pick = Annotated[
     typer.Option(metavar="CONDITION", help="Write the best job that holds it, such as 'bytes <= 0.2 * dense'."),
 ]
 By = Annotated[str, typer.Option("--by", metavar="QUANTITY", help="What the best one is best in.")]
-
 
 #: columns of words
 WORDS = ("job", "overrides", "front", "state")
@@ -54,10 +60,8 @@ def sweep(
     """
     from paredown.framework.experiments.sweep.collecting import collect
 
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise typer.BadParameter(f"{missing[0]}: no such folder", param_hint="FOLDER")
-    found = collect(folders)
+    with wrong_use():
+        found = collect(folders)
     if not found.rows:
         raise typer.BadParameter("no jobs below it", param_hint=str(folders[0]))
     if pick is not None:
@@ -65,53 +69,94 @@ def sweep(
     elif output is not None:
         write(_file_text(found, output, ", ".join(str(folder) for folder in folders)), output)
     else:
-        print_table(found, as_json)
+        _print_table(found, as_json)
 
 
-def print_table(found: Sweep, as_json: bool = False) -> None:
-    """Print the table and how many jobs are in which state."""
-    from paredown.framework.experiments.sweep.table import SHORT_HEAD, short_cells, summary, to_json, told
+def show_sweep(progress: Iterator[Progress], quiet: bool, as_json: bool) -> None:
+    """Run a sweep by iterating its progress, and show it: a line at the start, a bar, the table at the end.
+
+    Raises:
+        typer.Exit: jobs failed, or were not run.
+    """
+    from paredown.framework.experiments.sweep.progress import LauncherFailed, SweepEnded, SweepStarted
+
+    with ExitStack() as running:
+        for event in progress:
+            if isinstance(event, SweepStarted):
+                running.enter_context(_running(event, quiet or as_json))
+            elif isinstance(event, LauncherFailed):
+                print_problem(f"the launcher gave up: {event.reason}")
+            elif isinstance(event, SweepEnded):
+                running.close()
+                _print_end(event, quiet or as_json, as_json)
+
+
+@contextmanager
+def _running(sweep: SweepStarted, hidden: bool) -> Iterator[None]:
+    """Print the first line of a sweep, show its bar while the jobs run, and name the command that resumes it."""
+    if not hidden:
+        finished = f", {sweep.finished} of them finished" if sweep.finished else ""
+        typer.echo(f"{sweep.folder}: {sweep.jobs} jobs{finished}")
+    try:
+        with sweep_bar([sweep.folder / str(number) for number in range(sweep.jobs)], hidden):
+            yield
+    except KeyboardInterrupt:
+        print_problem(f"stopped; go on with: paredown run --resume {sweep.folder}")
+        raise
+
+
+def _print_end(ended: SweepEnded, hidden: bool, as_json: bool) -> None:
+    """Print the table of a sweep and its problems, which are exit code 1."""
+    if as_json or not hidden:
+        _print_table(ended.sweep, as_json)
+    if not hidden:
+        typer.echo(f"{ended.folder / 'sweep.html'} written")
+    failed, left = ended.sweep.in_state("failed"), ended.sweep.in_state("unfinished", "waiting")
+    if failed:
+        print_problem(f"{len(failed)} of {len(ended.sweep.rows)} jobs failed; the whole error is in error.txt of each")
+    if left:
+        print_problem(f"{len(left)} jobs are not through; paredown run --resume {ended.folder}")
+    if failed or left:
+        raise typer.Exit(1)
+
+
+def _print_table(found: Sweep, as_json: bool = False) -> None:
+    """Print the table and the number of jobs in each state."""
+    from paredown.framework.experiments.sweep.table import state_of, summary, to_json
 
     if as_json:
         typer.echo(to_json(found))
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in SHORT_HEAD:
-        is_wide = name == "overrides"
-        table.add_column(name, justify="left" if name in WORDS else "right", no_wrap=not is_wide, overflow="fold")
-    for line in short_cells(found):
-        table.add_row(*(Text(cell) for cell in line), style="bold" if line[-2] else None)
     out = console()
     if not out.is_terminal:
         out.width = WIDTH
-    out.print(table)
+    out.print(_table(found))
     typer.echo(f"{summary(found)}; front: no other job is as accurate with fewer Bytes, fewer MACs, less Latency")
     for row in found.in_state("failed", "running", "unfinished"):
-        typer.echo(f"{row.folder}: {told(row)}")
+        typer.echo(f"{row.folder}: {state_of(row)}")
+
+
+def _table(found: Sweep) -> Table:
+    from rich.text import Text
+
+    from paredown.framework.experiments.sweep.table import SHORT_HEAD, short_cells
+
+    made = table(())
+    for name in SHORT_HEAD:
+        is_wide = name == "overrides"
+        made.add_column(name, justify="left" if name in WORDS else "right", no_wrap=not is_wide, overflow="fold")
+    for line in short_cells(found):
+        made.add_row(*(Text(cell) for cell in line), style="bold" if line[-2] else None)
+    return made
 
 
 def _pick(found: Sweep, text: str, by: str, output: Path | None) -> None:
-    from paredown.framework.errors import did_you_mean
     from paredown.framework.experiments.sweep.condition import Condition
     from paredown.framework.experiments.sweep.picking import pick, winning_recipe
-    from paredown.framework.experiments.sweep.row import QUANTITIES
 
-    if by not in QUANTITIES:
-        near = did_you_mean(by, QUANTITIES)
-        raise typer.BadParameter(f"{by!r}{near}; one of {', '.join(QUANTITIES)}", param_hint="--by")
-    try:
-        condition = Condition.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--pick") from None
-    row = pick(found, condition, by)
-    recipe = winning_recipe(row)
-    if output is None:
-        typer.echo(recipe, nl=False)
-    else:
-        write(recipe, output)
+    with wrong_use():
+        row = pick(found, Condition.parse(text), by)
+    print_text(winning_recipe(row), output)
     print_problem(f"picked {row.folder} ({row.label})")
 
 

@@ -1,4 +1,4 @@
-"""`paredown validate`: whether recipes hold, with every mistake at its place."""
+"""`paredown validate`: check recipes, and print every mistake with its position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`paredown verify`: a recipe is run again, and its recorded numbers hold or do not."""
+"""`paredown verify`: run a recipe again, and compare its recorded numbers with the new ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paredown.framework.cli.arguments import Source, require_source
-from paredown.framework.cli.console import AsJson, Quiet, console, print_json, print_problem
+from paredown.framework.cli.arguments import Source, require_source, wrong_use
+from paredown.framework.cli.console import AsJson, Quiet, console, print_json, print_problem, table
 
 if TYPE_CHECKING:
     from paredown.framework.recipe import Recipe
@@ -25,7 +25,7 @@ paredown verify mnist/prune-quantize-distill
 
 paredown verify team-recipe.yaml --task team_project.job:task
 """
-#: whose tasks are run without being asked for: a recipe is data, and starts nobody's code
+#: tasks that run without being named on the command line; a recipe is data, and starts no other code
 OWN = "paredown."
 
 TaskName = Annotated[
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Run a recipe again as its `results` tell, and say whether its accuracies and bytes hold.
+    """Run a recipe again as its `results` record, and report whether its accuracies and bytes hold.
 
     Exit code 0: every recorded number holds within its spread; 1: one does not, or nothing can be checked.
     """
@@ -72,7 +72,7 @@ def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet
 
 
 def _task_of(entry: Mapping[str, Any], given: str | None, recipe: str) -> str:
-    """The task to run: paredown's own, or the one that the user named."""
+    """The task to run: the one that the user named, or a recorded one of paredown's own."""
     recorded = str(entry["run"].get("task", ""))
     if given is None and not recorded.startswith(OWN):
         raise typer.BadParameter(
@@ -86,31 +86,25 @@ def _task_of(entry: Mapping[str, Any], given: str | None, recipe: str) -> str:
 def _again(recipe: Recipe, entry: Mapping[str, Any], task: str, silent: bool) -> list[Compared]:
     from paredown.framework.cli.bars import Bars
     from paredown.framework.experiments.seeds import run_seeds
-    from paredown.framework.experiments.task_loading import load_task
+    from paredown.framework.experiments.task import load_task
     from paredown.framework.report.evidence import evidence
     from paredown.framework.report.proof import compared
 
-    run, job = entry["run"], load_task(task)
+    run = entry["run"]
+    with wrong_use():
+        job = load_task(task)
     seeds = [int(seed) for seed in run.get("seeds", job.seeds)]
     with Bars(hidden=silent) as bars, TemporaryDirectory() as folder:
-        report = run_seeds(job, recipe, seeds, Path(folder), bars.of, _nothing, bool(run.get("apply")))
+        report = run_seeds(job, recipe, seeds, Path(folder), bars.of, one_shot=bool(run.get("apply")))
     return compared(entry, evidence(report, job.name))
 
 
 def _print(found: list[tuple[str, list[Compared]]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     for name, numbers in found:
-        table = Table(
-            escape(name), "recorded", "now", "may differ by", "", box=None, header_style="bold", pad_edge=False
-        )
-        for one in numbers:
-            told = [f"{value:,.0f}" if "bytes" in one.name else f"{value:.4f}" for value in (one.recorded, one.found)]
-            allowed = f"{one.allowed:,.0f}" if "bytes" in one.name else f"{one.allowed:.4f}"
-            table.add_row(one.name, *told, allowed, "holds" if one.holds else "does not hold")
-        console().print(table)
+        console().print(table((name, "recorded", "now", "may differ by", ""), map(_cells, numbers)))
 
 
-def _nothing(text: str) -> None:
-    """Shows nothing."""
+def _cells(one: Compared) -> tuple[str, ...]:
+    form = ",.0f" if "bytes" in one.name else ".4f"
+    values = (format(value, form) for value in (one.recorded, one.found, one.allowed))
+    return (one.name, *values, "holds" if one.holds else "does not hold")

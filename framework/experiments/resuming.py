@@ -1,46 +1,49 @@
-"""What a job of a sweep writes down while it runs, so that it goes on where it was killed."""
+"""The files that a seed of a job writes while it runs, so that a killed job continues where it was."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from paredown.framework.errors import CheckpointError, ParedownError
+from paredown.framework.experiments.json_files import read_object, write_object
+from paredown.framework.experiments.outcome import Outcome
 from paredown.framework.experiments.training_loop import TrainingLoop
-from paredown.framework.report import Report
 from paredown.framework.run.checkpoint import resume, save
-from paredown.framework.storage.files import load_plain, whole_file, write_text
+from paredown.framework.run.manager import ScheduledManager
+from paredown.framework.storage.files import load_plain, whole_file
 from paredown.framework.storage.random_state import random_state, set_random_state
 
-if TYPE_CHECKING:
-    from paredown.framework.experiments.seeds import Outcome
-    from paredown.framework.run.manager import ScheduledManager
-
-__all__ = ["Keeping"]
+__all__ = ["SeedFiles"]
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """The files of one seed of a job.
+class SeedFiles:
+    """The files from which one seed of a killed job is resumed.
 
     Attributes:
         dense: the dense model trained under this seed, which all jobs of the sweep start from.
         half: the checkpoint after the last epoch of the recipe.
-        outcome: what the seed gave, once it is through.
+        outcome: the seed's outcome, once it has finished.
     """
 
     dense: Path
     half: Path
     outcome: Path
 
+    @classmethod
+    def of(cls, seed: int, dense_folder: Path, folder: Path) -> SeedFiles:
+        """The files of a seed whose dense models and whose results lie in these folders."""
+        return cls(dense_folder / f"seed-{seed}.pt", folder / "half.pt", folder / "outcome.json")
+
     def load_dense(self, model: nn.Module) -> bool:
-        """Put the trained weights into a freshly built model, and the generators where they were after its training."""
+        """Load the trained weights into a new model and restore the random state after its training.
+
+        Returns False where the file is damaged or does not fit; the model may then be loaded in part.
+        """
         try:
             kept = load_plain(self.dense)
             model.load_state_dict(kept["model"])
@@ -50,44 +53,39 @@ class Keeping:
         return True
 
     def save_dense(self, model: nn.Module) -> None:
-        """Keep a dense model that was just trained; another job's is the same."""
+        """Save a dense model that was just trained; every other job of the sweep would train the same one."""
         with whole_file(self.dense) as file:
             torch.save({"model": model.state_dict(), "random": random_state()}, file)
 
-    def go_on(self, loop: TrainingLoop, manager: ScheduledManager) -> None:
-        """Restore the run from the last epoch's checkpoint, where there is one that fits."""
+    def restore(self, loop: TrainingLoop, manager: ScheduledManager) -> None:
+        """Restore the run from the checkpoint of its last epoch; without one that fits, the run starts over."""
         if not self.half.exists():
             return
         try:
             loop.load(resume(self.half, loop.model, loop.optimizer, manager)["loop"])
         except CheckpointError:
-            self.half.unlink(missing_ok=True)  # damaged: the run starts anew, and the model is as it was
+            self.half.unlink(missing_ok=True)  # damaged: nothing was loaded
 
     def save_half(self, loop: TrainingLoop, manager: ScheduledManager) -> None:
-        """Write the checkpoint of an epoch; a scheduler whose state is no plain values means a run without one."""
+        """Save the checkpoint of an epoch; there is none where the scheduler's state is more than plain values."""
         try:
             save(self.half, loop.model, loop.optimizer, manager, loop=loop.state())
         except CheckpointError:
             self.half.unlink(missing_ok=True)
 
     def save_outcome(self, outcome: Outcome) -> None:
-        """Write down what the seed gave; the half-trained checkpoint is no longer needed."""
-        values = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
-        write_text(self.outcome, json.dumps({**values, "report": outcome.report.to_json()}))
+        """Save the seed's outcome; the checkpoint is no longer needed."""
+        write_object(self.outcome, outcome.to_plain())
         self.half.unlink(missing_ok=True)
 
     def load_outcome(self) -> Outcome | None:
-        """What the seed gave before the job was killed; None where it was not through."""
-        from paredown.framework.experiments.seeds import Outcome
-
+        """The outcome of a seed that finished before the job was killed; None for any other seed."""
         try:
-            plain: dict[str, Any] = json.loads(self.outcome.read_text(encoding="utf-8"))
-            points = [(at, accuracy) for at, accuracy in plain["accuracies"]]
-            return Outcome(**{**plain, "report": Report.from_json(plain["report"]), "accuracies": points})
+            return Outcome.from_plain(read_object(self.outcome))
         except (OSError, ValueError, TypeError, KeyError, ParedownError):
             return None
 
     def clear(self) -> None:
-        """Take away what only a killed job needs."""
+        """Delete the files that only a killed job needs."""
         for path in (self.half, self.outcome):
             path.unlink(missing_ok=True)

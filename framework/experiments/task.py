@@ -1,22 +1,25 @@
-"""What `paredown run` needs to know of a user's job: model, data, loss, optimizer, evaluation."""
+"""A user's training job: model, data, loss, optimizer, evaluation; and how it is found by its name."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ArgumentError, ParedownError
 
-__all__ = ["Batches", "Task"]
+__all__ = ["Batches", "Task", "load_task"]
 
 
 class Batches(Protocol):
-    """Training data: iterated once an epoch, yields (inputs, targets), and knows how many batches there are."""
+    """Training data: an iterable of (inputs, targets), iterated once an epoch; its length is the number of batches."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -25,7 +28,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A training job that a recipe can be run on; `paredown run --task module:function` calls the function for one.
+    """A training job that a recipe is run on; `paredown run --task module:function` calls a function that returns one.
 
     Attributes:
         name: a few words for tables.
@@ -38,7 +41,7 @@ class Task:
         dense_epochs: how long the dense model is trained before the recipe starts.
         scheduler: of an optimizer and the number of all steps, stepped after each step; None for no scheduler.
             It is used for the dense training, and for the recipe's where that has no ``learning_rate`` modifier.
-        seeds: what to repeat the whole run with, for a mean and a spread.
+        seeds: the whole run is repeated with each, for a mean and a spread.
     """
 
     name: str
@@ -53,15 +56,36 @@ class Task:
     seeds: tuple[int, ...] = (0,)
 
     def accuracy(self, model: nn.Module) -> float:
-        """What ``evaluate`` gives for a model, as a number.
+        """The accuracy of a model: the value of ``evaluate``, as a number.
 
         Raises:
-            ParedownError: it gives something else.
+            ParedownError: ``evaluate`` returned something else.
         """
         found: Any = self.evaluate(model)
         try:
             return float(found)
         except (TypeError, ValueError):
             raise ParedownError(
-                f"{self.name}: evaluate gave {str(found)[:100]!r}; the accuracy is a number, such as correct / total"
+                f"{self.name}: evaluate returned {str(found)[:99]!r}; the accuracy is a number, such as correct / total"
             ) from None
+
+
+def load_task(source: str) -> Task:
+    """Import ``module:function``, where the current folder is searched too, and call the function for its task.
+
+    Raises:
+        ArgumentError: there is no such module or function, or it returns something else.
+    """
+    module_name, _, function_name = source.partition(":")
+    if not module_name or not function_name:
+        raise ArgumentError(f"{source!r}: write module:function", "task")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError(f"{source!r} cannot be imported: {error}", "task") from error
+    task = function()
+    if not isinstance(task, Task):
+        raise ArgumentError(f"{source!r} returned a {type(task).__name__}; a paredown.Task is wanted", "task")
+    return task

@@ -1,4 +1,4 @@
-"""A plain training loop on a task, that can be left after an epoch and gone on with."""
+"""A plain training loop on a task, which can be interrupted between two epochs and resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paredown.framework.experiments.task import Task
 
 __all__ = ["Progress", "TrainingLoop"]
 
-#: told after every optimizer step: (what is trained, step, steps in all, last accuracy or None)
+#: called after every optimizer step with (what is trained, step, steps in all, last accuracy or None)
 Progress = Callable[[str, int, int, float | None], None]
 
 
@@ -23,11 +23,12 @@ class TrainingLoop:
 
     Attributes:
         task, model, optimizer: of the run.
-        epochs: how long; part of an epoch counts.
-        progress: told after every step; ``what`` is trained.
-        evaluate: gives a point of ``curve`` after every epoch.
+        epochs: how long to train; may end within an epoch.
+        progress: called after every step.
+        what: the name of this training for ``progress``, such as "dense".
+        evaluate: returns a model's accuracy, for a point of ``curve`` after every epoch.
         scheduled: whether the task's scheduler runs.
-        step: how many steps are done.
+        step: the number of steps done.
         curve: (epoch, accuracy).
     """
 
@@ -49,7 +50,7 @@ class TrainingLoop:
         self.scheduler = None if make is None else make(self.optimizer, self.total)
 
     def run(self, after_epoch: Callable[[], None] | None = None) -> list[tuple[float, float]]:
-        """Train what is left, and give the curve; ``after_epoch`` is called between two epochs."""
+        """Train to the end and return the curve; ``after_epoch`` is called between two epochs."""
         while self.step < self.total:
             self._epoch()
             if self.evaluate is not None:
@@ -59,12 +60,12 @@ class TrainingLoop:
         return self.curve
 
     def state(self) -> dict[str, Any]:
-        """Where the loop is, beside model and optimizer."""
+        """The loop's state in plain values, without that of the model and the optimizer."""
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
         return {"step": self.step, "curve": [list(point) for point in self.curve], "scheduler": scheduler}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, after model and optimizer were restored."""
+        """Restore the loop from its `state`, after model and optimizer were restored."""
         self.step = state["step"]
         self.curve[:] = [(at, accuracy) for at, accuracy in state["curve"]]
         if self.scheduler is not None:

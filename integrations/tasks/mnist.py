@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown import Task
 from paredown.framework.errors import ParedownError
-from paredown.framework.experiments.task import Task
 
 __all__ = ["Digits", "ResNet", "digits", "task"]
 

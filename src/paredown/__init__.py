@@ -14,6 +14,7 @@ from paredown.framework.errors import (
     ScheduleError,
     TargetError,
 )
+from paredown.framework.experiments.task import Task
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import register
 from paredown.framework.modifier.time import Time
@@ -37,6 +38,7 @@ __all__ = [
     "ScheduleError",
     "ScheduledManager",
     "TargetError",
+    "Task",
     "Time",
     "Training",
     "load",

@@ -1,4 +1,4 @@
-"""Which job folders a living process works in: a lock that the system takes back when the process dies."""
+"""Claims on job folders: a lock that a running job holds, and that the system releases when its process dies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["claim", "is_claimed"]
 LOCK = ".claim"
 #: a job of a machine without locks counts as running when it wrote its status within so many seconds
 RECENT = 600.0
-#: how long a claim waits for somebody who only looks whether the folder is claimed
+#: seconds that a claim waits for a process that only tests whether the folder is claimed
 PATIENCE = 1.0
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[bool]:
-    """Hold a job's folder; gives False where another process holds it."""
+    """Claim a job's folder for the length of a block; yields False where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         until = time.monotonic() + PATIENCE
@@ -31,7 +31,7 @@ def claim(folder: Path) -> Iterator[bool]:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Whether a process works in the folder now."""
+    """Whether a running process holds the folder."""
     try:
         with (folder / LOCK).open("r+") as file:
             locked = _lock(file)
@@ -43,7 +43,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def _lock(file: IO[str]) -> bool | None:
-    """Whether the lock was free (and is now ours until the file is closed); None where the system has no locks."""
+    """Try to lock a file until it is closed; returns whether that worked, and None where the system has no locks."""
     try:
         import fcntl
     except ImportError:

@@ -1,19 +1,18 @@
-"""The jobs below some folders, as rows of one table."""
+"""The table of sweeps: the jobs below some folders, and the Pareto fronts among them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ArgumentError, ParedownError
 from paredown.framework.experiments.sweep.manifest import read_manifest
-from paredown.framework.experiments.sweep.pareto import pareto_front
 from paredown.framework.experiments.sweep.row import COSTS, Row, is_job, read_row
 
-__all__ = ["Sweep", "collect"]
+__all__ = ["Sweep", "collect", "pareto_front"]
 
 #: Hydra's own folders are four deep at most: multirun/<date>/<time>/<job>
 DEEPEST = 6
@@ -21,13 +20,13 @@ DEEPEST = 6
 
 @dataclass(frozen=True)
 class Sweep:
-    """Jobs, compared with each other."""
+    """A table of jobs, with their Pareto fronts."""
 
     rows: tuple[Row, ...]
 
     @cached_property
     def fronts(self) -> dict[str, tuple[Row, ...]]:
-        """For each cost, what no other finished job beats in accuracy and cost, by rising cost."""
+        """For each cost, the finished jobs that no other beats in accuracy and cost, by rising cost."""
         return {cost: tuple(self._front(cost)) for cost in COSTS}
 
     def marks(self, row: Row) -> tuple[str, ...]:
@@ -49,18 +48,35 @@ class Sweep:
 
 
 def collect(folders: Iterable[Path]) -> Sweep:
-    """Every job below the folders, in the order of their names, once each.
+    """Read every job below some folders, once each, in the order of their names.
 
     Raises:
-        ParedownError: a folder does not exist.
+        ArgumentError: a folder does not exist.
     """
     rows: dict[Path, Row] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise ParedownError(f"{folder}: no such folder")
+            raise ArgumentError(f"{folder}: no such folder", "folders")
         for row in _rows(folder, 0):
             rows.setdefault(row.folder.resolve(), row)
     return Sweep(tuple(rows.values()))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The indices of the points that no other point beats, by rising cost.
+
+    Args:
+        points: (cost, gain). A point is beaten by one that costs no more and gains no less, and differs.
+
+    >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.95), (1, 0.5)])
+    [1, 3, 2]
+    """
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1], index)):
+        last = points[front[-1]] if front else None
+        if last is None or points[index][1] > last[1] or points[index] == last:
+            front.append(index)
+    return front
 
 
 def _rows(folder: Path, depth: int) -> Iterator[Row]:
@@ -82,7 +98,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _waiting(folder: Path) -> dict[str, Row]:
-    """The jobs that a sweep's manifest names, by the names of their folders."""
+    """The jobs of a sweep's manifest, by the names of their folders."""
     try:
         jobs = read_manifest(folder).jobs
     except ParedownError:
@@ -91,5 +107,5 @@ def _waiting(folder: Path) -> dict[str, Row]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts job 10 behind job 9."""
+    """A key that sorts job 10 behind job 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""The conditions of `--pick`: `accuracy >= dense - 0.01 and bytes <= 0.2 * dense`; walked by hand, never run."""
+"""Conditions on jobs, such as `accuracy >= dense - 0.01 and bytes <= 0.2 * dense`; parsed, and never run as code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from paredown.framework.errors import did_you_mean
+from paredown.framework.errors import ArgumentError, did_you_mean
 from paredown.framework.experiments.sweep.row import QUANTITIES, Row
 from paredown.framework.recipe.tree.positions import shown
 
@@ -33,7 +33,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What a job must hold to be picked.
+    """Comparisons of a job's quantities, all of which must hold.
 
     ``dense`` is the dense model's same quantity as the one it is compared with: in ``bytes <= 0.2 * dense`` its bytes.
     """
@@ -43,33 +43,37 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read a condition.
+        """Parse a condition.
 
         Raises:
-            ValueError: anything but what ``ALLOWED`` names.
+            ArgumentError: it is more than ``ALLOWED`` allows.
 
         >>> Condition.parse("accuracy >= dense - 0.01 and bytes < 5e4").quantities
         ('accuracy', 'bytes')
         """
         if len(text) > LONGEST:
-            raise ValueError(f"a condition of {len(text)} characters; at most {LONGEST} are read")
+            raise _wrong(f"a condition of {len(text)} characters; at most {LONGEST} are read")
         try:
             tree = ast.parse(text.strip(), mode="eval").body
             comparisons = tuple(_joined(tree))
             for comparison in comparisons:
                 _check(comparison)
-        except (SyntaxError, RecursionError, MemoryError):
-            raise ValueError(f"{shown(text)} is no condition; it takes {ALLOWED}") from None
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise _wrong(f"{shown(text)} is no condition; it takes {ALLOWED}") from None
         return cls(text, comparisons)
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """The quantities that are named, in their order."""
+        """The quantities that the condition names, in their order."""
         return tuple(dict.fromkeys(name for comparison in self.comparisons for name in _named(comparison)))
 
     def holds(self, row: Row) -> bool:
-        """Whether a job holds it; one that lacks a quantity does not."""
+        """Whether the condition holds for a job; it does not for one that lacks a quantity."""
         return all(_holds(comparison, row) for comparison in self.comparisons)
+
+
+def _wrong(message: str) -> ArgumentError:
+    return ArgumentError(message, "condition")
 
 
 def _joined(tree: ast.expr) -> Iterator[ast.Compare]:
@@ -80,34 +84,34 @@ def _joined(tree: ast.expr) -> Iterator[ast.Compare]:
         elif isinstance(part, ast.Compare):
             yield part
         else:
-            raise ValueError(f"{shown(ast.unparse(part))} is no comparison; a condition takes {ALLOWED}")
+            raise _wrong(f"{shown(ast.unparse(part))} is no comparison; a condition takes {ALLOWED}")
 
 
 def _check(comparison: ast.Compare) -> None:
     for sign in comparison.ops:
         if type(sign) not in _COMPARISONS:
-            raise ValueError(f"{shown(ast.unparse(comparison))}: it is compared by < <= > >= == !=")
+            raise _wrong(f"{shown(ast.unparse(comparison))}: it is compared by < <= > >= == !=")
     for side in (comparison.left, *comparison.comparators):
         _check_side(side)
     named = set(_named(comparison))
     has_dense = any(isinstance(node, ast.Name) and node.id == "dense" for node in ast.walk(comparison))
     if has_dense and len(named) != 1:
         found = "none" if not named else " and ".join(sorted(named))
-        raise ValueError(f"{shown(ast.unparse(comparison))}: dense stands beside one quantity, found {found}")
+        raise _wrong(f"{shown(ast.unparse(comparison))}: dense stands beside one quantity, found {found}")
 
 
 def _check_side(node: ast.expr) -> None:
     if isinstance(node, ast.Name):
         if node.id not in (*QUANTITIES, "dense"):
             known = f"; it takes {', '.join(QUANTITIES)}, dense"
-            raise ValueError(f"unknown name {node.id!r}{did_you_mean(node.id, (*QUANTITIES, 'dense'))}{known}")
+            raise _wrong(f"unknown name {node.id!r}{did_you_mean(node.id, (*QUANTITIES, 'dense'))}{known}")
     elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         _check_side(node.left)
         _check_side(node.right)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         _check_side(node.operand)
     elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
-        raise ValueError(f"{shown(ast.unparse(node))} has no place in a condition; it takes {ALLOWED}")
+        raise _wrong(f"{shown(ast.unparse(node))} has no place in a condition; it takes {ALLOWED}")
 
 
 def _named(comparison: ast.Compare) -> list[str]:

@@ -1,4 +1,4 @@
-"""Hydra's part of a sweep: its config around the recipe, and the launcher that starts the jobs."""
+"""Hydra around a sweep: the config that it composes, and the launcher that runs the jobs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 
-__all__ = ["Hydra", "hydra_around"]
+from paredown.framework.errors import ArgumentError
 
-#: how many jobs are asked for at once where the launcher's own limit is that of a cluster
+__all__ = ["Hydra", "composed", "hydra_around"]
+
+#: the jobs that a search runs at once on a cluster
 BATCH = 8
-#: parts of a recipe where an override may bring a field that is not written; the recipe's own rules check it
+#: parts of a recipe where an override may set a field that the file does not have; the recipe itself checks it
 OPEN = ("run", "variables", "modifiers")
 
 
 @dataclass(frozen=True)
 class Hydra:
-    """A composed config, and what a launcher needs.
+    """A composed config, and its launcher.
 
     Attributes:
-        config: the whole one, with Hydra's own node.
-        context: what Hydra hands to a launcher.
+        config: the whole config, with Hydra's own node.
+        context: Hydra's context for a launcher.
     """
 
     config: Any
@@ -39,7 +40,7 @@ class Hydra:
         return str(self.config.hydra.launcher._target_).rpartition(".")[2]
 
     def launch(self, job: Any, overrides: Sequence[Sequence[str]], names: Sequence[int]) -> Sequence[Any]:
-        """Run jobs, each in the folder of its number; gives Hydra's returns.
+        """Run jobs, each in the folder of its number; returns what Hydra returns for each.
 
         Raises:
             Exception: the launcher itself fails, such as when a worker process is killed.
@@ -57,19 +58,34 @@ class Hydra:
         """Refuse an override that Hydra cannot compose.
 
         Raises:
-            typer.BadParameter: with Hydra's own words (wrong use, exit code 2).
+            ArgumentError: with Hydra's own message.
         """
-        with _told():
+        with _refused():
             self.context.config_loader.load_sweep_config(self.config, [override])
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the jobs run in this process, one after the other."""
+        return self.launcher == "BasicLauncher"
+
+    @property
+    def ends_with_its_jobs(self) -> bool:
+        """Whether no job runs any more when the launcher has failed."""
+        return self.launcher in ("BasicLauncher", "JoblibLauncher")
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether a job may wait in a queue after the launcher has failed."""
+        return self.launcher == "SlurmLauncher"
+
     def threads(self, jobs: int) -> int | None:
-        """The share of the processor's cores that each job gets; None where the launcher or its cluster decides."""
+        """The number of cores for each job; None where the launcher or its cluster decides."""
         if self.launcher not in ("JoblibLauncher", "LocalLauncher"):
             return None
         return max(1, _cores() // max(1, min(self._at_once(jobs), jobs)))
 
     def batch(self, jobs: int) -> int:
-        """How many of so many jobs it is worth to start together."""
+        """How many of a search's jobs run at once."""
         at_once = {"BasicLauncher": 1, "JoblibLauncher": self._at_once(jobs), "LocalLauncher": _cores()}
         return max(1, min(at_once.get(self.launcher, BATCH), jobs))
 
@@ -80,6 +96,21 @@ class Hydra:
 
 @contextmanager
 def hydra_around(recipe_text: str, folder: Path, overrides: Sequence[str]) -> Iterator[Hydra]:
+    """Compose Hydra's config for the jobs of a sweep, and call Hydra's callbacks before and after them.
+
+    Args and errors are those of `composed`.
+    """
+    with composed(recipe_text, folder, overrides) as hydra:
+        name = _stored(recipe_text)
+        hydra.context.callbacks.on_multirun_start(config=hydra.config, config_name=name)
+        try:
+            yield hydra
+        finally:
+            hydra.context.callbacks.on_multirun_end(config=hydra.config, config_name=name)
+
+
+@contextmanager
+def composed(recipe_text: str, folder: Path, overrides: Sequence[str]) -> Iterator[Hydra]:
     """Compose Hydra's config with a recipe as the primary one, unresolved.
 
     Args:
@@ -87,37 +118,31 @@ def hydra_around(recipe_text: str, folder: Path, overrides: Sequence[str]) -> It
         overrides: Hydra's own, such as ``hydra/launcher=joblib``.
 
     Raises:
-        typer.BadParameter: Hydra refuses one of them (wrong use, exit code 2).
+        ArgumentError: Hydra refuses one of them.
     """
     from hydra import __version__, initialize
     from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import HydraContext, RunMode
 
-    name = _stored(recipe_text)
     version: Any = {"version_base": None} if __version__.startswith("1.3") else {}  # 1.4 warns where it is given
     text = str(folder.resolve()).replace("\\", "\\\\").replace("'", "\\'")
     quiet = [f"hydra/{one}=none" for one in ("hydra_logging", "job_logging") if not _names(overrides, f"hydra/{one}")]
     _refuse(overrides)
-    with _told(), initialize(config_path=None, job_name="paredown", **version):
+    with _refused(), initialize(config_path=None, job_name="paredown", **version):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         config = hydra.compose_config(
-            config_name=name,
+            config_name=_stored(recipe_text),
             overrides=[*quiet, *overrides, f"hydra.sweep.dir='{text}'"],
             run_mode=RunMode.MULTIRUN,
             with_log_configuration=False,
         )
-        callbacks = Callbacks(config)
-        callbacks.on_multirun_start(config=config, config_name=name)
-        try:
-            yield Hydra(config, HydraContext(config_loader=hydra.config_loader, callbacks=callbacks))
-        finally:
-            callbacks.on_multirun_end(config=config, config_name=name)
+        yield Hydra(config, HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)))
 
 
 def _stored(recipe_text: str) -> str:
-    """The name under which Hydra knows the recipe; Hydra's store keeps what it has for the life of the process."""
+    """Store the recipe in Hydra's config store, which lasts as long as the process; returns its name there."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -134,9 +159,9 @@ def _stored(recipe_text: str) -> str:
 
 def _refuse(overrides: Sequence[str]) -> None:
     if _names(overrides, "hydra.sweep.dir") or _names(overrides, "hydra.sweep.subdir"):
-        raise typer.BadParameter("the folder of a sweep is given by --output", param_hint="hydra.sweep")
+        raise ArgumentError("hydra.sweep: the folder of a sweep is set by --output, in Python by folder", "overrides")
     if _names(overrides, "hydra/sweeper"):
-        raise typer.BadParameter("a search is --sweeper optuna", param_hint="hydra/sweeper")
+        raise ArgumentError("hydra/sweeper: a search is --sweeper optuna, in Python trials", "overrides")
 
 
 def _names(overrides: Sequence[str], key: str) -> bool:
@@ -144,14 +169,15 @@ def _names(overrides: Sequence[str], key: str) -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _refused() -> Iterator[None]:
+    """Raise Hydra's errors about overrides as one of paredown's."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise typer.BadParameter(str(error).strip(), param_hint="OVERRIDE") from None
+        raise ArgumentError(str(error).strip(), "overrides") from None
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""One job of a sweep, as Hydra's launchers call it: in this process, another one, or on another machine."""
+"""A job of a sweep, as Hydra's launchers call it: in this process, another one, or on another machine."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from paredown.framework.experiments.folder import run_in_folder
 from paredown.framework.experiments.sweep.claims import claim
 from paredown.framework.experiments.sweep.job_status import JobStatus, write_status
 from paredown.framework.experiments.sweep.manifest import Manifest
+from paredown.framework.experiments.sweep.overrides import recipe_overrides
 from paredown.framework.experiments.sweep.row import read_row
+from paredown.framework.experiments.task import load_task
+from paredown.framework.recipe import Recipe
 from paredown.framework.storage.files import write_text
 
-__all__ = ["SweepJob", "is_finished", "is_through", "mark_failed"]
+__all__ = ["SweepJob", "has_ended", "is_finished", "mark_failed"]
 
-#: seconds between two notes on how far a job is
-BEAT = 2.0
+#: seconds between two notes of a job's progress
+PAUSE = 2.0
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What every job does; it can be pickled.
+    """The function that runs one job of a sweep; it can be pickled.
 
     A job that fails notes its error and returns, so that the launcher goes on with the others.
     """
@@ -37,14 +42,14 @@ class SweepJob:
     folder: Path
 
     def __call__(self, config: Any) -> str:
-        """Run the job that Hydra composed; gives its state."""
+        """Run the job that Hydra composed; returns its state."""
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
         return self.run(Path(hydra.runtime.output_dir), [str(one) for one in hydra.overrides.task])
 
     def run(self, folder: Path, overrides: Sequence[str]) -> str:
-        """Run one job in its folder, unless it is finished, or another process is at it."""
+        """Run a job in its folder, unless it is finished or another process runs it; returns its state."""
         with claim(folder) as claimed:
             if not claimed:
                 return "running"
@@ -53,7 +58,7 @@ class SweepJob:
             status = JobStatus("running", tuple(overrides), started=time.time())
             write_status(folder, status)
             try:
-                task = self._run(folder, overrides, _Beat(folder, status))
+                task = self._run(folder, overrides, _ProgressNotes(folder, status))
             except (Exception, SystemExit) as error:  # a task is somebody's code, and the other jobs go on
                 write_text(folder / "error.txt", traceback.format_exc())
                 mark_failed(folder, overrides, error, status)
@@ -62,85 +67,70 @@ class SweepJob:
             write_status(folder, dataclasses.replace(status, state="finished", ended=time.time(), task=task))
             return "finished"
 
-    def _run(self, folder: Path, overrides: Sequence[str], beat: _Beat) -> str:
-        from paredown.framework.experiments.folder import write_results
-        from paredown.framework.experiments.seeds import run_seeds
-        from paredown.framework.experiments.sweep.overrides import recipe_overrides
-        from paredown.framework.experiments.task_loading import load_task
-        from paredown.framework.recipe import Recipe
-        from paredown.framework.report.evidence import repeatable
-
+    def _run(self, folder: Path, overrides: Sequence[str], notes: _ProgressNotes) -> str:
         wanted = self.manifest
         recipe = Recipe.load(yaml.safe_load(wanted.recipe_text), recipe_overrides(overrides))
-        with _importable(wanted.working_folder), _threads(wanted.threads):
+        _make_importable(wanted.working_folder)
+        with _threads(wanted.threads):
             task = load_task(wanted.task)
-            seeds = task.seeds if wanted.seeds is None else range(wanted.seeds)
-            dense = self.folder / "dense"
-            report = run_seeds(task, recipe, seeds, folder, beat.of, _nothing, wanted.one_shot, dense)
-        report = repeatable(report, wanted.task, seeds, wanted.one_shot)
-        write_results(report, recipe, folder, task.name if wanted.record else None)
+            run_in_folder(
+                task, wanted.task, recipe, folder, notes.of,
+                seeds=wanted.seeds, one_shot=wanted.one_shot, record=wanted.record, dense=self.folder / "dense",
+            )  # fmt: skip
         return task.name
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a job gave its results, and they can be read."""
+    """Whether a job finished, and its results can be read."""
     return read_row(folder).state == "finished"
 
 
-def is_through(folder: Path) -> bool:
-    """Whether a job finished or failed, as far as its folder tells."""
+def has_ended(folder: Path) -> bool:
+    """Whether a job finished or failed, by its folder."""
     return read_row(folder).state in ("finished", "failed")
 
 
 def mark_failed(
     folder: Path, overrides: Sequence[str], error: BaseException | str, status: JobStatus | None = None
 ) -> None:
-    """Note that a job failed, and with what."""
-    told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    """Write into a job's status that it failed, with the first line of its error."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     status = status or JobStatus("failed", tuple(overrides))
-    first = next((line.strip() for line in told.splitlines() if line.strip()), "")[:500]
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")[:500]
     write_status(folder, dataclasses.replace(status, state="failed", ended=time.time(), error=first))
 
 
 @dataclass
-class _Beat:
-    """Notes in the job's status how far it is."""
+class _ProgressNotes:
+    """Notes of a job's progress in its status, a few seconds apart."""
 
     folder: Path
     status: JobStatus
     last: float = 0.0
 
     def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
-        def tell(what: str, step: int, total: int, accuracy: float | None) -> None:
+        def note(what: str, step: int, total: int, accuracy: float | None) -> None:
             now = time.monotonic()
-            if now - self.last >= BEAT:
+            if now - self.last >= PAUSE:
                 self.last = now
                 doing = f"seed {seed}, {what}, step {step} of {total}"
                 write_status(self.folder, dataclasses.replace(self.status, doing=doing))
 
-        return tell
+        return note
 
 
-@contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """The task's folder first on the path of imports; it stays there, for what the task imports later."""
+def _make_importable(folder: str) -> None:
+    """Put the task's folder first on the path of imports, where it stays for imports while the task runs."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    yield
 
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """At most so many threads of torch."""
-    import torch
-
+    """Limit torch to a number of threads for the length of a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if number is None else min(number, before))
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _nothing(text: str) -> None:
-    """Shows nothing."""

@@ -1,32 +1,29 @@
-"""`status.json`: what a job of a sweep says about itself while it runs and afterwards."""
+"""The status of a job, `status.json`: its state, its progress and its error, written by the job itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from paredown.framework.storage.files import write_text
+from paredown.framework.experiments.json_files import read_object, write_object
 
-__all__ = ["FILE", "JobStatus", "read_status", "write_status"]
+__all__ = ["FILE", "JobStatus", "read_state", "read_status", "write_status"]
 
 FILE = "status.json"
-LONGEST = 1_000_000
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands.
+    """The state of a job, as the job wrote it last.
 
     Attributes:
         state: ``running``, ``finished`` or ``failed``.
         overrides: what distinguishes it from the other jobs.
         started, ended: seconds since 1970; None where it has not ended.
-        doing: a few words on how far it is.
-        error: what it failed with; the traceback is in ``error.txt``.
-        task: the name of what was trained.
+        doing: its progress in a few words.
+        error: the first line of its error; the traceback is in ``error.txt``.
+        task: the task's name.
     """
 
     state: str
@@ -39,27 +36,21 @@ class JobStatus:
 
 
 def write_status(folder: Path, status: JobStatus) -> None:
-    """Write it, whole or not at all."""
-    write_text(folder / FILE, json.dumps(dataclasses.asdict(status), indent=2))
+    """Write the status of the job in a folder, whole or not at all."""
+    write_object(folder / FILE, dataclasses.asdict(status))
 
 
 def read_status(folder: Path) -> JobStatus | None:
-    """What the job wrote last; None where it wrote nothing.
+    """Read the status of the job in a folder; None where there is no status yet.
 
     Raises:
-        ValueError: the file is no status.
+        ValueError: the file holds no status.
         OSError: it cannot be read.
     """
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        with path.open("rb") as file:
-            plain: Any = json.loads(file.read(LONGEST))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(plain, dict):
-        raise ValueError("no mapping")
+    plain = read_object(path)
     times = [plain.get(name) for name in ("started", "ended")]
     if not all(value is None or isinstance(value, (int, float)) for value in times):
         raise ValueError("started and ended are numbers")
@@ -67,3 +58,12 @@ def read_status(folder: Path) -> JobStatus | None:
     overrides = plain.get("overrides")
     named = tuple(map(str, overrides if isinstance(overrides, list) else ()))
     return JobStatus(state, named, times[0], times[1], doing, error, task)
+
+
+def read_state(folder: Path) -> str:
+    """The state of the job in a folder; empty where there is no status, or none that can be read."""
+    try:
+        status = read_status(folder)
+    except (OSError, ValueError):
+        return ""
+    return "" if status is None else status.state

@@ -1,15 +1,13 @@
-"""`sweep.json`: what a sweep is, so that it can be gone on with and what did not start yet is known."""
+"""The manifest of a sweep, `sweep.json`: its recipe, task and jobs, from which the sweep is run and resumed."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.storage.files import write_text
+from paredown.framework.experiments.json_files import read_object, write_object
 
 __all__ = ["FILE", "Manifest", "read_manifest", "write_manifest"]
 
@@ -18,15 +16,16 @@ FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `paredown run -m` was asked for.
+    """The recipe, the task and the jobs of a sweep.
 
     Attributes:
-        recipe: its name; ``recipe_text`` the recipe without the overrides, with what it extends.
+        recipe: its name.
+        recipe_text: the recipe as YAML, merged with those that it extends, without the overrides.
         task: module:function.
         working_folder: where the task is imported from.
         overrides: as given, with the values to sweep.
         hydra: the overrides that are Hydra's own, such as ``hydra/launcher=joblib``.
-        seeds: how many; None for the task's own.
+        seeds: the number of seeds of a job; None for the task's own.
         one_shot: whether the recipe is applied without training.
         record: whether results are written into each job's recipe.
         threads: of each job; None for torch's own number.
@@ -49,25 +48,30 @@ class Manifest:
     trials: int = 0
     objectives: tuple[str, ...] = ()
 
+    @property
+    def count(self) -> int:
+        """The number of all jobs."""
+        return self.trials or len(self.jobs)
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it into the sweep's folder."""
-    write_text(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=2))
+    """Write the manifest into the sweep's folder."""
+    write_object(folder / FILE, dataclasses.asdict(manifest))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a sweep's folder.
+    """Read the manifest of a sweep's folder.
 
     Raises:
-        ParedownError: there is none, or it is damaged.
+        ParedownError: it is missing or damaged.
     """
     path = folder / FILE
     try:
-        plain: Any = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_object(path)
         jobs = tuple(tuple(map(str, job)) for job in plain.pop("jobs"))
         lists = {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
         return Manifest(**{**plain, **lists, "jobs": jobs})
     except FileNotFoundError:
         raise ParedownError(f"{folder} is no sweep of `paredown run`: it has no {FILE}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ParedownError(f"{path} is damaged: {error}") from None

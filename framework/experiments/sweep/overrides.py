@@ -1,4 +1,4 @@
-"""The overrides of a sweep: which are Hydra's, which combinations they make, and whether each makes a recipe."""
+"""The overrides of a sweep: split into Hydra's and the recipe's, multiplied into jobs, checked job by job."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import typer
-
-from paredown.framework.errors import Mistake, RecipeError
+from paredown.framework.errors import ArgumentError, Mistake, RecipeError
 from paredown.framework.recipe import Recipe
 
 __all__ = ["check_jobs", "check_range", "combinations", "parsed", "recipe_overrides", "split_hydra"]
@@ -23,7 +21,7 @@ MOST_MISTAKES = 50
 
 
 def split_hydra(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of the recipe, and those of Hydra itself.
+    """Split overrides into those of the recipe and those of Hydra itself.
 
     >>> split_hydra(["run.epochs=3", "hydra/launcher=joblib", "+hydra.launcher.ray.init.num_cpus=2"])
     (['run.epochs=3'], ['hydra/launcher=joblib', '+hydra.launcher.ray.init.num_cpus=2'])
@@ -33,10 +31,10 @@ def split_hydra(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def parsed(overrides: Sequence[str]) -> list[Any]:
-    """The overrides as Hydra's grammar reads them.
+    """Parse overrides by Hydra's grammar.
 
     Raises:
-        typer.BadParameter: it cannot read one (wrong use, exit code 2).
+        ArgumentError: an override is not of that grammar.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -44,7 +42,7 @@ def parsed(overrides: Sequence[str]) -> list[Any]:
     try:
         return list(OverridesParser.create().parse_overrides(list(overrides)))
     except HydraException as error:
-        raise typer.BadParameter(str(error).strip().split("\n")[0], param_hint="OVERRIDE") from None
+        raise ArgumentError(str(error).strip().split("\n")[0], "overrides") from None
 
 
 def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
@@ -54,19 +52,19 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     [('run.epochs=3', 'modifiers.prune.end=1'), ('run.epochs=3', 'modifiers.prune.end=2')]
 
     Raises:
-        typer.BadParameter: a range without values, or too many jobs (wrong use, exit code 2).
+        ArgumentError: a range without values, or too many jobs.
     """
     values = [_values(one) for one in parsed(overrides)]
     count = 1
     for some in values:
         count *= len(some)
     if count > MOST_JOBS:
-        raise typer.BadParameter(f"{count:,} combinations; at most {MOST_JOBS:,} are run", param_hint="OVERRIDE")
+        raise ArgumentError(f"{count:,} combinations; at most {MOST_JOBS:,} are run", "overrides")
     return list(itertools.product(*values))
 
 
 def recipe_overrides(overrides: Sequence[str]) -> list[str]:
-    """One job's overrides in the recipe's own language: the values that Hydra's grammar reads, as YAML.
+    """Translate one job's overrides from Hydra's grammar to the recipe's, which is YAML.
 
     >>> recipe_overrides(["a.b='500 steps'", "a.c=[x,1e-3]", "~a.d"])
     ['a.b="500 steps"', 'a.c=["x", 0.001]', '~a.d']
@@ -75,10 +73,10 @@ def recipe_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def check_jobs(recipe: Recipe, jobs: Iterable[Sequence[str]]) -> None:
-    """Load the recipe of every job.
+    """Load the recipe of every job, to find the mistakes of all.
 
     Raises:
-        RecipeError: with the mistakes of all jobs; the place of each is the override.
+        RecipeError: with the mistakes of all jobs; each names the override as its file.
     """
     mistakes: dict[Mistake, None] = {}
     for job in jobs:
@@ -96,29 +94,29 @@ def _values(override: Any) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line]
     if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
-        raise typer.BadParameter(
-            f"{override.input_line}: glob chooses files of a config group, and a recipe has none", param_hint="OVERRIDE"
+        raise ArgumentError(
+            f"{override.input_line}: glob chooses files of a config group, and a recipe has none", "overrides"
         )
     if not override.is_discrete_sweep():
-        raise typer.BadParameter(
-            f"{override.input_line}: a range without single values is searched with --sweeper optuna",
-            param_hint="OVERRIDE",
+        raise ArgumentError(
+            f"{override.input_line}: a range without single values is searched with --sweeper optuna, in Python trials",
+            "overrides",
         )
     check_range(override)
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def check_range(override: Any) -> None:
-    """Refuse a range that does not end, or not soon: Hydra walks through all of it.
+    """Refuse a range of too many values, because Hydra walks through all of them.
 
     Raises:
-        typer.BadParameter: it has too many values (wrong use, exit code 2).
+        ArgumentError: it has too many values.
     """
     if not override.is_range_sweep():
         return
     given = override.value()
     if given.step == 0 or abs(given.stop - given.start) > MOST_JOBS * abs(given.step):
-        raise typer.BadParameter(f"{override.input_line}: at most {MOST_JOBS:,} jobs are run", param_hint="OVERRIDE")
+        raise ArgumentError(f"{override.input_line}: at most {MOST_JOBS:,} jobs are run", "overrides")
 
 
 def _recipe_override(override: Any) -> str:

@@ -1,4 +1,4 @@
-"""A sweep as one self-contained page: its Pareto fronts, its table, its failures; no script, no network."""
+"""A sweep as a self-contained HTML page: its Pareto fronts, its table, its failures; no script, no network."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from html import escape
 from paredown.framework.experiments.sweep.collecting import Sweep
 from paredown.framework.experiments.sweep.row import COSTS, Row
 from paredown.framework.experiments.sweep.scatter import scatter
-from paredown.framework.experiments.sweep.table import HEAD, cells, summary, told
+from paredown.framework.experiments.sweep.table import HEAD, cells, state_of, summary
 from paredown.framework.report.page import page, section, table
 
 __all__ = ["html_page"]
 
 WORDS = {"bytes": "bytes on disk", "macs": "multiply-accumulates", "latency": "ms a forward (median)"}
-#: the columns of the table that hold words and wrap
+#: the columns of the table whose words wrap
 WORDY = (1, 8, 9)
 PROBLEMS = ("overrides", "state", "folder")
 
 
 def html_page(sweep: Sweep, title: str) -> str:
-    """The page as HTML text."""
+    """The page of a sweep as HTML text."""
     others = [row for row in sweep.rows if row.state != "finished"]
     sections = [
         section("Accuracy against size and speed", _fronts(sweep)),
@@ -30,7 +30,7 @@ def html_page(sweep: Sweep, title: str) -> str:
 
 
 def _fronts(sweep: Sweep) -> str:
-    """The charts of all costs that were measured; a radio button each shows one of them."""
+    """The charts of all costs that were measured, with a radio button for each that shows it."""
     costs = [cost for cost in COSTS if sweep.measured(cost)]
     if not costs:
         return "<p class='note'>No finished job has an accuracy and a cost yet.</p>"
@@ -47,4 +47,4 @@ def _fronts(sweep: Sweep) -> str:
 
 
 def _problems(rows: list[Row]) -> list[tuple[str, ...]]:
-    return [(row.label, told(row), str(row.folder)) for row in rows]
+    return [(row.label, state_of(row), str(row.folder)) for row in rows]

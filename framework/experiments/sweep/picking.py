@@ -1,29 +1,29 @@
-"""The best job of a sweep, as a recipe that carries its results."""
+"""Picking the best job of a sweep, and its recipe with its results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ArgumentError, ParedownError, did_you_mean
 from paredown.framework.experiments.sweep.collecting import Sweep
 from paredown.framework.experiments.sweep.condition import Condition
-from paredown.framework.experiments.sweep.row import REPORT, Row
+from paredown.framework.experiments.sweep.row import GAINS, QUANTITIES, REPORT, Row
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
 from paredown.framework.report.evidence import with_evidence
 
 __all__ = ["pick", "winning_recipe"]
 
-#: the quantities of which more is better
-GAINS = ("accuracy", "sparsity")
-
 
 def pick(sweep: Sweep, condition: Condition, by: str) -> Row:
-    """The finished job that holds the condition and has the best quantity; the more accurate of two that are alike.
+    """Pick the finished job with the best quantity for which a condition holds; of equals, the more accurate one.
 
     Raises:
-        ParedownError: none holds it.
+        ArgumentError: there is no such quantity.
+        ParedownError: the condition holds for no job.
     """
+    if by not in QUANTITIES:
+        raise ArgumentError(f"{by!r}{did_you_mean(by, QUANTITIES)}; one of {', '.join(QUANTITIES)}", "by")
     finished = sweep.in_state("finished")
     holding = [row for row in finished if condition.holds(row) and by in row.compressed]
     if not holding:
@@ -35,7 +35,7 @@ def pick(sweep: Sweep, condition: Condition, by: str) -> Row:
 
 
 def winning_recipe(row: Row) -> str:
-    """The recipe that a job ran, its overrides folded in and its results filled.
+    """The recipe of a job as YAML, with its overrides merged in and its results recorded.
 
     Raises:
         ParedownError: the job's report cannot be read, or holds no recipe.

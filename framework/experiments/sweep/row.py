@@ -1,4 +1,4 @@
-"""One job of a sweep: what its folder tells, however much of it is there."""
+"""A job of a sweep as a row of the table, read from whatever its folder holds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from paredown.framework.experiments.sweep.job_status import FILE, JobStatus, rea
 from paredown.framework.report import Report, Summary
 from paredown.framework.report.spread import Spread
 
-__all__ = ["COSTS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
+__all__ = ["COSTS", "GAINS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
 
 REPORT = "report.json"
 OVERRIDES = Path(".hydra", "overrides.yaml")
-#: what a job is compared by, the more the better first
+#: the quantities that jobs are compared by
 QUANTITIES = ("accuracy", "bytes", "macs", "latency", "nonzeros", "sparsity")
-#: what the Pareto fronts are against
+#: the quantities of which more is better
+GAINS = ("accuracy", "sparsity")
+#: the quantities that accuracy is weighed against in a Pareto front
 COSTS = ("bytes", "macs", "latency")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A job.
+    """A job, its state and its results.
 
     Attributes:
-        folder: where it lies.
-        overrides: what distinguishes it.
+        folder: the job's own.
+        overrides: those that distinguish it from the other jobs.
         state: ``finished``, ``failed``, ``running``, ``unfinished`` (killed, or half written) or ``waiting``.
-        error: why it failed, or what cannot be read.
+        error: why it failed, or which file cannot be read.
         compressed, dense: the quantities that were measured, by name; latency is the median, in milliseconds.
         accuracies: one a seed.
-        seconds: how long it took.
-        doing: how far a running or unfinished job is.
-        task: the name of what was trained, where the folder tells it.
+        seconds: the time that it took.
+        doing: the progress of a running or unfinished job.
+        task, recipe: their names, where the folder holds them.
     """
 
     folder: Path
@@ -66,12 +68,12 @@ class Row:
 
 
 def is_job(folder: Path) -> bool:
-    """Whether a folder is one of a job: of `paredown run`, or of a Hydra app that wrote a report."""
+    """Whether a folder is that of a job: of `paredown run`, or of a Hydra app that wrote a report."""
     return any((folder / name).exists() for name in (FILE, REPORT, OVERRIDES))
 
 
 def read_row(folder: Path) -> Row:
-    """What a job's folder tells. A file that is broken or half written is told of, and never raises."""
+    """Read a job from its folder; a file that is broken or half written becomes the row's error and never raises."""
     problems: list[str] = []
     status, overrides = _status(folder, problems), _overrides(folder, problems)
     values = _report_values(folder, problems)

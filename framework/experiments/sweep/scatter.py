@@ -1,4 +1,4 @@
-"""Accuracy against a cost, with the Pareto front, as inline SVG."""
+"""The chart of accuracy against a cost, with the Pareto front, as inline SVG."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Scale:
         return self.first + part / whole * (self.last - self.first)
 
     def at(self, share: float) -> tuple[float, float]:
-        """A place on the way from first to last, and the value there."""
+        """The position at a share of the way from first to last, and the value there."""
         value = self.low + share * (self.high - self.low)
         if self.is_logarithmic:
             value = self.low * (self.high / self.low) ** share
@@ -47,11 +47,13 @@ class _Scale:
 
 
 def scatter(rows: Sequence[Row], front: Sequence[Row], cost: str, words: str) -> str:
-    """The chart of one cost.
+    """Draw the chart of one cost.
 
     Args:
-        rows: finished jobs with an accuracy and this cost; ``front`` those of them on the Pareto front, by rising cost.
-        cost: the quantity; ``words`` what the axis calls it.
+        rows: finished jobs with an accuracy and this cost.
+        front: those of them on the Pareto front, by rising cost.
+        cost: the quantity.
+        words: its name on the axis.
     """
     dense = _dense(rows, cost)
     shown = [(row.compressed[cost], row.compressed["accuracy"]) for row in rows] + ([dense] if dense else [])
@@ -63,7 +65,7 @@ def scatter(rows: Sequence[Row], front: Sequence[Row], cost: str, words: str) ->
     marks = [*_grid(x, y, words), f"<polyline class='line s0' points='{path}'/>"]
     marks += [_spot(row, x, y, cost, words, any(row is other for other in front)) for row in rows]
     if dense:
-        marks.append(_diamond(x(dense[0]), y(dense[1]), f"dense: {_told(*dense, words)}"))
+        marks.append(_diamond(x(dense[0]), y(dense[1]), f"dense: {_values(*dense, words)}"))
     names = legend(("Pareto front", "beaten by another", "dense"), classes=("s0", "beaten", "s1"))
     return svg(HEIGHT, marks) + names
 
@@ -96,7 +98,7 @@ def _grid(x: _Scale, y: _Scale, words: str) -> list[str]:
 
 def _spot(row: Row, x: _Scale, y: _Scale, cost: str, words: str, is_best: bool) -> str:
     at = row.compressed[cost], row.compressed["accuracy"]
-    tip = f"{row.label}\n{_told(*at, words)}\n{row.folder}"
+    tip = f"{row.label}\n{_values(*at, words)}\n{row.folder}"
     return (
         f"<circle class='spot {'s0' if is_best else 'beaten'}' cx='{x(at[0]):.1f}' cy='{y(at[1]):.1f}' "
         f"r='{6 if is_best else 5}'><title>{escape(tip)}</title></circle>"
@@ -108,7 +110,7 @@ def _diamond(x: float, y: float, tip: str) -> str:
     return f"<polygon class='spot s1' points='{points}'><title>{escape(tip)}</title></polygon>"
 
 
-def _told(cost: float, accuracy: float, words: str) -> str:
+def _values(cost: float, accuracy: float, words: str) -> str:
     return (
         f"accuracy {accuracy:.4f}, {cost:,.4g} {words}"
         if cost < 1e4

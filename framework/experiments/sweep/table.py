@@ -1,4 +1,4 @@
-"""The table of a sweep: as cells of text, as plain values, as CSV."""
+"""The table of a sweep as cells of text, as JSON, as CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from paredown.framework.experiments.sweep.collecting import Sweep
 from paredown.framework.experiments.sweep.row import QUANTITIES, Row
 
-__all__ = ["HEAD", "SHORT_HEAD", "cells", "short_cells", "summary", "to_csv", "to_json", "told"]
+__all__ = ["HEAD", "SHORT_HEAD", "cells", "short_cells", "state_of", "summary", "to_csv", "to_json"]
 
 HEAD = ("job", "overrides", "accuracy", "bytes", "MACs", "latency ms", "non-zero", "sparsity", "Pareto", "state")
 #: for a terminal
@@ -29,14 +29,14 @@ def cells(sweep: Sweep) -> list[tuple[str, ...]]:
             _accuracy(row),
             *(_number(row, quantity, form) for quantity, form in _FORMS),
             ", ".join(sweep.marks(row)),
-            told(row),
+            state_of(row),
         )
         for name, row in zip(names, sweep.rows, strict=True)
     ]
 
 
 def short_cells(sweep: Sweep) -> list[tuple[str, ...]]:
-    """A row of short text for each job, under `SHORT_HEAD`; fronts are told by the letters of bytes, MACs, latency."""
+    """A row of short text for each job, under `SHORT_HEAD`; a front is marked by the first letter of its cost."""
     return [
         (
             name,
@@ -55,13 +55,13 @@ def short_cells(sweep: Sweep) -> list[tuple[str, ...]]:
 _FORMS = (("bytes", ",.0f"), ("macs", ",.0f"), ("latency", ".3g"), ("nonzeros", ",.0f"), ("sparsity", ".3f"))
 
 
-def told(row: Row) -> str:
-    """The state of a job, how far it is, and its error."""
+def state_of(row: Row) -> str:
+    """The state of a job with its progress and its error."""
     return ": ".join(filter(None, (row.state, row.doing, row.error)))
 
 
 def summary(sweep: Sweep) -> str:
-    """How many jobs are in which state.
+    """The number of jobs in each state, in words.
 
     >>> summary(Sweep(()))
     'no jobs'
@@ -71,12 +71,12 @@ def summary(sweep: Sweep) -> str:
 
 
 def to_json(sweep: Sweep) -> str:
-    """Every job as plain values."""
+    """Every job as JSON."""
     return json.dumps([_plain(sweep, row) for row in sweep.rows], indent=2, ensure_ascii=False)
 
 
 def to_csv(sweep: Sweep) -> str:
-    """Every job as a line; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Every job as a line of CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -111,7 +111,7 @@ def _plain(sweep: Sweep, row: Row) -> dict[str, Any]:
 
 
 def _names(rows: Sequence[Row]) -> Iterable[str]:
-    """The folders of jobs, without what all of them share."""
+    """The folders of jobs, without the part that all of them share."""
     parts = [row.folder.parts for row in rows]
     shared = 0
     while parts and all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):

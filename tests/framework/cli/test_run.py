@@ -1,4 +1,4 @@
-"""`paredown plan`, `run` and `report` on a user's own task."""
+"""`paredown run`: everything that a run writes, and a sweep that is not started."""
 
 import json
 import subprocess
@@ -6,72 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_task
 import torch
 
 from paredown import Recipe
 
-TASK = """
-import torch
-from torch import nn
-from paredown.framework.experiments.task import Task
-
-def batches(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [(x := torch.randn(16, 6, generator=g), (x.sum(1) > 0).long()) for _ in range(8)]
-
-def task():
-    def accuracy(model):
-        model.eval()
-        return sum((model(x).argmax(-1) == y).float().mean().item() for x, y in batches(1)) / 8
-
-    return Task(
-        name="signs of sums",
-        build_model=lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)),
-        train_loader=batches(0),
-        evaluate=accuracy,
-        loss=nn.functional.cross_entropy,
-        optimizer=lambda model: torch.optim.Adam(model.parameters(), 1e-2),
-        example_inputs=(batches(0)[0][0],),
-        dense_epochs=3,
-    )
-
-def nothing():
-    return 3
-
-def with_evaluate(evaluate):
-    import dataclasses
-    return dataclasses.replace(task(), dense_epochs=1, evaluate=evaluate)
-
-def wordy():
-    return with_evaluate(lambda model: "well")
-
-def as_a_tensor():
-    return with_evaluate(lambda model: torch.tensor(float("nan")) if sum((p == 0).sum() for p in model.parameters()) else torch.tensor(0.5))
-"""
-RECIPE = """
-recipe: 1
-name: small
-run: {epochs: 4}
-modifiers:
-  prune: {type: magnitude_pruning, start: 1, end: 3, every: 0.5, final_sparsity: 0.8}
-  quantize: {type: quantization_aware_training, start: 3}
-"""
+SWEPT = "modifiers.prune.final_sparsity"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "job.py").write_text(TASK)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    return tmp_path
-
-
-def paredown(folder, *arguments):
+def executable(folder, *arguments):
     exe = Path(sys.executable).with_name("paredown")
     return subprocess.run([exe, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def test_run_writes_everything_and_report_reads_it(folder):
-    ran = paredown(folder, "run", "recipe.yaml", "--task", "job:task", "--seeds", "2", "--output", "out", "--record")
+    ran = executable(folder, "run", "recipe.yaml", "--task", "job:task", "--seeds", "2", "--output", "out", "--record")
     assert ran.returncode == 0, ran.stderr
     assert "Plan of small" in ran.stdout
     assert "accuracy (2 seeds)" in ran.stdout
@@ -93,58 +42,62 @@ def test_run_writes_everything_and_report_reads_it(folder):
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
 
-    told = paredown(folder, "report", "out")
+    told = executable(folder, "report", "out")
     assert told.returncode == 0
     assert "accuracy (2 seeds)" in told.stdout
-    assert paredown(folder, "report", "out/report.json", "--output", "page.html").returncode == 0
+    assert executable(folder, "report", "out/report.json", "--output", "page.html").returncode == 0
     assert (folder / "page.html").read_text() == page
 
 
-def test_overrides_one_shot_and_json(folder):
-    ran = paredown(
-        folder, "run", "recipe.yaml", "modifiers.prune.final_sparsity=0.5", "--task", "job:task", "--apply", "--json"
+def test_overrides_one_shot_and_json(folder, paredown):
+    code, out, err = paredown(
+        "run", "recipe.yaml", "modifiers.prune.final_sparsity=0.5", "--task", "job:task", "--apply", "--json"
     )
-    assert ran.returncode == 0, ran.stderr
-    data = json.loads(ran.stdout)
+    assert code == 0, err
+    data = json.loads(out)
     assert data["dense"]["nonzeros"] - data["compressed"]["nonzeros"] == 128
     assert torch.load(folder / "runs" / "latest" / "checkpoint.pt", weights_only=True)["optimizers"] == []
 
 
-def test_an_accuracy_may_be_a_tensor_and_no_number(folder):
-    ran = paredown(folder, "run", "recipe.yaml", "--task", "job:as_a_tensor", "--output", "out")
-    assert ran.returncode == 0, ran.stderr
+def test_an_accuracy_may_be_a_tensor_and_no_number(folder, paredown):
+    code, out, err = paredown("run", "recipe.yaml", "--task", "job:as_a_tensor", "--output", "out")
+    assert code == 0, err
     told = json.loads((folder / "out" / "report.json").read_text(), parse_constant=pytest.fail)
     assert (told["dense"]["accuracies"], told["compressed"]["accuracies"]) == ([0.5], [None])
-    assert "nan" in paredown(folder, "report", "out").stdout
-
-
-def test_plan(folder):
-    told = paredown(folder, "plan", "recipe.yaml", "--task", "job:task")
-    assert told.returncode == 0, told.stderr
-    assert "prune (magnitude_pruning): from 1 epochs to 3 epochs, steps 8 to 24" in told.stdout
-    data = json.loads(paredown(folder, "plan", "recipe.yaml", "--task", "job:task", "--json").stdout)
-    assert [m["name"] for m in data["modifiers"]] == ["prune", "quantize"]
+    assert "nan" in paredown("report", "out")[1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
-        (["run", "recipe.yaml", "--task", "job:nowhere"], 2, "nowhere"),
-        (["run", "recipe.yaml", "--task", "jobb:task"], 2, "jobb"),
-        (["run", "recipe.yaml", "--task", "job"], 2, "module:function"),
-        (["run", "recipe.yaml", "--task", "job:nothing"], 2, "returned a int"),
-        (["run", "gone.yaml", "--task", "job:task"], 2, "no such file"),
-        (["run", "recipe.yaml"], 2, "--task"),
-        (["run", "recipe.yaml", "modifiers.prune.final=0.5", "--task", "job:task"], 1, "final_sparsity"),
-        (["plan", "recipe.yaml", "modifiers.prune.targets=[Conv2d]", "--task", "job:task"], 1, "nothing to act on"),
-        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate gave 'well'; the accuracy is a number"),
-        (["report", "nowhere"], 2, "nowhere"),
-        (["report", "recipe.yaml"], 1, "no report"),
-        (["report", "."], 2, "report.json"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "modifiers.prun.end=1,2"], 1, "did you mean 'prune'"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "variables.spasity=1,2"], 1, "did you mean 'sparsity'"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=interval(0,1)"], 2, "--sweeper optuna"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=range(0,1,0.000001)"], 2, "at most"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=(1"], 2, "OVERRIDE"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=glob(*)"], 2, "config group"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra/launcher=jobli"], 2, "joblib"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.lancher.n_jobs=2"], 2, "lancher"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.sweep.dir=x"], 2, "--output"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra/sweeper=basic"], 2, "--sweeper optuna"),
+        (["run", "recipe.yaml", "-t", "tiny_task:nothing", "-m", f"{SWEPT}=0.5,0.6"], 2, "nothing"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "ax", "a=1"], 2, "optuna"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna"], 2, "nothing is varied"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna", f"{SWEPT}=interval(.9,.2)"], 2, "smaller"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "--output", "."], 2, "holds the results of a run"),
+        (["run", "recipe.yaml", "-m", f"{SWEPT}=0.5"], 2, "--task"),
+        (["run", "-m"], 2, "RECIPE"),
+        (["run", "--resume", "nowhere"], 1, "no sweep"),
+        (["run", "-m", "resume=."], 1, "no sweep"),
+        (["run", "--resume", ".", "a=1"], 2, "another launcher"),
+        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna", f"{SWEPT}=.5,.6", "--objectives", "size"], 2, "one of accuracy, bytes"),
     ],
-)
-def test_mistakes_are_messages_with_an_exit_code(folder, arguments, code, told):
-    ran = paredown(folder, *arguments)
-    assert ran.returncode == code, ran.stdout + ran.stderr
-    assert told in ran.stderr
-    assert "Traceback" not in ran.stderr
+)  # fmt: skip
+def test_a_sweep_with_a_mistake_is_not_started(paredown, tmp_path, monkeypatch, arguments, code, message):
+    (tmp_path / "recipe.yaml").write_text(tiny_task.RECIPE)
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setenv("COLUMNS", "300")
+    found, _, error = paredown(*arguments)
+    assert found == code, error
+    assert message in error
+    assert not (tmp_path / "runs").exists()

@@ -13,7 +13,7 @@ from paredown.framework.modifier.curves import share_of
 TASK = """
 import torch
 from sample_models import batches, mlp
-from paredown.framework.experiments.task import Task
+from paredown import Task
 
 
 def task():

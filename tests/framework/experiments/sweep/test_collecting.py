@@ -1,13 +1,14 @@
 """A sweep's folders as rows: whatever is in them, none is lost and none raises."""
 
 import json
+import random
 
 import pytest
 
 from paredown.framework.errors import ParedownError
-from paredown.framework.experiments.sweep.claims import claim, is_claimed
-from paredown.framework.experiments.sweep.collecting import collect
-from paredown.framework.experiments.sweep.job_status import JobStatus, read_status, write_status
+from paredown.framework.experiments.sweep.claims import claim
+from paredown.framework.experiments.sweep.collecting import collect, pareto_front
+from paredown.framework.experiments.sweep.job_status import JobStatus, write_status
 from paredown.framework.experiments.sweep.manifest import Manifest, write_manifest
 from paredown.framework.experiments.sweep.page import html_page
 from paredown.framework.experiments.sweep.table import HEAD, SHORT_HEAD, cells, short_cells, summary, to_csv, to_json
@@ -180,19 +181,16 @@ def test_the_page_stands_alone(tmp_path):
     assert "<title>modifiers.prune.end=1\naccuracy" in page
 
 
-def test_a_claim_is_given_back_when_its_process_is_gone(tmp_path):
-    write_status(tmp_path, JobStatus("running"))
-    assert not is_claimed(tmp_path)
-    with claim(tmp_path) as first:
-        assert first
-        assert is_claimed(tmp_path)
-        with claim(tmp_path) as second:
-            assert not second
-    assert not is_claimed(tmp_path)
+def beaten(one, other):
+    return other[0] <= one[0] and other[1] >= one[1] and other != one
 
 
-def test_a_status_reads_back(tmp_path):
-    status = JobStatus("failed", ("a=1",), 1.5, 2.5, "doing", "why", "task")
-    write_status(tmp_path, status)
-    assert read_status(tmp_path) == status
-    assert read_status(tmp_path / "none") is None
+@pytest.mark.parametrize("seed", range(200))
+def test_the_pareto_front_against_its_definition(seed):
+    draw = random.Random(seed)
+    points = [(draw.randint(0, 9), draw.randint(0, 9) / 10) for _ in range(draw.randint(0, 25))]
+    wanted = {i for i, point in enumerate(points) if not any(beaten(point, other) for other in points)}
+    front = pareto_front(points)
+    assert set(front) == wanted
+    assert len(front) == len(wanted)
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paredown.framework.errors import ArgumentError
 from paredown.framework.experiments.sweep.condition import Condition
 from paredown.framework.experiments.sweep.row import Row
 
@@ -70,8 +71,8 @@ def test_what_holds(text, holds):
 )
 def test_what_is_refused(text, told):
     if told:
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ArgumentError, match=re.escape(told)):
             Condition.parse(text)
     else:  # either is right, as long as nothing else is raised
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ArgumentError):
             Condition.parse(text).holds(ROW)

@@ -1,4 +1,4 @@
-"""`paredown run -m`: every launcher, mistakes before the start, failing jobs, killed sweeps."""
+"""Sweeps run from Python and by `paredown run -m`: events, every launcher, failing jobs, killed sweeps."""
 
 import contextlib
 import importlib.util
@@ -14,10 +14,17 @@ import pytest
 import tiny_task
 import torch
 
-from paredown import Recipe, RecipeError
-from paredown.framework.cli.main import main
-from paredown.framework.experiments.sweep.hydra import hydra_around
-from paredown.framework.experiments.sweep.overrides import check_jobs, combinations, recipe_overrides, split_hydra
+from paredown import ParedownError, Recipe
+from paredown.framework.errors import ArgumentError
+from paredown.framework.experiments.sweep import (
+    JobEnded,
+    JobStarted,
+    SweepEnded,
+    SweepStarted,
+    collect,
+    create_sweep,
+    run_sweep,
+)
 
 TESTS = Path(tiny_task.__file__).parent
 LAUNCHERS = {
@@ -58,44 +65,64 @@ def table(folder, *names):
     return [{name: row[name] for name in untimed} for row in json.loads(told.stdout)]
 
 
-def test_combinations_are_in_hydras_grammar():
-    assert combinations(["a.b=1,2", "c=x", "d=range(0,2)"]) == [
-        ("a.b=1", "c=x", "d=0"), ("a.b=1", "c=x", "d=1"), ("a.b=2", "c=x", "d=0"), ("a.b=2", "c=x", "d=1")
-    ]  # fmt: skip
-    assert combinations([]) == [()]
-    assert combinations(["a=[x,y],[z]", "~b"]) == [("a=[x,y]", "~b"), ("a=[z]", "~b")]
-    assert recipe_overrides(["a=[x,y]", "~b", "+c='on'", "d=null", "e=${expr:\"2 * 3\"}", "f=60%", "g={bits: 4}"]) == [
-        'a=["x", "y"]', "~b", '+c="on"', "d=null", 'e="${expr:\\"2 * 3\\"}"', 'f="60%"', 'g={"bits": 4}'
-    ]  # fmt: skip
-    assert split_hydra(["hydra.x=1", "hydrant=1", "+hydra.y=1", "hydra/launcher=joblib"])[0] == ["hydrant=1"]
+def test_the_events_of_a_sweep_from_python(recipe):
+    place = create_sweep(recipe, "tiny_task:failing", [f"{SWEPT}=0.5,0.95"], "out")
+    assert place == Path("out")
+    events = list(run_sweep(place))
+    assert [type(event) for event in events] == [SweepStarted, JobStarted, JobEnded, JobStarted, JobEnded, SweepEnded]
+    assert events[0] == SweepStarted(place, jobs=2, finished=0)
+    assert events[1] == JobStarted(0, (f"{SWEPT}=0.5",))
+    assert (events[2].number, events[2].row.state) == (0, "finished")
+    assert events[2].row.compressed["accuracy"] > 0.5
+    assert (events[4].number, events[4].row.state) == (1, "failed")
+    assert events[4].row.error == "ValueError: the evaluation <failed> here"
+    assert [row.state for row in events[5].sweep.rows] == ["finished", "failed"]
+    assert collect([place]).rows == events[5].sweep.rows
+    assert (place / "sweep.html").exists()
+
+    again = list(run_sweep(place))
+    assert again[0] == SweepStarted(place, jobs=2, finished=1)
+    assert [event.number for event in again if isinstance(event, (JobStarted, JobEnded))] == [1, 1]
 
 
-def test_the_mistakes_of_all_jobs_are_told_at_once():
-    recipe = Recipe.load(
-        {"recipe": 1, "run": {"epochs": 4}, "modifiers": {"p": {"type": "magnitude_pruning", "final_sparsity": 0.5}}}
-    )
-    jobs = combinations(["modifiers.p.final_sparsty=0.5,0.6", "modifiers.p.end=3,9", "modifiers.q.end=1"])
-    with pytest.raises(RecipeError) as caught:
-        check_jobs(recipe, jobs)
-    told = str(caught.value)
-    assert "modifiers.p.final_sparsty=0.6: modifiers.p.final_sparsty: unknown field" in told
-    assert told.count("did you mean 'final_sparsity'") == 2
-    assert "modifiers.p.end=9" in told
-    assert told.count("modifiers has no 'q'") == 1
+def test_the_events_of_a_launcher_that_runs_jobs_together(recipe):
+    pytest.importorskip("joblib")
+    options = [f"{SWEPT}=0.5,0.6", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    events = list(run_sweep(create_sweep(recipe, "tiny_task:task", options, "out")))
+    assert [type(event) for event in events[1:-1]] == [JobStarted, JobStarted, JobEnded, JobEnded]
+    assert [row.state for row in events[-1].sweep.rows] == ["finished", "finished"]
 
 
-def test_the_cores_are_shared_among_jobs(tmp_path, monkeypatch):
-    monkeypatch.setattr("paredown.framework.experiments.sweep.hydra._cores", lambda: 8)
-    for launcher, jobs, wanted in [
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 6, 4),
-        (["hydra/launcher=joblib"], 6, 1),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=-5"], 6, 2),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=4"], 1, 8),
-        (["hydra/launcher=submitit_local"], 3, 2),
-        ([], 3, None),
-    ]:
-        with hydra_around(tiny_task.RECIPE, tmp_path, launcher) as hydra:
-            assert hydra.threads(jobs) == wanted, launcher
+def test_nothing_runs_before_the_events_are_iterated(recipe):
+    place = create_sweep(recipe, "tiny_task:task", [f"{SWEPT}=0.5"], "out")
+    events = run_sweep(place)
+    assert [row.state for row in collect([place]).rows] == ["waiting"]
+    assert next(events) == SweepStarted(place, jobs=1, finished=0)
+    events.close()
+    assert [row.state for row in collect([place]).rows] == ["waiting"]
+
+
+def test_what_cannot_be_resumed(recipe):
+    with pytest.raises(ParedownError, match="is no sweep"):
+        run_sweep("nowhere")
+    with pytest.raises(ArgumentError, match="another launcher is all that it takes"):
+        run_sweep("nowhere", ["a=1"])
+
+
+def test_jobs_that_diverge_end_and_win_nothing(swept):
+    rows = swept(f"{SWEPT}=0.95,0.96", task="diverging")
+    assert [row.state for row in rows] == ["finished", "finished"]
+    assert [row.compressed.get("accuracy") for row in rows] == [None, None]
+    assert all("diverged" in row.error for row in rows)
+
+
+def test_a_finished_job_whose_report_is_damaged_runs_again(swept):
+    swept(f"{SWEPT}=0.5,0.6", folder="out")
+    report = Path("out", "1", "report.json")
+    whole = json.loads(report.read_text())["compressed"]["accuracies"]
+    report.write_text("{")
+    list(run_sweep("out"))
+    assert json.loads(report.read_text())["compressed"]["accuracies"] == whole
 
 
 @pytest.mark.slow
@@ -223,43 +250,3 @@ def test_a_damaged_half_trained_checkpoint_means_a_new_start(folder):
     (folder / "out" / "dense" / "seed-0.pt").write_bytes(b"damaged")
     assert paredown(folder, "run", "--resume", "out", "-q").returncode == 0
     assert table(folder, "out") == wanted
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "modifiers.prun.end=1,2"], 1, "did you mean 'prune'"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "variables.spasity=1,2"], 1, "did you mean 'sparsity'"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=interval(0,1)"], 2, "--sweeper optuna"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=range(0,1,0.000001)"], 2, "at most"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=(1"], 2, "OVERRIDE"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", f"{SWEPT}=glob(*)"], 2, "config group"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra/launcher=jobli"], 2, "joblib"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.lancher.n_jobs=2"], 2, "lancher"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra.sweep.dir=x"], 2, "--output"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "hydra/sweeper=basic"], 2, "--sweeper optuna"),
-        (["run", "recipe.yaml", "-t", "tiny_task:nothing", "-m", f"{SWEPT}=0.5,0.6"], 2, "nothing"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "ax", "a=1"], 2, "optuna"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna"], 2, "nothing is varied"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "--sweeper", "optuna", f"{SWEPT}=interval(.9,.2)"], 2, "smaller"),
-        (["run", "recipe.yaml", "-t", "tiny_task:task", "-m", "--output", "."], 2, "holds the results of a run"),
-        (["run", "recipe.yaml", "-m", f"{SWEPT}=0.5"], 2, "--task"),
-        (["run", "-m"], 2, "RECIPE"),
-        (["run", "--resume", "nowhere"], 1, "no sweep"),
-        (["run", "-m", "resume=."], 1, "no sweep"),
-        (["run", "--resume", ".", "a=1"], 2, "another launcher"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_messages_and_nothing_is_started(folder, arguments, code, told, monkeypatch, capsys):
-    (folder / "report.json").write_text("{}")
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["paredown", *arguments])
-    monkeypatch.setenv("COLUMNS", "300")
-    try:
-        found = main()
-    except SystemExit as exit:
-        found = exit.code
-    error = capsys.readouterr().err
-    assert found == code, error
-    assert told in error
-    assert not (folder / "runs").exists()

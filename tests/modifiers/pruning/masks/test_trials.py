@@ -9,7 +9,7 @@ from torch import nn
 
 from paredown import Recipe, ScheduledManager, ScheduleError
 from paredown.framework.calibration.sensitivity import choose, scan
-from paredown.framework.cli.settings_recipe import Wanted
+from paredown.framework.experiments.settings_recipe import SettingsRecipe
 from paredown.framework.modifier.curves import share_of
 from paredown.modifiers.pruning.masks.trials import SHARES
 
@@ -228,7 +228,7 @@ def test_a_model_that_is_one_layer(tmp_path):
     modifier, training, trials = scene({"type": "magnitude_pruning"}, model, batches(2))
     found = scan(training, trials)
     recipe = Recipe.load(recipe_of(1, p={"type": "magnitude_pruning", "final_sparsity": 0.5}))
-    told = Wanted(tmp_path / "r.yaml", 0.7).write(recipe, training, modifier, found)
+    told = SettingsRecipe(tmp_path / "r.yaml", 0.7).write(recipe, training, modifier, found)
     assert told["reached"] == share_of(0.7, 64) / 64
     ScheduledManager.from_yaml(tmp_path / "r.yaml").apply(model)
     assert int((model.weight == 0).sum()) == share_of(0.7, 64)
