@@ -38,7 +38,7 @@ class Measure(str, Enum):
     loss = "loss"
 
     @property
-    def title(self) -> str:
+    def words(self) -> str:
         """The measure in words."""
         return "rise of the loss" if self is Measure.loss else "relative squared error of the output"
 
@@ -137,8 +137,8 @@ def _table(found: Sequence[Sensitivity], measure: Measure) -> str:
     settings = {each.setting: shown(each.setting, each.unit) for each in found}
     layers = list(dict.fromkeys(each.layer for each in found))
     errors = {(each.layer, each.setting): each.error for each in found}
-    width = max(len(layer) for layer in [*layers, measure.title])
-    head = f"{measure.title:<{width}}" + "".join(f"{name:>12}" for name in settings.values())
+    width = max(len(layer) for layer in [*layers, measure.words])
+    head = f"{measure.words:<{width}}" + "".join(f"{name:>12}" for name in settings.values())
     body = [f"{layer:<{width}}" + "".join(f"{errors[layer, s]:>12.3g}" for s in settings) for layer in layers]
     return "\n".join([head, *body])
 
@@ -147,4 +147,4 @@ def _write_page(found: Sequence[Sensitivity], measure: Measure, output: Path) ->
     from paredown.framework.report.page import sensitivity_page
 
     rows = [(each.layer, each.setting, each.error) for each in found]
-    write(sensitivity_page(rows, found[0].unit, measure.title, logarithm=measure is Measure.output), output)
+    write(sensitivity_page(rows, found[0].unit, measure.words, logarithm=measure is Measure.output), output)
