@@ -5,6 +5,7 @@ use; a yaml block is a recipe, but for `config`: that is of somebody's own progr
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -30,7 +31,7 @@ else:
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "yaml", "bash", "console", "toml"}
+LANGUAGES = {"python", "yaml", "bash", "console", "toml", "mermaid"}
 #: their commands start many processes
 SLOW = {"docs/cluster.md", "docs/sharing.md", "docs/sweeps.md", "docs/trainers.md"}
 SHELL = {"python3 -m venv .venv", ". .venv/bin/activate"}
@@ -223,7 +224,7 @@ def test_contributing_lines():
         if block.language == "bash":
             for line in block.text.splitlines():
                 assert line.removeprefix("make ") in targets(), line
-        assert block.title or block.language in ("bash", "toml")
+        assert block.title or block.language in ("bash", "toml", "mermaid")
 
 
 def test_every_target_is_in_contributing():
@@ -299,3 +300,14 @@ def test_pre_commit_hooks_are_the_tools_of_lint():
     lint = (ROOT / "Makefile").read_text(encoding="utf-8").split("lint:")[1].split("\n\n")[0]
     for hook in hooks:
         assert hook["entry"].replace(".venv/bin", "$(BIN)").removesuffix(" --force-exclude") in lint
+
+
+@pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
+def test_the_picture_of_the_rooms_is_what_the_linter_holds():
+    (picture,) = (block.text for block in blocks_of("CONTRIBUTING.md") if block.language == "mermaid")
+    drawn = dict(re.findall(r"^    (\w+)\[[^\]]*\] --> (\w+)", picture, re.MULTILINE))
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["paredown.framework"])
+    rooms = {file.parent.name for file in (ROOT / "framework").glob("*/__init__.py")} | {"errors"}
+    assert [(room, drawn[room]) for room in layers[:-1]] == list(itertools.pairwise(layers))
+    assert set(layers) == rooms

@@ -167,3 +167,14 @@ def test_imports_are_absolute_and_by_the_package_name(folder):
         for node in ast.walk(tree):
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name} imports relatively"
         assert not [module for module in imported(tree) if module.split(".")[0] in FOLDERS], name
+
+
+@pytest.mark.parametrize("family", ["pruning", "quantization", "decomposition", "distillation"])
+def test_the_rooms_of_a_family_know_no_file_of_its_folder(family):
+    folder = ROOT / "modifiers" / family
+    above = {f"paredown.modifiers.{family}.{file.stem}" for file in folder.glob("*.py") if file.stem != "__init__"}
+    rooms = {name: tree for name, tree in modules_of(f"modifiers/{family}") if name.count(".") > 3}
+    assert rooms
+    assert not {
+        name: sorted(set(imported(tree)) & above) for name, tree in rooms.items() if set(imported(tree)) & above
+    }
