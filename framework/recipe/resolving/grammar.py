@@ -81,7 +81,8 @@ def parsed(value: str) -> Text:
 def _explained(value: str, error: Exception) -> str:
     if value.count("{") != value.count("}"):
         return f"an interpolation that does not end; braces do not match in {value[:80]!r}"
-    return f'not an interpolation: {first_line(error)}; write ${{a.b}}, or ${{expr:"..."}} with quotes around the expression'
+    reason = first_line(error)
+    return f'not an interpolation: {reason}; write ${{a.b}}, or ${{expr:"..."}} with quotes around the expression'
 
 
 def _text(context: Any) -> Text:
