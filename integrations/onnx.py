@@ -32,11 +32,14 @@ from paredown.integrations.export.verification import (
     time_in_turns,
 )
 
-__all__ = ["EXACT", "OnnxExport", "export"]
+__all__ = ["EXACT", "WITHOUT_OVERFLOW", "OnnxExport", "export"]
 
 #: onnxruntime multiplies stored integers with float inputs by rounding the inputs to int8 too (three times as fast, and
 #: about a step off); with this entry of the session's options it keeps them as they are
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}
+#: on x86 processors without VNNI onnxruntime sums products of unsigned inputs and signed weights in 16 bits, which
+#: overflow; with this entry it uses slower kernels that do not
+WITHOUT_OVERFLOW = {"session.x64quantprecision": "1"}
 #: narrow types by their number in onnx.TensorProto, and what they are packed from
 PACKED = {21: "UINT4", 22: "INT4"}
 
@@ -48,8 +51,8 @@ class OnnxExport(Exported):
     Attributes:
         operators: how often each operator is in the graph that onnxruntime made of it: QLinearConv, QGemm,
             MatMulInteger and their kin compute in integers.
-        session_config: what was given to ``SessionOptions.add_session_config_entry`` for that agreement. Usually
-            nothing; see `EXACT`.
+        session_config: what was given to ``SessionOptions.add_session_config_entry`` for that agreement: give it
+            to your own session too. Usually nothing; see `EXACT` and `WITHOUT_OVERFLOW`.
     """
 
     operators: Mapping[str, int] = field(default_factory=dict)
@@ -147,6 +150,7 @@ def _write(
                 custom_translation_table=table, **{key: value for key, value in options.items() if value is not None},
             )  # fmt: skip
             _pack(program.model)
+            _give_own_zero_points(program.model)
             _strip(program.model)
             program.save(str(path))
         except Exception as error:  # torch.onnx lets many kinds through
@@ -173,6 +177,23 @@ def _pack(model: Any) -> None:
             del graph.initializers[source.name]
 
 
+def _give_own_zero_points(model: Any) -> None:
+    """Let no two stored weights share a zero point: onnxruntime cannot change their types then (`WITHOUT_OVERFLOW`)."""
+    ir: Any = require("onnx_ir", "onnx")
+    graph, taken = model.graph, set()
+    for node in graph:
+        stored = node.op_type == "DequantizeLinear" and len(node.inputs) == 3 and node.inputs[0].is_initializer()
+        if not stored or not (zero := node.inputs[2]).is_initializer():
+            continue
+        if zero.name in taken:
+            name = f"{node.inputs[0].name}_zero_point"
+            copied = ir.Tensor(zero.const_value.numpy(), dtype=zero.dtype, name=name)
+            own = ir.Value(name=name, type=zero.type, shape=zero.shape, const_value=copied)
+            graph.register_initializer(own)
+            node.replace_input_with(2, own)
+        taken.add(zero.name)
+
+
 def _strip(model: Any) -> None:
     """Without the exporter's notes: on small models they are longer than the weights."""
     for node in model.graph:
@@ -187,18 +208,21 @@ def _strip(model: Any) -> None:
 def _checked(
     runtime: Any, path: Path, example_inputs: Any, compare: Callable[[Sequence[Tensor]], Agreement]
 ) -> tuple[_Session, Agreement]:
-    """The session that agrees: as everybody makes it, or, if stored integers meet float inputs, an exact one."""
+    """The first session that agrees: as everybody makes it; keeping float inputs that meet stored integers; without
+    overflow. Raises the ExportError of the last one where none does."""
     session = _session(runtime, path, {})
     rounds_inputs = "MatMulNBits" in session.operators
-    try:
-        agreement = compare(session(example_inputs))
-        if not rounds_inputs or agreement.difference <= agreement.step:
+    kept = EXACT if rounds_inputs else {}
+    for config in dict.fromkeys(map(tuple, ((), kept.items(), {**kept, **WITHOUT_OVERFLOW}.items()))):
+        session = session if not config else _session(runtime, path, dict(config))
+        try:
+            agreement = compare(session(example_inputs))
+        except ExportError as error:
+            failure = error
+            continue
+        if config or not rounds_inputs or agreement.difference <= agreement.step:
             return session, agreement
-    except ExportError:
-        if not rounds_inputs:
-            raise
-    session = _session(runtime, path, EXACT)
-    return session, compare(session(example_inputs))
+    raise failure
 
 
 class _Session(nn.Module):

@@ -102,7 +102,7 @@ class Report:
                 accuracies = _floats(plain[key].get("accuracies", ()))
                 plain[key] = Summary(**_with_tuples({**plain[key], "accuracies": accuracies}))
             plain["layers"] = [LayerRow(**_with_tuples(row)) for row in plain["layers"]]
-            plain["history"] = _curves(plain["history"])
+            plain["history"] = [_curve(**one) for one in plain["history"]]
             return cls(**_with_tuples(plain))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ParedownError(f"this is no report of paredown: {error}") from None
@@ -129,13 +129,6 @@ def _finite(value: Any) -> Any:
 
 def _floats(saved: Iterable[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in saved]
-
-
-def _curves(saved: Any) -> list[Curve]:
-    """The curves; reports before they had modifiers of their own hold a mapping from titles to points."""
-    if isinstance(saved, Mapping):
-        saved = [{"quantity": title, "points": points} for title, points in saved.items()]
-    return [_curve(**one) for one in saved]
 
 
 def _curve(points: Sequence[Sequence[float | None]], **names: str) -> Curve:

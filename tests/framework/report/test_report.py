@@ -1,7 +1,6 @@
 """The report survives JSON, and its page needs nothing but itself."""
 
 import dataclasses
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -51,19 +50,6 @@ def test_what_is_not_finite_is_null_in_json_and_comes_back():
     for one in (diverged, again):
         assert "accuracy (2 seeds)" in str(one)
         assert "nan" not in one.to_html().partition("<svg")[2]
-
-
-def test_a_report_whose_curves_have_only_titles_is_read():
-    plain = json.loads(report().to_json())
-    plain["history"] = {"sparsity (prune)": [[0.0, 0.1], [2.0, 0.9]]}
-    (curve,) = Report.from_json(json.dumps(plain)).history
-    assert (curve.title, curve.points) == ("sparsity (prune)", ((0.0, 0.1), (2.0, 0.9)))
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"dense": 1}', "nonsense"])
-def test_what_is_no_report(text):
-    with pytest.raises(ParedownError, match="no report"):
-        Report.from_json(text)
 
 
 def test_the_table_tells_dense_compressed_and_ratio():
