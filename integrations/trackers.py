@@ -2,14 +2,14 @@
 
     manager.events.listeners.append(TensorBoard(manager, "runs/prune90"))
 
-Numbers that modifiers record (sparsity, bits) are curves over optimizer steps; what happens once (a window that
-opens or
-ends, ranges that freeze) is a mark; at each event come the losses by term, and the sparsity of every layer (the share
-of zeros among all its parameters, biases too).
+Numbers that modifiers record (sparsity, bits) are curves over optimizer steps; what happens once (a window that opens,
+ranges that freeze) is a mark; at each event come the losses by term, and the sparsity of every layer (the share of
+zeros among all its parameters, biases too).
 """
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from paredown.framework.errors import ParedownError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.run.manager import ScheduledManager
 
-__all__ = ["MLflow", "TensorBoard", "Tracker", "WeightsAndBiases"]
+__all__ = ["JsonLines", "MLflow", "TensorBoard", "Tracker", "WeightsAndBiases"]
 
 #: of an event, the entries about when and whose it is
 PLACE = ("step", "epoch", "modifier", "event")
@@ -29,14 +29,14 @@ class Tracker(ABC):
     """Base: turns events into numbers and marks.
 
     Args:
-        manager: whose events it hears; its layers and losses are logged too.
+        manager: whose events are logged; its layers and losses are logged too.
     """
 
     def __init__(self, manager: ScheduledManager) -> None:
         self.manager = manager
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Hear of an event."""
+        """Log an event."""
         step = int(event["step"])
         self.numbers({**dict(_told(event)), **dict(self._layers(event)), **self._losses()}, step)
         if event["event"] != "update":
@@ -129,3 +129,14 @@ def _told(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in event.items():
         if name not in PLACE and isinstance(value, (int, float)) and not isinstance(value, bool):
             yield f"{event['modifier']}/{name}", float(value)
+
+
+class JsonLines:
+    """A listener that appends each event to a file, a JSON object a line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")

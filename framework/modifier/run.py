@@ -74,9 +74,13 @@ class Run:
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer], wrappers: Sequence[Any], clock: Clock) -> None:
         """Take over what a training loop brings: the model in its wrappers, optimizers in theirs, and the clock."""
         self.inputs.wrapped, self.clock = model, clock
+        self.use(optimizers, wrappers)
+        self.surgery.forbidden = _no_surgery(model)
+
+    def use(self, optimizers: Sequence[Optimizer], wrappers: Sequence[Any] = ()) -> None:
+        """Let these optimizers follow changes of structure."""
         self.optimizers[:] = optimizers
         self.wrappers[:] = wrappers
-        self.surgery.forbidden = _no_surgery(model)
 
     def declare_scaling(self, scaling: Scaling) -> None:
         """Take over what the loop does to its loss after it was computed."""
@@ -99,6 +103,15 @@ class Run:
     def catch_up(self) -> None:
         """Note that what is done from now on comes after the last step."""
         self.catching_up = True
+
+    def keep_state(self, owner: str, state: Any) -> None:
+        """Keep the state of a modifier, which opened its window or was restored."""
+        self.states[owner] = state
+
+    def forget_states(self) -> None:
+        """Let all states go, before those of a checkpoint are restored."""
+        self.states.clear()
+        self.ended.clear()
 
     def end(self, owner: str, ended: bool = True) -> None:
         """Note that a modifier came to its final update, or is open again."""

@@ -145,7 +145,7 @@ class ScheduledManager:
         self._refuse_second_run()
         check_model(model)
         run = self._new_run(model, data, teacher, example_inputs, forward, Clock(1, self.recipe.run_epochs))
-        run.optimizers[:] = [] if optimizer is None else optimizers_in(optimizer)
+        run.use([] if optimizer is None else optimizers_in(optimizer))
         self._session = session = self._new_session(run)
         self.state = State.PREPARED
         if self._loaded is not None:

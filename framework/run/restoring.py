@@ -139,7 +139,7 @@ def go_on(run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
     if run.clock is not None and state["clock"] is not None:
         _restore_clock(run, state["clock"])
         _reopen(run, schedule)
-    run.events[:] = [dict(event) for event in state["events"]]
+    run.events.restore(state["events"])
     schedule.attach()
     run.rebuild_past(None)
 
@@ -218,8 +218,7 @@ def _check_teacher(run: Run, state: Mapping[str, Any]) -> None:
 
 def _restore_states(run: Run, schedule: Schedule, saved: Mapping[str, Any]) -> None:
     parameters = named_parameters(run.model)
-    run.states.clear()
-    run.ended.clear()
+    run.forget_states()
     for modifier in schedule.modifiers:
         entry = saved[modifier.name]
         schedule.phases[modifier.name] = Phase(entry["phase"])
@@ -229,7 +228,7 @@ def _restore_states(run: Run, schedule: Schedule, saved: Mapping[str, Any]) -> N
             run.end(modifier.name)
         plain, kind = entry["state"], modifier.state_type
         state = None if plain is None or kind is None else restore(kind, plain, parameters, device_of(run.model))
-        run.states[modifier.name] = state
+        run.keep_state(modifier.name, state)
 
 
 def _reopen(run: Run, schedule: Schedule) -> None:

@@ -165,7 +165,7 @@ class Schedule:
         training = self.of(modifier)
         training.inherit(self._take_over(modifier))
         state = modifier.on_start(training)
-        self.run.states[modifier.name] = state
+        self.run.keep_state(modifier.name, state)
         self.phases[modifier.name] = Phase.OPEN
         modifier.attach(training, state)
         training.record("start")

@@ -4,7 +4,7 @@ import torch
 from sample_models import batches, mlp, pruning, recipe_of, train
 
 from paredown import Recipe, ScheduledManager
-from paredown.framework.modifier.events import JsonLines
+from paredown.integrations.trackers import JsonLines
 
 
 def test_events_are_kept_told_and_written(tmp_path):
