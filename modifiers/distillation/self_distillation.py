@@ -79,7 +79,7 @@ class SelfDistillation(Distillation):
     """Whether the exits stay on the model: one that can be left early."""
 
     @property
-    def kept(self) -> bool:
+    def permanent(self) -> bool:
         return self.keep_exits
 
     def unused_fields(self) -> Sequence[str]:

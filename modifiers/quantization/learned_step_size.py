@@ -55,7 +55,6 @@ class LearnedStepSize(QuantizationModifier):
     kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
     state_type: ClassVar = LearnedLayers
     needs_training: ClassVar = True
-    stays: ClassVar = True
 
     type: Literal["learned_step_size"] = "learned_step_size"
     weights: WeightScheme = WeightScheme(bits=4, narrow=False)
@@ -71,6 +70,10 @@ class LearnedStepSize(QuantizationModifier):
         if any(scheme.format != "int" for scheme in schemes) or not self.weights.symmetric:
             raise ValueError("learned_step_size learns the scales of integers, and of weights symmetric ones")
         return self
+
+    @property
+    def permanent(self) -> bool:
+        return True
 
     def later_times(self) -> Mapping[str, Time]:
         return {} if self.freeze_scales is None else {"freeze_scales": self.freeze_scales}

@@ -155,7 +155,7 @@ def test_what_a_criterion_says_nothing_of_stays():
     assert torch.equal(model.stem.weight, kept)
     assert model.body.out_channels == 16
     told = {event["layer"]: event["reason"] for event in manager.events if event["event"] == "left alone"}
-    assert told["body"] == "batch_norm_scale says nothing of its channels"
+    assert told["body"] == "batch_norm_scale has no scores for its channels"
 
 
 def test_the_plan_tells_what_goes_and_why_others_stay():
