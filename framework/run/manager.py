@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +22,11 @@ from paredown.framework.modifier.events import EventLog
 from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.report import Report
-from paredown.framework.report.reporter import Reporter
 from paredown.framework.run import restoring
 from paredown.framework.run.checks import (
     check_model,
     check_module,
     check_one_shot,
-    check_parts,
     check_scaler,
     check_teachers,
     optimizers_in,
@@ -38,7 +34,8 @@ from paredown.framework.run.checks import (
 )
 from paredown.framework.run.hooks import LoopHooks
 from paredown.framework.run.plan import Plan, make_plan
-from paredown.framework.run.schedule import Schedule, check_claims
+from paredown.framework.run.schedule import Schedule
+from paredown.framework.run.session import Session
 
 __all__ = ["ScheduledManager", "State"]
 
@@ -53,17 +50,6 @@ class State(str, Enum):
     PREPARED = "prepared"
     RUNNING = "running"
     FINISHED = "finished"
-
-
-@dataclass
-class _Session:
-    """What a manager has while it has a run."""
-
-    run: Run
-    schedule: Schedule
-    reporter: Reporter
-    hooks: LoopHooks | None = None
-    strict: bool = True
 
 
 class ScheduledManager:
@@ -106,7 +92,7 @@ class ScheduledManager:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         self.events = EventLog()
         self.state = State.NEW
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._loaded: Mapping[str, Any] | None = None
 
     @classmethod
@@ -146,7 +132,7 @@ class ScheduledManager:
         check_model(model)
         run = self._new_run(model, data, teacher, example_inputs, forward, Clock(1, self.recipe.run_epochs))
         run.use([] if optimizer is None else optimizers_in(optimizer))
-        self._session = session = self._new_session(run)
+        self._session = session = Session.checked(self.recipe, run)
         self.state = State.PREPARED
         if self._loaded is not None:
             self._rebuild(session, self._loaded)
@@ -207,7 +193,7 @@ class ScheduledManager:
         run.declare_scaling(Scaling(accumulate, grad_scaler))
         if sharded_in(run.model.parameters()):
             outlive_gloo()
-        session = self._new_session(run, prepared)
+        session = Session.checked(self.recipe, run, prepared)
         session.strict = strict
         if prepared is not None and self._loaded is not None:
             session.schedule.release()
@@ -233,7 +219,7 @@ class ScheduledManager:
         self._refuse_second_run()
         check_model(model)
         check_one_shot(self.recipe.modifiers.values(), data)
-        session = self._new_session(self._new_run(model, data, teacher, example_inputs, forward))
+        session = Session.checked(self.recipe, self._new_run(model, data, teacher, example_inputs, forward))
         self._session, self.state = session, State.RUNNING
         try:
             session.schedule.run_once()
@@ -299,10 +285,10 @@ class ScheduledManager:
         """
         session = self._running()
         session.schedule.check_parameters()
-        self._catch_up(session)
+        session.catch_up()
         session.schedule.finalize()
         self.state = State.FINISHED
-        self._take_off(session)
+        session.remove_hooks()
         return self.report()
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
@@ -325,7 +311,7 @@ class ScheduledManager:
         if self._session is not None:
             if self.state is not State.FINISHED:
                 self._session.schedule.release()
-            self._take_off(self._session)
+            self._session.remove_hooks()
         self._session, self.state = None, State.NEW
 
     def take_back(self) -> None:
@@ -409,20 +395,9 @@ class ScheduledManager:
         check_teachers(run.model, teacher, self.recipe.modifiers)
         run.take(data, teacher, example_inputs, forward)
 
-    def _new_session(self, run: Run, prepared: _Session | None = None) -> _Session:
-        """A schedule on a run, checked; a prepared run goes on where it is, and is compared with what it was."""
-        schedule = Schedule(self.recipe.modifiers, run)
-        schedule.phases.update({} if prepared is None else prepared.schedule.phases)
-        check_parts(schedule.waiting, schedule)
-        check_claims(schedule)
-        for modifier in schedule.modifiers:
-            modifier.check(schedule.of(modifier))
-        return _Session(run, schedule, Reporter(run, self.recipe) if prepared is None else prepared.reporter)
-
-    def _start(self, session: _Session, prepared: bool) -> None:
-        session.hooks = LoopHooks(session.run, session.schedule)
+    def _start(self, session: Session, prepared: bool) -> None:
         try:
-            session.hooks.attach()
+            session.attach_hooks()
             if self._loaded is None:
                 session.schedule.begin()
             elif prepared:
@@ -436,31 +411,14 @@ class ScheduledManager:
             self.release()
             raise
 
-    def _catch_up(self, session: _Session) -> None:
-        """Make final updates that skipped steps left outstanding; raise or warn where a target was missed."""
-        try:
-            late = session.schedule.catch_up()
-        except ScheduleError as error:
-            if session.strict:
-                raise
-            warnings.warn(str(error), stacklevel=3)
-            return
-        if late:
-            skipped = 0 if session.run.clock is None else session.run.clock.skipped
-            warnings.warn(
-                f"{', '.join(late)}: the final update was made by finalize, since {skipped} optimizer steps were "
-                "skipped by the gradient scaler",
-                stacklevel=3,
-            )
-
-    def _rebuild(self, session: _Session, state: Mapping[str, Any]) -> None:
+    def _rebuild(self, session: Session, state: Mapping[str, Any]) -> None:
         """Of a prepared model: the structure and the forwards of a run whose weights are loaded before `modify`."""
         session.schedule.release()
         session.run.surgery.take_back()
         restoring.rebuild_structure(self.recipe, session.run, state)
         restoring.attach_permanent(session.run, session.schedule, state)
 
-    def _prepared_session(self, model: nn.Module) -> _Session | None:
+    def _prepared_session(self, model: nn.Module) -> Session | None:
         if self.state is not State.PREPARED or self._session is None:
             self._refuse_second_run()
             return None
@@ -476,13 +434,7 @@ class ScheduledManager:
         if self.state is State.RUNNING:
             raise ParedownError("this manager has a run already: call finalize() or release() first, or make another")
 
-    def _running(self) -> _Session:
+    def _running(self) -> Session:
         if self._session is None:
             raise ParedownError("there is no run: call modify or apply first")
         return self._session
-
-    def _take_off(self, session: _Session) -> None:
-        if session.hooks is not None:
-            session.run.renew_reducer()
-            session.hooks.remove()
-            session.hooks = None

@@ -1,0 +1,83 @@
+"""A manager's session: a run with its schedule, its reporter and its hooks, from the checks at the start to the end."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from paredown.framework.errors import ScheduleError
+from paredown.framework.modifier.run import Run
+from paredown.framework.recipe import Recipe
+from paredown.framework.report.reporter import Reporter
+from paredown.framework.run.checks import check_parts
+from paredown.framework.run.hooks import LoopHooks
+from paredown.framework.run.schedule import Schedule, check_claims
+
+__all__ = ["Session"]
+
+
+@dataclass
+class Session:
+    """What a manager has while it has a run.
+
+    Attributes:
+        run: what the modifiers share.
+        schedule: when each of them acts.
+        reporter: compares the model with what it was.
+        hooks: on the optimizers and the model; None where nothing is trained, and when the run is over.
+        strict: whether a missed target is an error at the end, or a warning.
+    """
+
+    run: Run
+    schedule: Schedule
+    reporter: Reporter
+    hooks: LoopHooks | None = None
+    strict: bool = True
+
+    @classmethod
+    def checked(cls, recipe: Recipe, run: Run, prepared: Session | None = None) -> Session:
+        """A session whose recipe fits the model; a prepared one goes on where it is, and is compared with what it was.
+
+        Raises:
+            ParedownError: something does not fit; the model is as it was.
+        """
+        schedule = Schedule(recipe.modifiers, run)
+        schedule.phases.update({} if prepared is None else prepared.schedule.phases)
+        check_parts(schedule.waiting, schedule)
+        check_claims(schedule)
+        for modifier in schedule.modifiers:
+            modifier.check(schedule.of(modifier))
+        return cls(run, schedule, Reporter(run, recipe) if prepared is None else prepared.reporter)
+
+    def attach_hooks(self) -> None:
+        """Hook on to the loop."""
+        self.hooks = LoopHooks(self.run, self.schedule)
+        self.hooks.attach()
+
+    def remove_hooks(self) -> None:
+        """Take the hooks off, if there are any."""
+        if self.hooks is not None:
+            self.run.renew_reducer()
+            self.hooks.remove()
+            self.hooks = None
+
+    def catch_up(self) -> None:
+        """Make final updates that skipped steps left outstanding.
+
+        Raises:
+            ScheduleError: a modifier never ran or missed its target (a warning where not ``strict``).
+        """
+        try:
+            late = self.schedule.catch_up()
+        except ScheduleError as error:
+            if self.strict:
+                raise
+            warnings.warn(str(error), stacklevel=3)
+            return
+        if late:
+            skipped = 0 if self.run.clock is None else self.run.clock.skipped
+            warnings.warn(
+                f"{', '.join(late)}: the final update was made by finalize, since {skipped} optimizer steps were "
+                "skipped by the gradient scaler",
+                stacklevel=3,
+            )
