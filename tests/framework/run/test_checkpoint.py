@@ -272,7 +272,7 @@ torch.save(everything(*parts), sys.argv[1] + ".end")
 @pytest.mark.timeout(1200)
 def test_killed_at_random_steps(tmp_path, reference):
     tests = Path(__file__).parents[2]
-    script = textwrap.dedent(WORKER).format(paths=[str(tests), str(tests.parent / "src")])
+    script = textwrap.dedent(WORKER).format(paths=[str(Path(__file__).parent), str(tests), str(tests.parent / "src")])
     (tmp_path / "worker.py").write_text(script)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for kill_at in random.Random(0).sample(range(1, 60), 20):
