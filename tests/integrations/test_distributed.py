@@ -138,7 +138,7 @@ def resumed(rank, world, folder):
     parts = begun(world)
     extra = distributed.resume(folder, *parts)
     assert extra == {"note": "middle"}
-    assert parts[2].training.step == MIDDLE
+    assert parts[2].run.step == MIDDLE
     go(*parts[:2], MIDDLE, EPOCHS * LENGTH, rank, world)
     parts[2].finalize()
     return whole(parts[0])
