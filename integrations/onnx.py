@@ -209,19 +209,21 @@ def _checked(
     runtime: Any, path: Path, example_inputs: Any, compare: Callable[[Sequence[Tensor]], Agreement]
 ) -> tuple[_Session, Agreement]:
     """The first session that agrees: as everybody makes it; keeping float inputs that meet stored integers; without
-    overflow. Raises the ExportError of the last one where none does."""
-    session = _session(runtime, path, {})
-    rounds_inputs = "MatMulNBits" in session.operators
+    overflow. Raises the first ExportError where none does."""
+    plain = _session(runtime, path, {})
+    rounds_inputs = "MatMulNBits" in plain.operators
     kept = EXACT if rounds_inputs else {}
-    for config in dict.fromkeys(map(tuple, ((), kept.items(), {**kept, **WITHOUT_OVERFLOW}.items()))):
-        session = session if not config else _session(runtime, path, dict(config))
+    failure: ExportError | None = None
+    for config in ({}, *([EXACT] if rounds_inputs else []), {**kept, **WITHOUT_OVERFLOW}):
         try:
+            session = _session(runtime, path, config) if config else plain
             agreement = compare(session(example_inputs))
         except ExportError as error:
-            failure = error
+            failure = failure or error
             continue
         if config or not rounds_inputs or agreement.difference <= agreement.step:
             return session, agreement
+    assert failure is not None
     raise failure
 
 

@@ -53,7 +53,7 @@ class FeatureDistillation(Paired):
     """Which dimension of the features holds the channels. Default: 1; of three 2, unless the layer is a convolution."""
 
     def difference(self, training: Training, pairs: Sequence[Layers]) -> Difference:
-        adapters = Adapters(training, self.name)
+        adapters = Adapters(training)
         self._prepare(training, adapters, pairs)
         loss = LOSSES[self.loss]
 

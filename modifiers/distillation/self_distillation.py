@@ -101,7 +101,7 @@ class SelfDistillation(Distillation):
     def attach(self, training: Training, state: Exits) -> None:
         super().attach(training, state)
         if training.progress >= 1 and self.keep_exits:
-            RunningExits(training, self.name, state.sizes).all()
+            RunningExits(training, state.sizes).all()
 
     def on_end(self, training: Training, state: Exits) -> None:
         if not self.keep_exits:
@@ -112,7 +112,7 @@ class SelfDistillation(Distillation):
 
     def on_finalize(self, training: Training, state: Exits) -> None:
         if self.keep_exits and state.sizes:
-            exits = EarlyExits(RunningExits(training, self.name, state.sizes).all())
+            exits = EarlyExits(RunningExits(training, state.sizes).all())
             training.model.exits = exits.train(training.model.training)
 
     def term(self, training: Training, state: Exits, settings: dict[str, Tensor]) -> Compute:
@@ -121,7 +121,7 @@ class SelfDistillation(Distillation):
         deepest = None if self.hint is None else Capture(next(iter(match_roots(training.model, self.hint))))
         for capture in [*captures.values(), *([] if deepest is None else [deepest])]:
             training.links.add(modules[capture.name], capture)
-        exits = RunningExits(training, self.name, state.sizes)
+        exits = RunningExits(training, state.sizes)
         self._prepare(training, exits, captures, deepest)
         ahead = predicts_next(training.model)
 

@@ -31,12 +31,11 @@ class ChannelMap(nn.Linear):
 
 
 class Adapters:
-    """The adapters of one modifier: extras of the run, trained with it. They are built where they are first needed, or
+    """The adapters of one modifier: auxiliary modules, trained with it. They are built where they are first needed, or
     before from the layers' own widths, since a compiled graph cannot build them."""
 
-    def __init__(self, training: Training, owner: str) -> None:
+    def __init__(self, training: Training) -> None:
         self.training = training
-        self.owner = owner
         self.maps: dict[str, ChannelMap] = {}
 
     def guess(self, key: str, student: nn.Module, teacher_model: nn.Module, teacher: nn.Module) -> None:
@@ -59,8 +58,8 @@ class Adapters:
         if known is None or (known.in_features, known.out_features) != (own, other):
             if torch.compiler.is_compiling():
                 raise TargetError(
-                    f"{self.owner}: an adapter from {own} to {other} channels is needed and cannot be built in a "
-                    "compiled forward: give modify(..., example_inputs=...)"
+                    f"{self.training.name}: an adapter from {own} to {other} channels is needed and cannot be built "
+                    "in a compiled forward: give modify(..., example_inputs=...)"
                 )
             known = self._build(key, own, other)
         return known(student), teacher

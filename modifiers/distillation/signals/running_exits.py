@@ -20,13 +20,11 @@ class RunningExits:
 
     Args:
         training: the run.
-        owner: the modifier's name.
         sizes: for each layer the arguments of `Exit`; what is built is written down here.
     """
 
-    def __init__(self, training: Training, owner: str, sizes: dict[str, list[Any]]) -> None:
+    def __init__(self, training: Training, sizes: dict[str, list[Any]]) -> None:
         self.training = training
-        self.owner = owner
         self.sizes = sizes
         known = training.modules.by_name()
         self.made = {layer: exit_ for layer, exit_ in known.items() if isinstance(exit_, Exit)}
@@ -50,7 +48,7 @@ class RunningExits:
         if torch.compiler.is_compiling():
             if known is None:
                 raise TargetError(
-                    f"{self.owner}: exits cannot be built in a compiled forward: give modify example_inputs"
+                    f"{self.training.name}: exits cannot be built in a compiled forward: give modify example_inputs"
                 )
             return known
         sizes = _sizes(layer, feature, logits, goal)
