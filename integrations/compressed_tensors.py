@@ -5,29 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from paredown.framework.engine.comparison import Agreement, Agreements
+from paredown.framework.engine.exporting import Exported
+from paredown.framework.engine.plain import eval_copy, outputs_of, plain_copy
+from paredown.framework.engine.samples import samples_of
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import base_class, links_of, without_links
 from paredown.framework.model.targets import unwrap
+from paredown.integrations.export.calling import quiet, reason_of, require
 from paredown.integrations.export.compressed_layers import Quantized, compressed_tensors_of, scheme_of
-from paredown.integrations.export.verification import (
-    Agreement,
-    Exported,
-    agree,
-    bytes_at,
-    in_float64,
-    outputs_of,
-    quiet,
-    reason_of,
-    require,
-)
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = ["export"]
@@ -56,7 +50,7 @@ def export(
         tokenizer: is saved along.
         example_inputs: to compare on: a tensor, a tuple or a dict. Default: the model's own ``dummy_inputs``.
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
-        tolerance: the largest absolute difference of an output that is accepted. Default: see `verification.agree`.
+        tolerance: the largest absolute difference of an output that is accepted. Default: see `paredown.export`.
 
     Raises:
         ExportError: a package is missing, a layer has no form there (the message names it), or the outputs differ by
@@ -73,7 +67,8 @@ def export(
         tokenizer.save_pretrained(folder)
     inputs = example_inputs if example_inputs is not None else dict(getattr(model, "dummy_inputs", {}))
     agreement = _compared(model, folder, inputs, forward, tolerance)
-    return Exported(folder, agreement, bytes_at(folder), _dense_bytes(model))
+    size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    return Exported(folder, agreement, size, reference_bytes=_dense_bytes(model))
 
 
 def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
@@ -147,14 +142,22 @@ def _quantization(model: nn.Module, layers: Mapping[str, Quantized]) -> dict[str
 
 
 def _compared(model: Any, folder: Path, inputs: Any, forward: Forward | None, tolerance: float | None) -> Agreement:
+    models, agreements = (plain_copy(model), eval_copy(model)), Agreements()
     with _silent():
         try:
             loaded = base_class(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
-            got = outputs_of(loaded, inputs, forward)
+            for batch in samples_of(inputs, None, forward):
+                want = [outputs_of(each, batch, forward) for each in models]
+                agreements.add(*want, outputs_of(loaded, batch, forward), str(folder))
+        except ExportError:
+            raise
         except Exception as error:  # transformers lets many kinds through
             raise ExportError(f"{folder}: transformers cannot load it: {reason_of(error)}") from error
-    again: Callable[[], Any] = lambda: in_float64(model, inputs, forward)  # noqa: E731
-    return agree(outputs_of(model, inputs, forward), got, tolerance, folder, again)
+    worst = max(agreements.found(), key=lambda each: each.engine / max(each.magnitude, 1e-30))
+    fault = worst.fault(tolerance)
+    if fault is not None:
+        raise ExportError(f"{folder}: {fault}")
+    return worst
 
 
 @contextmanager

@@ -6,16 +6,14 @@ part of the error when its type is asked for.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import NoReturn, TypeVar, get_args
 
+from paredown.framework.discovery import classes_in, modules_of_package, modules_of_plug_ins
 from paredown.framework.errors import ParedownError
 from paredown.framework.modifier.base import Modifier
 
@@ -103,11 +101,11 @@ def missing_classes(modifiers: object) -> str | None:
 @cache
 def _installed() -> Registry:
     failures: dict[str, str] = {}
-    modules = [*_built_in_modules(), *_plug_in_modules(entry_points(group=ENTRY_POINT_GROUP), failures)]
+    modules = [*modules_of_package(BUILT_IN_PACKAGE), *modules_of_plug_ins(ENTRY_POINT_GROUP, failures)]
     found: dict[str, type[Modifier]] = {}
-    for modifier in _classes(modules):
+    for modifier in classes_in(modules, Modifier):
         name = type_name(modifier)
-        if found.setdefault(name, modifier) is not modifier:
+        if name and found.setdefault(name, modifier) is not modifier:
             _refuse_two(name, found[name], modifier)
     return Registry(MappingProxyType(dict(sorted(found.items()))), MappingProxyType(failures))
 
@@ -116,30 +114,6 @@ def type_name(modifier: type[Modifier]) -> str:
     """The value of its ``type: Literal[...]`` field; "" for a base class without one."""
     values = get_args(modifier.model_fields["type"].annotation)
     return str(values[0]) if values else ""
-
-
-def _built_in_modules() -> Iterator[ModuleType]:
-    package = importlib.import_module(BUILT_IN_PACKAGE)
-    for info in pkgutil.walk_packages(package.__path__, f"{BUILT_IN_PACKAGE}."):
-        yield importlib.import_module(info.name)
-
-
-def _plug_in_modules(points: Iterable[EntryPoint], failures: dict[str, str]) -> Iterator[ModuleType]:
-    for point in points:
-        try:
-            loaded = point.load()
-        except Exception as error:  # a stranger's module may fail in any way
-            failures[point.name] = f"{point.value}: {type(error).__name__}: {error}"
-            continue
-        yield loaded if inspect.ismodule(loaded) else importlib.import_module(loaded.__module__)
-
-
-def _classes(modules: list[ModuleType]) -> Iterator[type[Modifier]]:
-    for module in modules:
-        for value in vars(module).values():
-            own = inspect.isclass(value) and issubclass(value, Modifier) and value.__module__ == module.__name__
-            if own and type_name(value):
-                yield value
 
 
 def _refuse_two(name: str, first: type[Modifier], second: type[Modifier]) -> NoReturn:

@@ -6,7 +6,7 @@ QuantizeLinear, DequantizeLinear and their kin: no graph is searched for pattern
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid
 from paredown.integrations.export.stored_weights import StoredWeight
-from paredown.integrations.export.verification import require
+from paredown.integrations.export.calling import require
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
 __all__ = ["OnnxSpelling", "translations"]
@@ -88,7 +88,16 @@ def _dynamic_linear_shape(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor 
 
 
 class OnnxSpelling:
-    """See `paredown.integrations.export.copy.Spelling`."""
+    """See `paredown.integrations.export.spelling.Spelling`.
+
+    Args:
+        recurrent: whether LSTMs may become an operator of onnxruntime's own.
+        narrow: whether groups of narrow weights are left for the runtime to multiply by; else they are unpacked.
+    """
+
+    def __init__(self, recurrent: bool = True, narrow: bool = True) -> None:
+        self.recurrent = recurrent
+        self.narrow = narrow
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         """In uint8; of signed codes 128 more (onnxruntime 1.32 fails on int8 inputs of three dimensions)."""
@@ -118,14 +127,53 @@ class OnnxSpelling:
         values: Tensor = torch.ops.paredown.dequantize(codes, scale, zero_point, axis, group, bits)
         return values
 
+    def unpacks(self, weight: StoredWeight) -> bool:
+        return not weight.group or not self.narrow
+
     def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
         if weight.zero_point is not None:
             return None
         values: Tensor = torch.ops.paredown.dynamic_linear(x, weight.codes, weight.scale, bias)
         return values
 
+    def lstm_parts(
+        self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
+    ) -> dict[str, Tensor] | None:
+        if not self.recurrent or any(w.group or w.is_float or w.zero_point is not None for w in weights):
+            return None
+        units = weights[0].codes.shape[0] // 4
+        parts: dict[str, Tensor] = {}
+        for part, own in (("input", weights[::2]), ("recurrent", weights[1::2])):
+            parts[f"{part}_codes"] = torch.stack([_by_gates(w.codes).t() for w in own]).contiguous()
+            parts[f"{part}_scale"] = torch.stack([_by_gates(w.scale.expand(4 * units)) for w in own])
+            parts[f"{part}_zero_point"] = torch.zeros_like(parts[f"{part}_scale"], dtype=torch.int8)
+        whole = [torch.zeros(4 * units) if each is None else _by_gates(each) for each in biases]
+        parts["bias"] = torch.stack([torch.cat(whole[2 * way : 2 * way + 2]) for way in range(ways)])
+        return parts
+
+    def dynamic_lstm(
+        self, x: Tensor, parts: dict[str, Tensor], states: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        (time, batch, _), (ways, _, units) = x.shape, states[0].shape
+        quantized = [parts[f"{part}_{what}"] for part in ("input", "recurrent") for what in ("scale", "zero_point")]
+        y, hidden, cell = torch.onnx.ops.symbolic_multi_out(
+            "com.microsoft::DynamicQuantizeLSTM",
+            [x, parts["input_codes"], parts["recurrent_codes"], parts["bias"], None, *states, None, *quantized],
+            {"hidden_size": units, "direction": "bidirectional" if ways == 2 else "forward"},
+            dtypes=[x.dtype] * 3,
+            shapes=[(time, ways, batch, units), (ways, batch, units), (ways, batch, units)],
+            version=1,
+        )
+        return y.permute(0, 2, 1, 3).flatten(2), hidden, cell
+
     def writes_integer_bias(self) -> bool:
         return True
+
+
+def _by_gates(rows: Tensor) -> Tensor:
+    """Rows of an LSTM's gates (input, forget, cell, output) in ONNX's order (input, output, forget, cell)."""
+    enter, forget, new, leave = rows.chunk(4, 0)
+    return torch.cat([enter, leave, forget, new])
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

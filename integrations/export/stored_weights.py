@@ -15,9 +15,11 @@ from paredown.framework.model.kinds import TRANSPOSED
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.numbers.formats import values_of
 
-__all__ = ["StoredWeight", "fold_batch_norm", "store_weight"]
+__all__ = ["CONSTANT", "StoredWeight", "fold_batch_norm", "store_weight"]
 
 FLOAT_CODES = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+#: in the names of codes that are unpacked when the file is opened
+CONSTANT = "constant_"
 Dequantize = Callable[[Tensor, Tensor, "Tensor | None", int, int, int], Tensor]
 
 
@@ -34,6 +36,7 @@ class StoredWeight:
         shape: of the weight.
         bits: 2 to 8; 32 for a bias.
         turned: codes and scales are transposed: (inputs, outputs).
+        constant: they are unpacked once, when the file is opened; the codes' name says so.
     """
 
     codes: Tensor
@@ -44,6 +47,7 @@ class StoredWeight:
     shape: tuple[int, ...]
     bits: int
     turned: bool = False
+    constant: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -56,20 +60,37 @@ class StoredWeight:
             module._buffers.pop(f"{name}_{part}", None)
             tensor = getattr(self, part)
             if tensor is not None:
-                module.register_buffer(f"{name}_{part}", tensor.contiguous())
+                module.register_buffer(self._key(name, part), tensor.contiguous())
         return self
+
+    def _key(self, name: str, part: str) -> str:
+        return f"{name}_{CONSTANT if self.constant and part == 'codes' else ''}{part}"
 
     def read_from(self, module: nn.Module, name: str) -> StoredWeight:
         """The same with the module's buffers, which a tracer knows."""
-        parts: dict[str, Any] = {part: module._buffers.get(f"{name}_{part}") for part in ("codes", "scale")}
+        parts: dict[str, Any] = {part: module._buffers.get(self._key(name, part)) for part in ("codes", "scale")}
         return dataclasses.replace(self, zero_point=module._buffers.get(f"{name}_zero_point"), **parts)
 
     def spelled(self, module: nn.Module, name: str, dequantize: Dequantize) -> Tensor:
         """The weight's values, written with an exporter's operator, from the module's buffers."""
-        own = self.read_from(module, name)
-        values = dequantize(own.codes, own.scale, own.zero_point, self.axis, self.group, self.bits)
+        return self.read_from(module, name).values(dequantize)
+
+    def values(self, dequantize: Dequantize) -> Tensor:
+        """The weight's values, written with an exporter's operator."""
+        values = dequantize(self.codes, self.scale, self.zero_point, self.axis, self.group, self.bits)
         values = values.t() if self.turned else values
         return values if tuple(values.shape) == self.shape else values.reshape(self.shape)
+
+    def outputs(self, start: int, end: int) -> StoredWeight:
+        """Of a matrix some of the output channels alone."""
+        along = 1 if self.turned else 0
+        scale, zero_point = (
+            part if part is None or part.dim() == 0 else part.narrow(along if part.dim() > 1 else 0, start, end - start)
+            for part in (self.scale, self.zero_point)
+        )
+        codes, shape = self.codes.narrow(along, start, end - start), (end - start, *self.shape[1:])
+        assert scale is not None
+        return dataclasses.replace(self, codes=codes, scale=scale, zero_point=zero_point, shape=shape)
 
     def rows(self, module: nn.Module, name: str, indices: Tensor) -> Tensor:
         """The values of some rows of a table, shape (*indices.shape, columns)."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
+from paredown.framework.model.graph.results import Result
 from paredown.framework.model.links import Link
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
@@ -18,8 +19,8 @@ from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
+from paredown.modifiers.quantization.layers.attention import AttentionOutputs
 from paredown.modifiers.quantization.layers.folded_batch_norms import folded_batch_norms
-from paredown.modifiers.quantization.layers.fusable_outputs import fusable_outputs
 from paredown.modifiers.quantization.layers.kinds import (
     LAYERS,
     channel_of,
@@ -30,6 +31,9 @@ from paredown.modifiers.quantization.layers.kinds import (
     weight_names,
 )
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer, write_grid
+from paredown.modifiers.quantization.layers.recurrent import HiddenStates
+from paredown.modifiers.quantization.layers.result_quantizers import place_of_call
+from paredown.modifiers.quantization.layers.rounded_results import rounded_results
 from paredown.modifiers.quantization.layers.schemes import (
     LayerSchemes,
     Override,
@@ -120,8 +124,9 @@ class QuantizationModifier(TargetedModifier):
     def remarks(self, training: Training) -> Sequence[str]:
         others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets())]
         lines = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
-        outputs = self._fusable_outputs(training, list(self.layers(training)))
-        lines += [f"also the results of {', '.join(outputs)} are quantized: an engine can then fuse"] if outputs else []
+        results = self._rounded_results(training, list(self.layers(training)))
+        named = ", ".join(_described(result) for result in results)
+        lines += [f"also quantized, so that an engine computes in integers: {named}"] if results else []
         return [*super().remarks(training), *lines]
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
@@ -165,9 +170,10 @@ class QuantizationModifier(TargetedModifier):
             state.layers.append(name)
             if schemes.activations is not None and not self.dynamic:
                 state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
-        for name in self._fusable_outputs(training, state.layers):
+        for result in self._rounded_results(training, state.layers):
             assert self.activations is not None
-            state.ranges[f"{name}:output"] = Observation.unseen(self.activations, training.device)
+            key = f"{result.module}:{place_of_call(result.call)}"
+            state.ranges[key] = Observation.unseen(self.activations, training.device)
         state.norms = folded_batch_norms(training, self.layers(training))
         if self.budget is not None:
             chosen = choose_widths(training, self.layers(training), self.budget, self.calibration_samples)
@@ -206,7 +212,17 @@ class QuantizationModifier(TargetedModifier):
                 quantizer.set_grid(modules[name], *observation.solved(scheme))
         for name, each in schemes.items():
             if self.dynamic and each.activations is not None:
-                put(training, modules[name], ActivationQuantizer(each.activations, dynamic=True))
+                self._attach_dynamic(training, state, name, each.activations)
+
+    def _attach_dynamic(self, training: Training, state: QuantizedLayers, name: str, scheme: ActivationScheme) -> None:
+        """Put on the quantizers of inputs as they come; inside of an LSTM and an attention too, as engines have it."""
+        module, quantizer = named_modules(training.model)[name], ActivationQuantizer(scheme, dynamic=True)
+        put(training, module, quantizer)
+        inner = scheme.granularity == "tensor"
+        if isinstance(module, nn.LSTM) and inner:
+            put(training, module, HiddenStates(scheme))
+        if isinstance(module, nn.MultiheadAttention) and inner and f"{name}.out_proj" in state.layers:
+            put(training, module, AttentionOutputs(quantizer))
 
     def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
         """The quantizer of a layer's weights, whose grid follows them."""
@@ -307,7 +323,8 @@ class QuantizationModifier(TargetedModifier):
             raise TargetError(f"{self.name}: {error}") from None
         for name, module in targets.items():
             schemes = merged(LayerSchemes(self.weights, self.activations), different.get(name, ()))
-            if takes_indices(module) or parent_attention(training.model, name) is not None:
+            weights_alone = takes_indices(module) or parent_attention(training.model, name) is not None
+            if weights_alone or (self.dynamic and isinstance(module, (nn.GRU, nn.RNN))):
                 schemes = LayerSchemes(schemes.weights, None)
             yield name, module, schemes
 
@@ -329,18 +346,23 @@ class QuantizationModifier(TargetedModifier):
         bits = schemes.weights.width if schemes.weights is not None and known else None
         return Foreseen(name, ", ".join(parts) or "nothing", bits=bits)
 
-    def _fusable_outputs(self, training: Training, layers: Collection[str]) -> list[str]:
-        """Where convolutions give to others than quantized layers, and an engine needs that quantized to fuse them."""
+    def _rounded_results(self, training: Training, layers: Collection[str]) -> list[Result]:
+        """The results that others than quantized layers read, and that an engine needs in 8 bits."""
         if self.activations is None or self.dynamic:
             return []
         fed = [name for name, _, schemes in self._targets(training) if name in layers and schemes.activations]
-        return fusable_outputs(training, fed)
+        return rounded_results(training, fed)
 
 
 def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
     if bits is None or schemes.weights is None:
         return schemes
     return LayerSchemes(schemes.weights.at_width(bits), schemes.activations)
+
+
+def _described(result: Result) -> str:
+    place = result.module or "the model"
+    return f"the result of {place}" if result.call is None else f"a sum or concatenation in {place}"
 
 
 def _passing(link: Link) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,14 +15,18 @@ from paredown.framework.model.graph.trace import (
     tensors_of,
 )
 
-__all__ = ["Graph", "Scaling", "batch_norms_after", "export_graph", "open_ends", "scalings", "tensors_of"]
-
-RECTIFIERS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
-#: operators that choose or rearrange elements, and so keep a quantized value on its grid
-KEEPERS = (
-    *("view", "reshape", "flatten", "unflatten", "transpose", "permute", "unsqueeze", "squeeze", "contiguous"),
-    *("dropout", "alias", "detach", "to", "clone", "max_pool1d", "max_pool2d", "max_pool3d"),
-)
+__all__ = [
+    "Graph",
+    "Scaling",
+    "batch_norm_of",
+    "batch_norms_after",
+    "export_graph",
+    "is_convolution",
+    "only_reader",
+    "owner_of",
+    "scalings",
+    "tensors_of",
+]
 
 
 def batch_norms_after(graph: Graph) -> dict[str, str]:
@@ -33,46 +35,21 @@ def batch_norms_after(graph: Graph) -> dict[str, str]:
     Both are called once, with parameters that nobody shares, and the batch-norm keeps running statistics.
     """
     found = {}
-    for node in _convolutions(graph):
-        convolution = _owner(graph, node)
-        norm = _only_user(graph, node)
-        name = None if norm is None else _batch_norm(graph, norm)
+    for node in filter(is_convolution, graph.nodes):
+        convolution = owner_of(graph, node)
+        norm = only_reader(graph, node)
+        name = None if norm is None else batch_norm_of(graph, norm)
         if convolution is not None and name is not None:
             found[convolution] = name
     return found
 
 
-def open_ends(graph: Graph, quantized: Collection[str]) -> dict[str, str]:
-    """For each quantized convolution whose result does not only go into quantized modules: where to quantize it.
-
-    An integer engine computes a convolution in integers if what comes out is quantized as well. Where its readers
-    quantize their inputs, it is; before an addition, a concatenation, an average pooling it is not.
-
-    Args:
-        graph: from `export_graph`.
-        quantized: names of the modules that quantize their input.
-
-    Returns:
-        By the convolution's name the last module of convolution, batch-norm and rectifier: its output is what to
-        quantize. Left out are convolutions whose result is returned by the model.
-    """
-    found = {}
-    for node in _convolutions(graph):
-        convolution = _owner(graph, node)
-        if convolution is None or convolution not in quantized:
-            continue
-        last, module = _chain(graph, node, convolution)
-        ends = list(_ends(graph, last, quantized))
-        if ends and all(operator_name(end) != "output" for end in ends):
-            found[convolution] = module
-    return found
+def is_convolution(node: Node) -> bool:
+    """Whether a node is a convolution, transposed or not."""
+    return operator_name(node) in CONVOLUTIONS + TRANSPOSED
 
 
-def _convolutions(graph: Graph) -> Iterator[Node]:
-    return (node for node in graph.nodes if operator_name(node) in CONVOLUTIONS + TRANSPOSED)
-
-
-def _owner(graph: Graph, node: Node) -> str | None:
+def owner_of(graph: Graph, node: Node) -> str | None:
     """The module whose own weight, shared with nobody, the node multiplies by, if the node is its whole result."""
     weight = graph.own_parameter(node.args[1])
     name = (weight or "").rpartition(".")[0]
@@ -81,12 +58,14 @@ def _owner(graph: Graph, node: Node) -> str | None:
     return name if alone and leaves and graph.calls_of(name) == 1 else None
 
 
-def _only_user(graph: Graph, node: Node) -> Node | None:
+def only_reader(graph: Graph, node: Node) -> Node | None:
+    """The node that alone reads a value, if there is one."""
     users = graph.users_of(node)
     return users[0] if len(users) == 1 else None
 
 
-def _batch_norm(graph: Graph, node: Node) -> str | None:
+def batch_norm_of(graph: Graph, node: Node) -> str | None:
+    """The batch-norm with running statistics, called once, whose result a node is, by name; None: it is of none."""
     name = graph.module_of(node) or ""
     module = graph.modules.get(name)
     if operator_name(node) != "batch_norm" or not isinstance(module, _BatchNorm) or module.running_mean is None:
@@ -94,28 +73,3 @@ def _batch_norm(graph: Graph, node: Node) -> str | None:
     own = {graph.own_parameter(argument) for argument in node.args[1:5] if isinstance(argument, Node)}
     alone = not own & graph.shared and all(str(each).rpartition(".")[0] == name for each in own)
     return name if alone and graph.calls_of(name) == 1 else None
-
-
-def _chain(graph: Graph, node: Node, convolution: str) -> tuple[Node, str]:
-    """The last node that an engine fuses with the convolution and has a module of its own, and that module."""
-    module = convolution
-    following = _only_user(graph, node)
-    if following is not None and (name := _batch_norm(graph, following)) is not None:
-        node, module = following, name
-        following = _only_user(graph, node)
-    if following is not None and operator_name(following) in RECTIFIERS:
-        name = graph.module_of(following)
-        if name and not list(graph.modules[name].children()) and graph.calls_of(name) == 1:
-            return following, name
-    return node, module
-
-
-def _ends(graph: Graph, node: Node, quantized: Collection[str]) -> Iterator[Node]:
-    """The readers of a value, behind views and rectifiers, that are not inside of a quantized module."""
-    for user in graph.users_of(node):
-        if any(name in quantized for name in graph.stack_of(user)):
-            continue
-        if operator_name(user) in KEEPERS + RECTIFIERS:
-            yield from _ends(graph, user, quantized)
-        else:
-            yield user

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.autocast import lay_open_
 from paredown.framework.model.links import without_links
+from paredown.framework.model.operators import CALL, NumberedCalls
 from paredown.framework.model.targets import plain_name, unwrap
 from paredown.framework.model.temporary import buffers_kept, evaluating
 
@@ -67,9 +70,21 @@ class Graph:
         stack = self.stack_of(node)
         return stack[-1] if stack else None
 
+    @functools.cached_property
+    def _by_module(self) -> Mapping[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(self.stack_of(node)):
+                found.setdefault(name, []).append(node)
+        return found
+
+    def nodes_of(self, name: str) -> Sequence[Node]:
+        """The nodes in the forward of a module, those of its children included, in the order of the calls."""
+        return self._by_module.get(name, ())
+
     def calls_of(self, name: str) -> int:
         """How often a module is called."""
-        return len({self._call_key(node, name) for node in self.nodes if name in self.stack_of(node)})
+        return len({self._call_key(node, name) for node in self.nodes_of(name)})
 
     def own_parameter(self, node: Any) -> str | None:
         """The name of the parameter or buffer that an argument is, seen through casts; None for other values."""
@@ -80,6 +95,15 @@ class Graph:
     def users_of(self, node: Node) -> tuple[Node, ...]:
         """The nodes that read a value, without mere checks."""
         return tuple(user for user in node.users if operator_name(user) not in CHECKS)
+
+    def number_of(self, node: Node, name: str) -> int | None:
+        """The number of the call, among those that `paredown.framework.model.operators` counts in the module ``name``,
+        whose result a node is; None where it is not counted, or the module is called more than once."""
+        number = _call_number(node)
+        if number is None or self.calls_of(name) != 1:
+            return None
+        numbers = (_call_number(each) for each in self.nodes_of(name))
+        return number - min(each for each in numbers if each is not None)
 
     @staticmethod
     def _call_key(node: Node, name: str) -> str:
@@ -116,7 +140,8 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
     with without_links(model), evaluating(model), buffers_kept(model), _without_log("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of the flat weights of an LSTM
         try:
-            program = torch.export.export(_Called(model, forward), (example_inputs,), strict=False)
+            with NumberedCalls(), preserve_node_meta():
+                program = torch.export.export(_Called(model, forward), (example_inputs,), strict=False)
         except Exception as error:  # torch.export lets the error of any operator through
             reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             raise TargetError(f"the model's graph cannot be traced by torch.export: {reason}") from error
@@ -140,7 +165,14 @@ def tensors_of(output: Any) -> tuple[Tensor, ...]:
     """The tensors in a model's output, in its order; what is not a plain container (a cache) is passed over."""
     if isinstance(output, Mapping):
         output = list(output.values())
-    return tuple(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    elif _is_dataclass(output):
+        output = [getattr(output, each.name) for each in dataclasses.fields(output)]
+    leaves = tree_leaves(output, is_leaf=_is_dataclass)
+    return tuple(t for leaf in leaves for t in (tensors_of(leaf) if _is_dataclass(leaf) else (leaf,)) if isinstance(t, Tensor))
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping))
 
 
 def operator_name(node: Any) -> str:
@@ -155,6 +187,11 @@ def operator_name(node: Any) -> str:
     packet = getattr(node.target, "overloadpacket", None)
     name = str(getattr(packet, "__name__", getattr(node.target, "__name__", node.target)))
     return name if name.startswith("__") else re.sub(r"(?<=[a-z0-9])_$", "", name)
+
+
+def _call_number(node: Node) -> int | None:
+    number: int | None = (node.meta.get("custom") or {}).get(CALL)
+    return number
 
 
 def _graph_of(program: Any, model: nn.Module) -> Graph:

@@ -112,9 +112,9 @@ class LearnedActivationQuantizer(ActivationQuantizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "learned": None}
 
-    def _treated(self, x: Tensor, module: nn.Module) -> Tensor:
+    def treated(self, x: Tensor, module: nn.Module) -> Tensor:
         if self.learned is None or not x.numel():
-            return super()._treated(x, module)
+            return super().treated(x, module)
         if module.training:
             self._begin(x, module, self.learned)
         scale = self.learned.scale

@@ -7,7 +7,7 @@ They are part of the model: copied and pickled with it. Their numbers are buffer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ __all__ = [
     "write_grid",
 ]
 
-Place = Literal["input", "output"]
+#: "input", "output", or "result_3": what the call of that number in the forward gives
+Place = str
 
 
 class Quantizer(Link):
@@ -140,7 +141,8 @@ class ActivationQuantizer(Quantizer):
 
     Args:
         scheme: of the tensor.
-        place: the first positional argument (of an attention the query, key and value), or the result.
+        place: the first positional argument (of an attention the query, key and value), what the module returns, or the
+            result of a call inside of it (see `result_quantizers`).
         dynamic: the range is that of the tensor itself, each time.
         observation: followed in training mode; a copy of the module is without it.
         always: observe in eval mode too, for calibration.
@@ -174,7 +176,7 @@ class ActivationQuantizer(Quantizer):
             args, kwargs = self._inputs(module, args, kwargs)
             return call(module, *args, **kwargs)
         output = call(module, *args, **kwargs)
-        return self._treated(output, module) if isinstance(output, Tensor) else output
+        return self.treated(output, module) if isinstance(output, Tensor) else output
 
     def add_buffers(self, module: nn.Module) -> None:
         """Register scale and zero point where they are not there yet; a scale of 0 stands for none yet."""
@@ -202,9 +204,10 @@ class ActivationQuantizer(Quantizer):
         return (*treated[:count], *args[count:]), {**kwargs, **named}
 
     def _activation(self, x: Any, module: nn.Module) -> Any:
-        return self._treated(x, module) if isinstance(x, Tensor) and x.is_floating_point() else x
+        return self.treated(x, module) if isinstance(x, Tensor) and x.is_floating_point() else x
 
-    def _treated(self, x: Tensor, module: nn.Module) -> Tensor:
+    def treated(self, x: Tensor, module: nn.Module) -> Tensor:
+        """A tensor at this place of the module: observed and rounded."""
         if self.observation is not None and (module.training or self.always) and x.numel() and not recomputes():
             self._observe(x, module, self.observation)
         if self.passing or not (self.in_eval or module.training):

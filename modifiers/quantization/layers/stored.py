@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from paredown.framework.model.links import links_of, remove_links
 from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.layers.attention import AttentionOutputs
 from paredown.modifiers.quantization.layers.kinds import parent_attention
 from paredown.modifiers.quantization.layers.quantizers import (
     ActivationQuantizer,
@@ -18,7 +19,12 @@ from paredown.modifiers.quantization.layers.quantizers import (
     Quantizer,
     WeightQuantizer,
 )
+from paredown.modifiers.quantization.layers.recurrent import HiddenStates
+from paredown.modifiers.quantization.layers.result_quantizers import PREFIX, ResultQuantizers, call_of
 from paredown.modifiers.quantization.numbers.observers import Observation
+
+#: a module has at most one of each
+KINDS = (WeightQuantizer, ChildWeights, ResultQuantizers, HiddenStates, AttentionOutputs)
 
 __all__ = ["Grid", "QuantizedLayers", "put", "put_weight_quantizer", "remove_buffers"]
 
@@ -40,7 +46,8 @@ class QuantizedLayers:
         bits: widths of weights that differ from the scheme's: chosen under a budget, or on their way down.
         grids: of the weights whose grid is fixed, by "layer.parameter".
         norms: for convolutions that are quantized as after folding, the batch-norm behind them, by name.
-        ranges: what was seen of activations, by the place: "layer:input", "layer:output".
+        ranges: what was seen of activations, by the place: "layer:input", "layer:output",
+            "module:result_3".
         frozen: ranges move no more.
         batch_norm_frozen: batch-norms use their running statistics.
         passing: activations are observed but not rounded yet.
@@ -61,7 +68,7 @@ class QuantizedLayers:
         """Every module of which a place is observed, the place, and what was seen there."""
         for key, observation in self.ranges.items():
             name, _, place = key.rpartition(":")
-            yield name, "input" if place == "input" else "output", observation
+            yield name, place, observation
 
     def unseen(self) -> list[str]:
         """The layers where a place was not seen yet."""
@@ -75,6 +82,11 @@ class QuantizedLayers:
 def put(training: Training, module: nn.Module, quantizer: Quantizer) -> bool:
     """Put a quantizer around a module, in the place of one that does the same; False where that is of a later modifier,
     which has taken over."""
+    number = call_of(quantizer.place) if isinstance(quantizer, ActivationQuantizer) else None
+    if isinstance(quantizer, ActivationQuantizer) and number is not None:
+        before = next((link for link in links_of(module) if isinstance(link, ResultQuantizers)), ResultQuantizers({}))
+        quantizer.owner = training.name
+        quantizer = before.replaced(number, quantizer)
     others = [link for link in links_of(module) if _does_the_same(link, quantizer)]
     opened = list(training.states)
     owners = [link.owner for link in others if isinstance(link, Quantizer) and link.owner in opened]
@@ -105,7 +117,8 @@ def remove_buffers(model: nn.Module, names: Iterable[str]) -> None:
     modules = named_modules(model)
     for name in names:
         buffers = modules[name]._buffers
-        for key in (*modules[name]._parameters, "input", "output"):
+        results = {key.rpartition("_scale")[0] for key in buffers if key.startswith(PREFIX) and key.endswith("_scale")}
+        for key in (*modules[name]._parameters, "input", "output", *results):
             for part in ("scale", "zero_point"):
                 buffers.pop(f"{key}_{part}", None)
 
@@ -113,5 +126,4 @@ def remove_buffers(model: nn.Module, names: Iterable[str]) -> None:
 def _does_the_same(link: object, quantizer: Quantizer) -> bool:
     if isinstance(quantizer, ActivationQuantizer):
         return isinstance(link, ActivationQuantizer) and link.place == quantizer.place
-    kind = WeightQuantizer if isinstance(quantizer, WeightQuantizer) else ChildWeights
-    return isinstance(link, kind)
+    return isinstance(link, next(kind for kind in KINDS if isinstance(quantizer, kind)))

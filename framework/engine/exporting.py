@@ -1,0 +1,264 @@
+"""`export`: a model as the file of an engine, compared with the unquantized model, and measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.engine.comparison import (
+    Agreement,
+    Agreements,
+    LayerComparison,
+    layer_results,
+    layer_table,
+    table,
+)
+from paredown.framework.engine.contract import Engine, Session, Written
+from paredown.framework.engine.plain import eval_copy, outputs_of, plain_copy
+from paredown.framework.engine.registry import DEFAULT, engine_called
+from paredown.framework.engine.samples import samples_of
+from paredown.framework.errors import ExportError
+from paredown.framework.measure.latency import Latency, measure_latency
+from paredown.framework.model.forward import Forward
+from paredown.framework.model.links import base_class
+
+__all__ = ["Exported", "export"]
+
+#: a file that takes less than this in floating point is not refused for being slower: calls cost more than sums there
+MILLISECONDS = 1.0
+SLOWER = 1.05
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what was measured.
+
+    Attributes:
+        path: the file or folder.
+        agreement: of the output that is furthest from the unquantized model's.
+        bytes: of the file, with the files beside it.
+        engine: the engine's name, and its ``version``.
+        float_bytes, float_latency: the same model without quantizers, in the same engine.
+        reference_bytes, reference_latency: the original model there, if it was given; else as ``float_``.
+        latency: CPU time of one run of the example inputs in one thread, in turns with the others; None: not measured.
+        layers: a row a layer: how it is computed, and how far its result is from the unquantized model's.
+        operators: how often each operator is in the graph that the engine made of the file.
+        options: with which the file was opened for all that; usually none. Give them to your own session too.
+        remarks: what else there is to know.
+        mended: whether the file had to be written otherwise for this machine.
+    """
+
+    path: Path
+    agreement: Agreement
+    bytes: int
+    engine: str = ""
+    version: str = ""
+    float_bytes: int | None = None
+    reference_bytes: int | None = None
+    latency: Latency | None = None
+    float_latency: Latency | None = None
+    reference_latency: Latency | None = None
+    layers: tuple[LayerComparison, ...] = ()
+    operators: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    mended: bool = False
+
+    @property
+    def speedup(self) -> float | None:
+        """Median latency of the reference over that of the file."""
+        if self.latency is None or self.reference_latency is None:
+            return None
+        return self.reference_latency.median / self.latency.median
+
+    @property
+    def integer_share(self) -> float | None:
+        """Of the layers of which the engine says how it computes them, the share in integers; None: it says nothing."""
+        known = [row for row in self.layers if row.computed]
+        return sum(row.computed == "integer" for row in known) / len(known) if known else None
+
+    def __str__(self) -> str:
+        rows = [("", "reference", "float", "file"), *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+        options = f"open it with {dict(self.options)}" if self.options else ""
+        notes = [f"note: {each}" for each in (*self.remarks, options) if each]
+        return "\n".join([f"{self.path} for {self.engine} {self.version}: {self.agreement}", *lines, *notes])
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        sizes = (self.reference_bytes, self.float_bytes, self.bytes)
+        times = (self.reference_latency, self.float_latency, self.latency)
+        rows = [("bytes", *("" if each is None else f"{each:,}" for each in sizes))]
+        if self.latency is not None:
+            rows.append(("CPU time", *("" if each is None else f"{each.median:.3g} ms" for each in times)))
+        share = self.integer_share
+        return rows if share is None else [*rows, ("integer layers", "", "", f"{share:.0%}")]
+
+
+def export(
+    model: nn.Module,
+    example_inputs: Any,
+    path: str | Path,
+    *,
+    engine: str = DEFAULT,
+    data: Iterable[Any] | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    reference: nn.Module | None = None,
+    tolerance: float | None = None,
+    forward: Forward | None = None,
+    allow_slower: bool = False,
+    repetitions: int = 20,
+    **options: Any,
+) -> Exported:
+    """Write a model for an engine, open the file there, compare it with the unquantized model, and measure it.
+
+    The file is right if, over at least 32 samples, its outputs are no further from those of the unquantized model than
+    the simulation's are (root mean square, 10% more where that is no chance), and 99% of the clear decisions agree.
+
+    Args:
+        model: with the quantizers that a recipe put on it, or without; it stays as it is.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of named ones.
+        engine: its name: `paredown.framework.engine.registry.engines`.
+        data: batches to compare on; without it the example inputs, with noise.
+        dynamic: ``("batch",)``: the first dimension of the inputs may be any; ``()``: all shapes are fixed.
+        reference: the original model, for its size and speed in the same engine.
+        tolerance: the largest absolute difference from the simulation that is accepted, in place of the above.
+        forward: called as ``forward(model, example_inputs)`` where the above does not fit.
+        allow_slower: accept a file that is slower than the same model in floating point.
+        repetitions: how often speed is measured; 0 leaves that, and what is only written for it, out.
+        options: of the engine: see its module.
+
+    Raises:
+        ExportError: the engine is unknown or not installed, something cannot be written, the file computes something
+            else (it stays, for a look into it), or is slower than the float model.
+    """
+    program, path = engine_called(engine), Path(path)
+    made = _Making(program, model, example_inputs, path, forward, tuple(dynamic), options)
+    result = made.checked(data, tolerance)
+    if repetitions < 2:
+        return result
+    result = made.measured(result, reference, repetitions)
+    return result if allow_slower else _not_slower(result)
+
+
+@dataclass
+class _Making:
+    """One export on its way."""
+
+    engine: Engine
+    model: nn.Module
+    example_inputs: Any
+    path: Path
+    forward: Forward | None
+    dynamic: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    def write(self, model: nn.Module, path: Path) -> Written:
+        return self.engine.write(
+            model, self.example_inputs, path, forward=self.forward, dynamic=self.dynamic, **self.options
+        )
+
+    def checked(self, data: Iterable[Any] | None, tolerance: float | None) -> Exported:
+        """The file, as the engine wrote it or as it mended it, if it agrees."""
+        data = None if data is None else list(data)
+        written = self.write(self.model, self.path)
+        try:
+            return self._compared(written, data, tolerance)
+        except ExportError:
+            remark = self.engine.mend(self.path, self.example_inputs)
+            if remark is None:
+                raise
+        mended = self._compared(replace(written, remarks=(*written.remarks, remark)), data, tolerance)
+        return replace(mended, mended=True)
+
+    def _compared(self, written: Written, data: Any, tolerance: float | None) -> Exported:
+        session = self.engine.open(self.path)
+        samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
+        dense, simulated = plain_copy(self.model), eval_copy(self.model)
+        agreements = Agreements()
+        for batch in samples:
+            want = [outputs_of(each, batch, self.forward) for each in (dense, simulated)]
+            agreements.add(*want, session.run(batch), str(self.path))
+        found = agreements.found()
+        layers = self._layers(written, session, dense, simulated, samples)
+        for each in found:
+            fault = each.fault(tolerance)
+            if fault is not None:
+                raise ExportError(f"{self.path}: {fault}\n{table(layers)}")
+        worst = max(found, key=lambda each: each.engine / max(each.magnitude, 1e-30))
+        return Exported(
+            self.path, worst, self.engine.bytes(self.path), self.engine.name, self.engine.version,
+            layers=tuple(layers), operators=session.operators, options=session.options, remarks=tuple(written.remarks),
+        )  # fmt: skip
+
+    def _layers(
+        self, written: Written, session: Session, dense: nn.Module, simulated: nn.Module, samples: Sequence[Any]
+    ) -> list[LayerComparison]:
+        modules = dict(dense.named_modules())
+        kinds = {name: base_class(modules[name]).__name__ for name in written.results if name in modules}
+        places = {name: written.modules.get(name, name) for name in kinds}
+        inside = self.engine.open(self.path, results=written.results)
+        seen: list[list[Mapping[str, Tensor]]] = [[], [], []]
+        for batch in samples:
+            for model, found in ((dense, seen[0]), (simulated, seen[1])):
+                with layer_results(model, places) as results:
+                    outputs_of(model, batch, self.forward)
+                found.append(results)
+            seen[2].append(inside.run_inside(batch))
+        return layer_table(seen[0], seen[1], seen[2], kinds, session.layers)
+
+    def measured(self, result: Exported, reference: nn.Module | None, repetitions: int) -> Exported:
+        """With sizes and speeds of the file, of the same model in floating point, and of the reference."""
+        models = {"float": plain_copy(self.model), **({} if reference is None else {"reference": plain_copy(reference)})}
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {name: Path(folder) / f"{name}{self.path.suffix}" for name in models}
+            for name, model in models.items():
+                self.write(model, paths[name])
+            sizes = {name: self.engine.bytes(path) for name, path in paths.items()}
+            sessions = {name: self.engine.open(path) for name, path in {**paths, "file": self.path}.items()}
+            times = latencies(sessions, self.example_inputs, repetitions)
+            del sessions
+        original = "float" if reference is None else "reference"
+        return replace(
+            result, float_bytes=sizes["float"], reference_bytes=sizes[original], latency=times["file"],
+            float_latency=times["float"], reference_latency=times[original],
+        )  # fmt: skip
+
+
+def latencies(sessions: Mapping[str, Session], example_inputs: Any, repetitions: int) -> dict[str, Latency]:
+    """CPU time of one run in each session, in turns."""
+    models = {name: _Opened(session) for name, session in sessions.items()}
+    return measure_latency(models, example_inputs, _run, repetitions=repetitions)
+
+
+class _Opened(nn.Module):
+    """A session as what can be timed."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        return self.session.run(example_inputs)
+
+
+def _run(model: nn.Module, example_inputs: Any) -> Any:
+    return model(example_inputs)
+
+
+def _not_slower(result: Exported) -> Exported:
+    own, plain = result.latency, result.float_latency
+    if own is None or plain is None or own.low <= plain.high * SLOWER:
+        return result
+    told = f"the file takes {own} for a run, the same model in floating point {plain}"
+    if plain.median < MILLISECONDS or result.mended:
+        return replace(result, remarks=(*result.remarks, told))
+    raise ExportError(
+        f"{result.path}: {told}: it is smaller, but slower; allow_slower=True accepts that\n{table(result.layers)}"
+    )

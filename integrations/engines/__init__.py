@@ -1,0 +1,1 @@
+"""Engines: one file, one program that runs compressed models."""

@@ -1,0 +1,173 @@
+"""`onnxruntime`: files of ONNX on the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.engine.contract import Engine, Session, Written
+from paredown.framework.engine.profile import CONVOLUTIONS, PRODUCTS, Profile
+from paredown.framework.errors import ExportError
+from paredown.framework.model.forward import Forward
+from paredown.integrations.export.calling import inputs_of, require, widened
+from paredown.integrations.export.onnx_file import write_onnx
+from paredown.integrations.export.onnx_graph import SEPARATOR
+from paredown.integrations.export.onnx_overflow import use_unsigned_weights
+
+__all__ = ["OnnxRuntime"]
+
+UNSIGNED = (
+    "signed weights overflow on this processor, which has no VNNI: where they do they are written as uint8, which is "
+    "exact everywhere; export on a processor with VNNI for what runs on such"
+)
+NO_KERNEL = "onnxruntime has no integer kernel for"
+#: in the names of operators that compute in integers
+INTEGER = ("QLinear", "QGemm", "Integer", "DynamicQuantize")
+
+
+class OnnxRuntime(Engine):
+    """onnxruntime on the CPU: integer convolutions, products, sums and concatenations; LSTMs with dynamic inputs.
+
+    What ONNX's QuantizeLinear and DequantizeLinear surround it computes in integers. Transposed convolutions and GRUs
+    have no integer kernel: their weights are stored as integers and unpacked when the file is opened. On processors
+    without VNNI products of unsigned inputs and signed weights overflow in 16 bits; where that shows, weights are
+    written as uint8, which does not, and is slower there.
+
+    Options: ``opset`` [21], ``dynamic_shapes``, ``input_names``, ``output_names`` as of `torch.onnx.export`.
+    """
+
+    name: ClassVar = "onnxruntime"
+    profile: ClassVar = Profile(
+        integer=MappingProxyType(
+            {"static": CONVOLUTIONS | PRODUCTS, "dynamic": PRODUCTS | {"LSTM"}},
+        ),
+        reasons={
+            **{kind: f"{NO_KERNEL} {kind}" for kind in ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")},
+            **{kind: f"{NO_KERNEL} {kind}" for kind in ("GRU", "RNN")},
+            "LSTM": "onnxruntime's integer LSTM quantizes inputs as they come: use dynamic_quantization",
+        },
+    )
+    needs: ClassVar = ("onnx", "onnxscript", "onnxruntime")
+    install: ClassVar = "pip install 'paredown[onnx]'"
+    suffix: ClassVar = ".onnx"
+
+    @property
+    def version(self) -> str:
+        return importlib.metadata.version("onnxruntime")
+
+    def write(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        path: Path,
+        *,
+        forward: Forward | None = None,
+        dynamic: Sequence[str] = ("batch",),
+        **options: Any,
+    ) -> Written:
+        return write_onnx(model, example_inputs, path, forward=forward, dynamic=dynamic, **options)
+
+    def mend(self, path: Path, example_inputs: Any) -> str | None:
+        feeds = OnnxSession(path, 1, {}).feeds(example_inputs)
+        changed = use_unsigned_weights(path, lambda content: _session(content, 1).run(None, feeds))
+        return UNSIGNED if changed else None
+
+    def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
+        return OnnxSession(path, threads, results or {})
+
+
+class OnnxSession(Session):
+    """An onnxruntime session that is called with example inputs."""
+
+    def __init__(self, path: Path, threads: int, results: Mapping[str, str]) -> None:
+        onnx = require("onnx", "onnx")
+        self.results = dict(results)
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            opened = _with_outputs(onnx, path, list(self.results.values()), Path(folder)) if results else path
+            try:
+                self.session = _session(str(opened), threads, optimized)
+            except Exception as error:  # onnxruntime has exceptions of its own
+                raise ExportError(f"{path}: onnxruntime cannot load it: {error}") from error
+            self.nodes = _nodes(onnx, optimized)
+        self.names = [each.name for each in self.session.get_inputs()]
+        self.outputs = len(self.session.get_outputs()) - len(self.results)
+
+    def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        return self._run(example_inputs)[: self.outputs]
+
+    def run_inside(self, example_inputs: Any) -> Mapping[str, Tensor]:
+        return dict(zip(self.results, self._run(example_inputs)[self.outputs :], strict=True))
+
+    def _run(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        given = self.session.run(None, self.feeds(example_inputs))
+        return tuple(torch.as_tensor(each) for each in given)
+
+    def feeds(self, example_inputs: Any) -> dict[str, Any]:
+        """Example inputs by the names that the file has for them."""
+        example_inputs = widened(example_inputs)
+        if isinstance(example_inputs, Mapping) and set(self.names) <= set(example_inputs):
+            return {name: example_inputs[name].detach().cpu().numpy() for name in self.names}
+        arrays = [tensor.detach().cpu().numpy() for tensor in inputs_of(example_inputs)]
+        if len(arrays) != len(self.names):
+            raise ExportError(f"the exported model wants the inputs {self.names}, and {len(arrays)} tensors are given")
+        return dict(zip(self.names, arrays, strict=True))
+
+    @property
+    def operators(self) -> Mapping[str, int]:
+        return dict(Counter(kind for kind, _ in self.nodes).most_common())
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for kind, name in self.nodes:
+            layer, separator, _ = name.partition(SEPARATOR)
+            if separator and found.get(layer) != "integer":
+                found[layer] = "integer" if any(part in kind for part in INTEGER) else "float"
+        return found
+
+
+def _session(model: str | bytes, threads: int, optimized: Path | None = None) -> Any:
+    """A session of onnxruntime.
+
+    Args:
+        model: a path, or the content of a file.
+        optimized: where the graph that it makes of the file is written.
+    """
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _nodes(onnx: Any, path: Path) -> list[tuple[str, str]]:
+    """Operators and names of the nodes of the graph that onnxruntime made."""
+    return [(node.op_type, node.name) for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+def _with_outputs(onnx: Any, path: Path, names: Sequence[str], folder: Path) -> Path:
+    """A copy of a file that gives further values of its graph too."""
+    model = onnx.load(path)
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    own = {output.name for output in model.graph.output}
+    for name in names:
+        if name in own:  # an output cannot be named twice
+            node = onnx.helper.make_node("Identity", [name], [f"{name}_again"])
+            model.graph.node.append(node)
+            name = node.output[0]
+        value = known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        model.graph.output.append(value)
+    copied = folder / path.name
+    onnx.save(model, copied, save_as_external_data=model.ByteSize() > 2**30)
+    return copied

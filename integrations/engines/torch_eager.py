@@ -1,0 +1,77 @@
+"""`torch`: programs of `torch.export`, which PyTorch runs operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.engine.contract import Engine, Session, Written
+from paredown.framework.engine.profile import Profile
+from paredown.framework.model.forward import Forward
+from paredown.framework.model.graph.trace import tensors_of
+from paredown.integrations.export.aten import AtenSpelling, load_program, save_program
+from paredown.integrations.export.calling import arguments, widened
+from paredown.integrations.export.copy import export_copy
+from paredown.integrations.export.tracing import traced
+
+__all__ = ["TorchEager"]
+
+FLOATS = "PyTorch's eager mode computes in floating point: the file is smaller, not faster"
+
+
+class TorchEager(Engine):
+    """PyTorch's eager mode, the floor that is always there: a ``.pt2`` of aten operators.
+
+    `torch.export.load` reads the file where paredown is not installed; ``.module()`` of what it gives is called like the
+    model and returns a tuple of tensors. Weights are int8 (uint8, float8) buffers that the graph dequantizes, one byte
+    each also for narrower ones; activations are clipped and rounded to their grid. It computes in floats: smaller, not
+    faster. Batch-norms are folded into quantized layers.
+
+    Options: ``dynamic_shapes`` as of `torch.export.export`.
+    """
+
+    name: ClassVar = "torch"
+    profile: ClassVar = Profile(integer={}, rounded=frozenset(), folds_constants=False)
+    suffix: ClassVar = ".pt2"
+
+    @property
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    def write(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        path: Path,
+        *,
+        forward: Forward | None = None,
+        dynamic: Sequence[str] = ("batch",),
+        dynamic_shapes: Any = None,
+        **options: Any,
+    ) -> Written:
+        written = export_copy(model, example_inputs, forward, AtenSpelling())
+        trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
+        save_program(trace.program, path)
+        return Written(path, modules=written.folded, dynamic=trace.dynamic, remarks=(*trace.remarks, FLOATS))
+
+    def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
+        return TorchSession(load_program(path))
+
+
+class TorchSession(Session):
+    """A loaded program that is called with example inputs."""
+
+    def __init__(self, program: Any) -> None:
+        self.module = program.module()
+        named = program.call_spec.in_spec.child(1).context
+        self.called = list(named or ()) == ["inputs"]  # through a callable, see `Called`
+
+    def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        given = widened(example_inputs)
+        args, kwargs = ((), {"inputs": given}) if self.called else arguments(given, None)
+        with torch.no_grad():
+            return tensors_of(self.module(*args, **kwargs))

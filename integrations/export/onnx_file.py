@@ -1,0 +1,91 @@
+"""Writing a model as a file of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.framework.engine.contract import Written
+from paredown.framework.errors import ExportError
+from paredown.framework.model.forward import Forward
+from paredown.integrations.export.calling import quiet, reason_of, require
+from paredown.integrations.export.copy import export_copy
+from paredown.integrations.export.onnx_graph import (
+    give_own_zero_points,
+    name_by_layer,
+    pack,
+    strip,
+    unpack_when_opened,
+)
+from paredown.integrations.export.tracing import traced
+
+__all__ = ["write_onnx"]
+
+LEAST_OPSET = 21
+
+
+def write_onnx(
+    model: nn.Module,
+    example_inputs: Any,
+    path: Path,
+    *,
+    forward: Forward | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    opset: int = LEAST_OPSET,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    recurrent: bool = True,
+    narrow: bool = True,
+) -> Written:
+    """Write a model; it stays as it is.
+
+    Weights are stored as the integers of their quantizer (groups of 4 bits and less packed as INT4 or UINT4);
+    batch-norms are folded into quantized layers; biases behind a quantized input are int32. Inputs that are quantized
+    dynamically become DynamicQuantizeLinear and MatMulInteger, LSTMs DynamicQuantizeLSTM. Weights without quantized
+    inputs are unpacked by operators that a runtime folds when it opens the file. Symmetric int8 activations reach the
+    code -128, which the model leaves out. Models in half precision are written in float32.
+
+    Args:
+        opset: 21 or newer.
+        dynamic_shapes, input_names, output_names: as of `torch.onnx.export`.
+        recurrent: whether LSTMs may become an operator of onnxruntime's own.
+        narrow: whether groups of narrow weights are left for the runtime to multiply by.
+
+    Raises:
+        ExportError: a package is missing, or something cannot be exported.
+    """
+    from paredown.integrations.export.onnx_operators import OnnxSpelling, translations
+
+    require("onnxscript", "onnx")
+    if opset < LEAST_OPSET:
+        raise ExportError(f"opset {opset} has no blocked DequantizeLinear: {LEAST_OPSET} or newer is wanted")
+    written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent=recurrent, narrow=narrow))
+    layers = [name for name, module in written.model.named_modules() if _is_layer(module)]
+    trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
+    names = {"input_names": input_names, "output_names": output_names}
+    with quiet("torch.onnx"):
+        try:
+            program: Any = torch.onnx.export(
+                trace.program, (), dynamo=True, opset_version=opset, verbose=False, optimize=True,
+                custom_translation_table=translations(), **{k: v for k, v in names.items() if v is not None},
+            )  # fmt: skip
+            pack(program.model)
+            unpack_when_opened(program.model)
+            give_own_zero_points(program.model)
+            results = name_by_layer(program.model, layers, "" if forward is None else "model.")
+            strip(program.model)
+            program.save(str(path))
+        except Exception as error:  # torch.onnx lets many kinds through
+            raise ExportError(f"{path}: torch.onnx cannot export the model: {reason_of(error)}") from error
+    return Written(path, results, written.folded, trace.dynamic, trace.remarks)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it has a matrix, its own or a stored one."""
+    tensors = [*module._parameters.values(), *(b for k, b in module._buffers.items() if k.endswith("_codes"))]
+    return any(tensor is not None and tensor.dim() > 1 for tensor in tensors)

@@ -1,0 +1,173 @@
+"""What is done to a graph of ONNX before it is saved: narrow types, unsigned weights, names of layers, no notes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from paredown.integrations.export.calling import require
+from paredown.integrations.export.stored_weights import CONSTANT
+
+__all__ = ["SEPARATOR", "give_own_zero_points", "name_by_layer", "pack", "strip", "unpack_when_opened"]
+
+#: narrow types by their number in onnx.TensorProto, and what they are packed from
+PACKED = {21: "UINT4", 22: "INT4"}
+SCOPES = "pkg.torch.onnx.name_scopes"
+#: between a layer's name and the rest of a node's
+SEPARATOR = "|"
+ROUNDING = ("QuantizeLinear", "DequantizeLinear", "Clip")
+
+
+def pack(model: Any) -> None:
+    """Store what is cast to a four-bit type in that type."""
+    ir: Any = require("onnx_ir", "onnx")
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "Cast" or node.attributes["to"].as_int() not in PACKED:
+            continue
+        source = node.inputs[0]
+        kind = ir.DataType(node.attributes["to"].as_int())
+        codes = source.const_value.numpy()
+        name = f"{source.name}_{kind.name.lower()}"
+        value = _constant(ir, graph, name, ir.Tensor(codes.astype(kind.numpy()), dtype=kind, name=name))
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        graph.remove(node, safe=True)
+        if not source.uses():
+            del graph.initializers[source.name]
+
+
+def give_own_zero_points(model: Any) -> None:
+    """Let no two stored weights share a zero point: onnxruntime cannot change their types then."""
+    ir: Any = require("onnx_ir", "onnx")
+    graph, taken = model.graph, set()
+    for node, zero in _stored(graph):
+        if zero.name in taken:
+            name = f"{node.inputs[0].name}_zero_point"
+            copied = ir.Tensor(zero.const_value.numpy(), dtype=zero.dtype, name=name)
+            zero = _constant(ir, graph, name, copied)
+            node.replace_input_with(2, zero)
+        taken.add(zero.name)
+
+
+def unpack_when_opened(model: Any) -> None:
+    """Write the values of constant codes, (codes - zero point) x scale, in operators that a runtime folds when it opens
+    the file: left as DequantizeLinear they are computed at every call."""
+    ir: Any = require("onnx_ir", "onnx")
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or CONSTANT not in (node.inputs[0].name or ""):
+            continue
+        codes, scale, zero = (*node.inputs, None)[:3]
+        axis, block = (node.attributes[key].as_int() if key in node.attributes else 0 for key in ("axis", "block_size"))
+        shape = [int(size) for size in codes.shape]
+        parts = [None if part is None else _spread(ir, graph, part, shape, axis, block) for part in (scale, zero)]
+        tape = _Tape(ir, graph, node)
+        values = tape.add("Cast", codes, to=ir.DataType.FLOAT)
+        if block:
+            values = tape.add("Reshape", values, tape.shape(_split(shape, axis, block)))
+        if parts[1] is not None:
+            values = tape.add("Sub", values, tape.add("Cast", parts[1], to=ir.DataType.FLOAT))
+        values = tape.add("Mul", values, parts[0])
+        if block:
+            values = tape.add("Reshape", values, tape.shape(shape))
+        ir.convenience.replace_all_uses_with(node.outputs[0], values)
+        graph.remove(node, safe=True)
+
+
+class _Tape:
+    """New nodes before another one, in its layer."""
+
+    def __init__(self, ir: Any, graph: Any, before: Any) -> None:
+        self.ir, self.graph, self.before = ir, graph, before
+
+    def add(self, operator: str, *inputs: Any, **attributes: Any) -> Any:
+        name = f"{self.before.outputs[0].name}_{operator.lower()}_{len(self.graph)}"
+        given = [self.ir.Attr(key, self.ir.AttributeType.INT, int(value)) for key, value in attributes.items()]
+        node = self.ir.Node("", operator, list(inputs), given, outputs=[self.ir.Value(name=name)], name=name)
+        node.metadata_props.update(self.before.metadata_props)
+        self.graph.insert_before(self.before, node)
+        return node.outputs[0]
+
+    def shape(self, sizes: list[int]) -> Any:
+        name = f"{self.before.outputs[0].name}_shape_{'x'.join(map(str, sizes))}"
+        return _constant(self.ir, self.graph, name, self.ir.tensor(np.array(sizes, np.int64)))
+
+
+def _spread(ir: Any, graph: Any, part: Any, shape: list[int], axis: int, block: int) -> Any:
+    """A scale or zero point in the shape that broadcasts against the codes."""
+    values = part.const_value.numpy()
+    if values.ndim == 0:
+        return part
+    sizes = list(values.shape) if block else [1] * len(shape)
+    if block:
+        sizes.insert(axis + 1, 1)
+    else:
+        sizes[axis] = values.size
+    name = f"{part.name}_by_{'x'.join(map(str, sizes))}"
+    known = graph.initializers.get(name)
+    return known or _constant(ir, graph, name, ir.Tensor(values.reshape(sizes), dtype=part.dtype, name=name))
+
+
+def _split(shape: list[int], axis: int, block: int) -> list[int]:
+    return [*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :]]
+
+
+def name_by_layer(model: Any, layers: Collection[str], prefix: str = "") -> Mapping[str, str]:
+    """Begin the name of each node with that of the layer in which it is.
+
+    Args:
+        layers: names of modules.
+        prefix: of their names in the traced module.
+
+    Returns:
+        By layer the name of the last value that it makes.
+    """
+    results: dict[str, str] = {}
+    for number, node in enumerate(model.graph):
+        layer = _layer_of(node, layers, prefix)
+        if layer is None:
+            continue
+        node.name = f"{layer}{SEPARATOR}{node.op_type}_{number}"
+        if node.op_type not in ROUNDING:
+            results[layer] = node.outputs[0].name
+    return results
+
+
+def strip(model: Any) -> None:
+    """Without the exporter's notes, which on small models are longer than the weights, and without unused constants."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for output in node.outputs:
+            output.metadata_props.clear()
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
+    for value in (*model.graph.initializers.values(), *model.graph.inputs):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def _stored(graph: Any) -> Iterator[tuple[Any, Any]]:
+    """The nodes that dequantize constants, with their zero points."""
+    for node in graph:
+        stored = node.op_type == "DequantizeLinear" and len(node.inputs) == 3 and node.inputs[0].is_initializer()
+        if stored and node.inputs[2].is_initializer():
+            yield node, node.inputs[2]
+
+
+def _layer_of(node: Any, layers: Collection[str], prefix: str) -> str | None:
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    names = [scope.removeprefix(prefix) for scope in scopes[:-1] if scope.startswith(prefix)]
+    return next((name for name in reversed(names) if name in layers), None)
+
+
+def _constant(ir: Any, graph: Any, name: str, tensor: Any) -> Any:
+    tensor.name = name
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,83 @@
+"""Weights of an ONNX file as unsigned numbers, where signed ones overflow on this processor.
+
+On x86 processors without VNNI onnxruntime sums pairs of products of unsigned inputs and signed weights in 16 bits,
+which overflow (255 x 127 twice is more than 32,767). Products of two unsigned numbers do not, and are slower. So all
+weights are made unsigned, 128 more with the zero point 128, and then each layer is tried out with signed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paredown.integrations.export.calling import require
+
+__all__ = ["use_unsigned_weights"]
+
+Run = Callable[[bytes], list[Any]]
+#: of the outputs' root mean square: what changes by less has not overflowed
+TOLERANCE = 1e-4
+#: by operator the places of its weights and of their zero points
+PLACES = {"DequantizeLinear": ((0, 2),), "MatMulInteger": ((1, 3),), "DynamicQuantizeLSTM": ((1, 9), (2, 11))}
+
+
+def use_unsigned_weights(path: Path, run: Run) -> bool:
+    """Rewrite a file with unsigned weights where signed ones overflow; whether any does.
+
+    Args:
+        run: opens a model, given as bytes, and gives its outputs for example inputs.
+    """
+    onnx = require("onnx", "onnx")
+    model = onnx.load(path)
+    weights = [[tensor for tensor in pair if tensor is not None] for pair in _stored(onnx, model)]
+    signed = run(model.SerializeToString())
+    for tensors in weights:
+        _shift(onnx, tensors, 128)
+    want = run(model.SerializeToString())
+    if _same(want, signed):
+        return False
+    for tensors in weights:
+        _shift(onnx, tensors, -128)
+        if not _same(want, run(model.SerializeToString())):
+            _shift(onnx, tensors, 128)
+    onnx.save(model, path)
+    return True
+
+
+def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:
+    """The signed weights, each with its zero point, which no other weight has."""
+    known = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        for codes, zero in PLACES.get(node.op_type, ()):
+            tensor = known.get(node.input[codes]) if codes < len(node.input) else None
+            if tensor is None or tensor.data_type != onnx.TensorProto.INT8 or not tensor.dims:
+                continue
+            yield tensor, _zero_point(onnx, model, node, zero, known)
+
+
+def _zero_point(onnx: Any, model: Any, node: Any, place: int, known: dict[str, Any]) -> Any:
+    """The zero point of a node's weights; a new one where it had none."""
+    if place < len(node.input) and node.input[place]:
+        return known.get(node.input[place])
+    node.input.extend([""] * (place + 1 - len(node.input)))
+    node.input[place] = f"{node.name}_zero_point"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int8), node.input[place]))
+    return model.graph.initializer[-1]
+
+
+def _shift(onnx: Any, tensors: Sequence[Any], by: int) -> None:
+    """int8 to uint8 (128 more), or back."""
+    kind = np.uint8 if by > 0 else np.int8
+    for tensor in tensors:
+        codes = onnx.numpy_helper.to_array(tensor).astype(np.int16) + by
+        tensor.CopyFrom(onnx.numpy_helper.from_array(codes.astype(kind), tensor.name))
+
+
+def _same(want: Iterable[Any], got: Iterable[Any]) -> bool:
+    return all(
+        np.square(one.astype(np.float64) - other).mean() <= TOLERANCE**2 * np.square(one.astype(np.float64)).mean()
+        for one, other in zip(want, got, strict=True)
+    )

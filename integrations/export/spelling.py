@@ -1,0 +1,68 @@
+"""`Spelling`: how an exporter writes quantization in operators that its engine knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from paredown.integrations.export.stored_weights import StoredWeight
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
+
+__all__ = ["Spelling"]
+
+
+class Spelling(Protocol):
+    """How an exporter writes quantization in operators of a traced forward."""
+
+    def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
+        """A zero point (int32) in the type and with the offset of the codes that the exporter uses."""
+
+    def fixed(self, x: Tensor, scale: Tensor, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
+        """Quantize and dequantize with a grid that is known; the zero point is that of `zero_point`."""
+
+    def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
+        """Quantize and dequantize with the grid of the values themselves."""
+
+    def dequantized(
+        self, codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group: int, bits: int
+    ) -> Tensor:
+        """Values of codes, as ONNX's DequantizeLinear has it: a scale for the tensor, an
+        axis, or groups of it."""
+
+    def unpacks(self, weight: StoredWeight) -> bool:
+        """Whether a weight that meets floating-point inputs is unpacked once, when the file is opened."""
+
+    def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
+        """A linear layer of dynamically quantized inputs in one piece; None: write it in two."""
+
+    def lstm_parts(
+        self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
+    ) -> dict[str, Tensor] | None:
+        """What `dynamic_lstm` takes of one layer of an LSTM, which is to be made its buffers.
+
+        Args:
+            weights: for each direction that of the input and the recurrent one, (4 units, features).
+            biases: for each direction two of (4 units,).
+            ways: directions.
+
+        Returns:
+            Them by name; None: it is written in floating point.
+        """
+
+    def dynamic_lstm(
+        self, x: Tensor, parts: dict[str, Tensor], states: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer of an LSTM whose inputs and hidden states are quantized at run time.
+
+        Args:
+            x: (time, batch, features).
+            states: hidden and cell, (directions, batch, units).
+
+        Returns:
+            Results (time, batch, directions x units) and the last states.
+        """
+
+    def writes_integer_bias(self) -> bool:
+        """Whether a bias is stored as int32 at the scale of the products."""
