@@ -20,7 +20,7 @@ from paredown.framework.errors import ExportError
 from paredown.framework.model.graph.trace import tensors_of
 from paredown.framework.model.links import Link, add_link, remove_links
 
-__all__ = ["Agreement", "Agreements", "LayerComparison", "layer_results", "layer_table", "table"]
+__all__ = ["Agreement", "Agreements", "LayerComparison", "first_parting", "layer_results", "layer_table", "table"]
 
 #: how much larger the root mean square of the file's error may be than the simulation's, beyond chance
 SLACK = 1.1
@@ -74,15 +74,21 @@ class Agreement:
         """Signal to quantization noise of the file, in dB."""
         return decibels(self.magnitude, self.engine)
 
-    def fault(self, tolerance: float | None) -> str | None:
-        """What is wrong with the file, or None."""
+    def fault(self, tolerance: float | None = None, mended: bool = False) -> str | None:
+        """What is wrong with the file, or None.
+
+        Args:
+            tolerance: the largest difference from the simulation that is accepted, in place of the rest.
+            mended: the file was written otherwise than it was simulated: it may be further off.
+        """
         if not math.isfinite(self.engine):
             return "the file's outputs differ: they are not finite"
         if tolerance is not None:
             wrong = self.difference > tolerance
             return f"the outputs differ by {self.difference:.3g}, more than the tolerance {tolerance:g}" if wrong else None
         beyond = self.engine - FLOOR * self.magnitude
-        too_far = beyond > LARGEST * self.simulated or (beyond > SLACK * self.simulated and self.excess > CHANCE)
+        beyond_chance = self.excess > CHANCE and not mended
+        too_far = beyond > LARGEST * self.simulated or (beyond > SLACK * self.simulated and beyond_chance)
         if too_far:
             return (
                 f"the file's outputs differ from the unquantized model's by {self.engine:.3g} (root mean square, "
@@ -208,9 +214,14 @@ def layer_table(
 def table(layers: Sequence[LayerComparison]) -> str:
     """The rows as text, and the first layer that parts."""
     head = f"{'layer':<32} {'kind':<20} {'computed':<8} {'simulated':>9} {'engine':>9}"
-    first = next((row.name for row in layers if _parts(row)), None)
+    first = first_parting(layers)
     end = [] if first is None else [f"the first layer that parts is {first or 'the model'}"]
     return "\n".join([head, *map(str, layers), *end])
+
+
+def first_parting(layers: Sequence[LayerComparison]) -> str | None:
+    """The first layer whose result in the file is much further from the unquantized model's than the simulation's."""
+    return next((row.name for row in layers if _parts(row)), None)
 
 
 def decibels(signal: float, noise: float) -> float:

@@ -125,8 +125,11 @@ class Engine(ABC):
             ExportError: something cannot be written; the message names the layer.
         """
 
-    def mend(self, path: Path, example_inputs: Any) -> str | None:
-        """Rewrite a file that computes something else here, so that it does not depend on this machine.
+    def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
+        """Rewrite a file that this engine wrote and that computes something else on this machine.
+
+        Args:
+            layer: the first one whose result parts from the simulation's, where it is known.
 
         Returns:
             What a user must know of it; None: there is nothing to mend.

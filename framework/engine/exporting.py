@@ -15,6 +15,7 @@ from paredown.framework.engine.comparison import (
     Agreement,
     Agreements,
     LayerComparison,
+    first_parting,
     layer_results,
     layer_table,
     table,
@@ -23,8 +24,9 @@ from paredown.framework.engine.contract import Engine, Session, Written
 from paredown.framework.engine.plain import eval_copy, outputs_of, plain_copy
 from paredown.framework.engine.registry import DEFAULT, engine_called
 from paredown.framework.engine.samples import samples_of
+from paredown.framework.engine.timing import latencies
 from paredown.framework.errors import ExportError
-from paredown.framework.measure.latency import Latency, measure_latency
+from paredown.framework.measure.latency import Latency
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import base_class
 
@@ -167,17 +169,20 @@ class _Making:
     def checked(self, data: Iterable[Any] | None, tolerance: float | None) -> Exported:
         """The file, as the engine wrote it or as it mended it, if it agrees."""
         data = None if data is None else list(data)
-        written = self.write(self.model, self.path)
-        try:
-            return self._compared(written, data, tolerance)
-        except ExportError:
-            remark = self.engine.mend(self.path, self.example_inputs)
+        written, mended = self.write(self.model, self.path), False
+        while True:
+            result, fault = self._compared(written, data, tolerance, mended)
+            if fault is None:
+                return result
+            remark = self.engine.mend(self.path, self.example_inputs, first_parting(result.layers))
             if remark is None:
-                raise
-        mended = self._compared(replace(written, remarks=(*written.remarks, remark)), data, tolerance)
-        return replace(mended, mended=True)
+                raise ExportError(f"{self.path}: {fault}\n{table(result.layers)}")
+            written, mended = replace(written, remarks=tuple(dict.fromkeys([*written.remarks, remark]))), True
 
-    def _compared(self, written: Written, data: Any, tolerance: float | None) -> Exported:
+    def _compared(
+        self, written: Written, data: Any, tolerance: float | None, mended: bool
+    ) -> tuple[Exported, str | None]:
+        """What came out, and what is wrong with it, if anything is."""
         session = self.engine.open(self.path)
         samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
         dense, simulated = plain_copy(self.model), eval_copy(self.model)
@@ -187,15 +192,14 @@ class _Making:
             agreements.add(*want, session.run(batch), str(self.path))
         found = agreements.found()
         layers = self._layers(written, session, dense, simulated, samples)
-        for each in found:
-            fault = each.fault(tolerance)
-            if fault is not None:
-                raise ExportError(f"{self.path}: {fault}\n{table(layers)}")
+        faults = (each.fault(tolerance, mended) for each in found)
         worst = max(found, key=lambda each: each.engine / max(each.magnitude, 1e-30))
-        return Exported(
+        result = Exported(
             self.path, worst, self.engine.bytes(self.path), self.engine.name, self.engine.version,
             layers=tuple(layers), operators=session.operators, options=session.options, remarks=tuple(written.remarks),
+            mended=mended,
         )  # fmt: skip
+        return result, next((each for each in faults if each is not None), None)
 
     def _layers(
         self, written: Written, session: Session, dense: nn.Module, simulated: nn.Module, samples: Sequence[Any]
@@ -229,27 +233,6 @@ class _Making:
             result, float_bytes=sizes["float"], reference_bytes=sizes[original], latency=times["file"],
             float_latency=times["float"], reference_latency=times[original],
         )  # fmt: skip
-
-
-def latencies(sessions: Mapping[str, Session], example_inputs: Any, repetitions: int) -> dict[str, Latency]:
-    """CPU time of one run in each session, in turns."""
-    models = {name: _Opened(session) for name, session in sessions.items()}
-    return measure_latency(models, example_inputs, _run, repetitions=repetitions)
-
-
-class _Opened(nn.Module):
-    """A session as what can be timed."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-
-    def forward(self, example_inputs: Any) -> tuple[Tensor, ...]:
-        return self.session.run(example_inputs)
-
-
-def _run(model: nn.Module, example_inputs: Any) -> Any:
-    return model(example_inputs)
 
 
 def _not_slower(result: Exported) -> Exported:

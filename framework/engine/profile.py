@@ -50,15 +50,24 @@ class Profile:
     folds_constants: bool = True
     reasons: Mapping[str, str] = field(default_factory=dict)
 
-    def float_reason(self, module: nn.Module, way: Way) -> str | None:
-        """Why a layer that is quantized in this way is computed in floating point; None: it is in integers."""
+    def float_reason(self, module: nn.Module, way: Way, bits: int = 8, granularity: str = "channel") -> str | None:
+        """Why a layer that is quantized in this way is computed in floating point; None: it is in integers.
+
+        Args:
+            bits, granularity: of its weights.
+        """
         if way == "weights":
             return "only its weights are quantized"
         kinds = [kind.__name__ for kind in base_class(module).__mro__]
         if any(kind in self.integer.get(way, ()) for kind in kinds):
-            return None
+            return self._weights_reason(bits, granularity)
         known = next((self.reasons[kind] for kind in kinds if kind in self.reasons), None)
         return known or f"it has no integer kernel for {base_class(module).__name__} with {way} inputs"
+
+    def _weights_reason(self, bits: int, granularity: str) -> str | None:
+        if granularity not in self.granularities:
+            return f"weights of granularity {granularity} have no integer kernel"
+        return None if bits in self.widths else f"weights of {bits} bits have no integer kernel"
 
 
 #: where no engine is named: what most of them compute

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -24,24 +24,35 @@ class Options(BaseModel):
 class Budget(Options):
     """Base of budgets: what a model may cost afterwards, as a share of what it cost before.
 
-    A subclass has a field for each kind of cost, a share or None; exactly one of them is given.
+    A subclass has a field for each kind of cost, a share or None; one of them is given, or, where it takes several at
+    once, one or more.
     """
+
+    #: whether it takes several kinds of cost at once
+    several: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
-        if sum(getattr(self, name) is not None for name in type(self).model_fields) != 1:
-            raise ValueError(f"a budget is one of {', '.join(type(self).model_fields)}")
+        if not self.shares or (len(self.shares) > 1 and not self.several):
+            known = ", ".join(type(self).model_fields)
+            raise ValueError(f"a budget is {'one or more' if self.several else 'one'} of {known}")
         return self
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """What is given, by field."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     @property
     def kind(self) -> str:
         """The name of the field that is given."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return next(iter(self.shares))
 
     @property
     def share(self) -> float:
         """Its value."""
-        return float(getattr(self, self.kind))
+        return self.shares[self.kind]
 
 
 @dataclass(frozen=True)

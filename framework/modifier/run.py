@@ -14,6 +14,7 @@ from paredown.framework.auxiliary.modules import AuxiliaryModules
 from paredown.framework.auxiliary.teachers import Teachers, frozen_copy
 from paredown.framework.distributed.data_parallel import data_parallel_around, rebuild_reducer, refusal_to_rebuild
 from paredown.framework.distributed.shards import sharded_in
+from paredown.framework.engine.contract import Engine
 from paredown.framework.model.batches import Inputs
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import Links, without_links
@@ -46,14 +47,22 @@ class Run:
         teachers: what the user gave as such, and the copy of the model as it was handed over.
         modules: modules beside the model, saved and where wanted trained with it.
         events: what happened when.
+        engine: the program that the compressed model is for; None where the recipe names none.
     """
 
-    def __init__(self, model: nn.Module, events: EventLog | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        events: EventLog | None = None,
+        clock: Clock | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.model = unwrap(model)
         self.inputs = Inputs(model)
         self.optimizers: list[Optimizer] = []
         self.wrappers: list[Any] = []
         self.clock = clock
+        self.engine = engine
         self.states: dict[str, Any] = {}
         self.events = EventLog() if events is None else events
         self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))

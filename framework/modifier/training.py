@@ -12,8 +12,13 @@ from torch.optim import Optimizer
 from paredown.framework.auxiliary.losses import OwnLoss
 from paredown.framework.auxiliary.modules import OwnModules
 from paredown.framework.auxiliary.teachers import OwnTeachers
+from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.profile import ANY_ENGINE, Profile
+from paredown.framework.engine.timing import measure_in
 from paredown.framework.errors import TargetError
+from paredown.framework.measure.latency import Latency
 from paredown.framework.model.batches import Batches, device_of
+from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import Links
 from paredown.framework.model.surgery import Surgery
 from paredown.framework.model.targets import Matches, Selection, match
@@ -66,6 +71,23 @@ class Training:
     def device(self) -> torch.device:
         """Of the model's first parameter or buffer."""
         return device_of(self.model)
+
+    @property
+    def engine(self) -> Engine | None:
+        """The program that the compressed model is for; None where the recipe names none."""
+        return self._run.engine
+
+    @property
+    def profile(self) -> Profile:
+        """What that engine computes; where none is named, what most of them do."""
+        return ANY_ENGINE if self.engine is None else self.engine.profile
+
+    def latency(
+        self, models: Mapping[str, nn.Module], example_inputs: Any, forward: Forward | None = None, **settings: int
+    ) -> dict[str, Latency]:
+        """CPU time of one forward of each model, in turns, in the engine, or in torch where none is named: see
+        `paredown.framework.engine.timing.measure_in`."""
+        return measure_in(self.engine, models, example_inputs, forward, **settings)
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:

@@ -35,11 +35,13 @@ class Recipe:
         name: the recipe's own, or that of its file.
         modifiers: the modifiers by name, in the recipe's order.
         run_epochs: the length of the training run; None in a recipe without times.
+        engine: the name of the program that the compressed model is for; None where none is named.
     """
 
     name: str
     modifiers: Mapping[str, Modifier]
     run_epochs: float | None
+    engine: str | None
     _written: Node
     _resolved: Node
 
@@ -155,7 +157,7 @@ def _finished(root: Node, app: App | None, name: str, mistakes: list[Mistake]) -
     written = root
     for path in values.outside:
         written = with_value(written, path, values.root.at(path) or values.root)
-    return Recipe(named, content.modifiers, content.run_epochs, written, values.root)
+    return Recipe(named, content.modifiers, content.run_epochs, content.engine, written, values.root)
 
 
 def _read(source: Any) -> tuple[Document, App | None]:

@@ -37,6 +37,7 @@ class Report:
         notes: what a reader must know of the numbers.
         versions: of Python, torch and paredown.
         task: the name of what was trained, where `paredown run` trained it.
+        engine: the program in which latency was measured; "" for torch.
         run: how to run it again, where a command made it: the task, the seeds, whether without training.
     """
 
@@ -51,6 +52,7 @@ class Report:
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     task: str = ""
+    engine: str = ""
     run: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -67,7 +69,7 @@ class Report:
             _count_row("non-zero", dense.nonzeros, compressed.nonzeros),
             _count_row("bytes on disk", dense.bytes, compressed.bytes),
             _count_row("multiply-accumulates", dense.macs, compressed.macs),
-            _latency_row(dense.latency, compressed.latency),
+            _latency_row(dense.latency, compressed.latency, self.engine),
             _accuracy_row(dense.accuracies, compressed.accuracies),
         ]
         return [row for row in rows if row is not None]
@@ -145,11 +147,14 @@ def _count_row(name: str, dense: int | None, compressed: int | None) -> Row | No
     return name, f"{dense:,}", f"{compressed:,}", f"x{compressed / max(dense, 1):.3f}"
 
 
-def _latency_row(dense: Sequence[float] | None, compressed: Sequence[float] | None) -> Row | None:
-    if dense is None or compressed is None:
+def _latency_row(
+    dense: Sequence[float] | None, compressed: Sequence[float] | None, engine: str
+) -> Row | None:
+    if compressed is None or (dense is None and not engine):
         return None
-    before, after = (f"{middle:.2f} ms ({lower:.2f}-{upper:.2f})" for lower, middle, upper in (dense, compressed))
-    return "latency, median (quartiles)", before, after, f"x{compressed[1] / dense[1]:.3f}"
+    before, after = ("" if each is None else "{1:.2f} ms ({0:.2f}-{2:.2f})".format(*each) for each in (dense, compressed))
+    ratio = "" if dense is None else f"x{compressed[1] / dense[1]:.3f}"
+    return f"CPU time in {engine or 'torch'}, median (quartiles)", before, after, ratio
 
 
 def _accuracy_row(dense: Sequence[float], compressed: Sequence[float]) -> Row | None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import sharded_in
-from paredown.framework.errors import ParedownError, first_line
+from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.timing import measure_in
+from paredown.framework.errors import ExportError, ParedownError, first_line
 from paredown.framework.measure.counts import LayerMeasures, ModelMeasures, measure_model
-from paredown.framework.measure.latency import Latency, measure_latency
+from paredown.framework.measure.latency import Latency
 from paredown.framework.measure.size import bytes_on_disk, stored_codes
 from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Modifier
@@ -58,7 +60,7 @@ class Reporter:
         model = self.run.model
         dense = self.run.teachers.initial if dense is None else dense
         after, inputs, trouble = self._counted()
-        latencies = self._latencies(dense, inputs)
+        latencies, untimed = self._latencies(dense, inputs)
         return Report(
             recipe=self.recipe.name,
             recipe_text=self.recipe.to_yaml(),
@@ -68,8 +70,9 @@ class Reporter:
             windows=tuple(_windows(self.recipe.modifiers.values(), self.run)),
             events=tuple(self.run.events),
             history=tuple(_history(self.run)),
-            notes=(*_notes(model, inputs, dense), *trouble, *_remarks(self.run)),
+            notes=(*_notes(model, inputs, dense, self.run.engine), *trouble, *untimed, *_remarks(self.run)),
             versions=versions(),
+            engine="" if self.run.engine is None else self.run.engine.name,
         )
 
     def _counted(self) -> tuple[ModelMeasures, Any, list[str]]:
@@ -86,12 +89,18 @@ class Reporter:
                 [f"the model could not be run on the example inputs: {first_line(error)}"],
             )
 
-    def _latencies(self, dense: nn.Module | None, inputs: Any) -> tuple[Quartiles | None, Quartiles | None]:
+    def _latencies(
+        self, dense: nn.Module | None, inputs: Any
+    ) -> tuple[tuple[Quartiles | None, Quartiles | None], list[str]]:
+        """Of both, in the engine; and why it could not be measured there."""
         if inputs is None or sharded_in(self.run.model.parameters()):
-            return None, None
+            return (None, None), []
         models = {} if dense is None else {"dense": dense}
-        measured = measure_latency({**models, "compressed": self.run.model}, inputs)
-        return _quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))
+        try:
+            measured = measure_in(self.run.engine, {**models, "compressed": self.run.model}, inputs)
+        except ExportError as error:
+            return (None, None), [f"latency was not measured: {first_line(error)}"]
+        return (_quartiles(measured.get("dense")), _quartiles(measured.get("compressed"))), []
 
 
 def versions() -> dict[str, str]:
@@ -185,11 +194,11 @@ def _remarks(run: Run) -> Iterable[str]:
     return dict.fromkeys(f"{event['modifier']}: {event['remark']}" for event in run.events if "remark" in event)
 
 
-def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None) -> Iterable[str]:
+def _notes(model: nn.Module, inputs: Any, dense: nn.Module | None, engine: Engine | None) -> Iterable[str]:
     if sharded_in(model.parameters()):
         yield SHARDED
         return
-    if inputs is not None and any(stored_codes(module) for module in model.modules()):
+    if inputs is not None and engine is None and any(stored_codes(module) for module in model.modules()):
         yield SIMULATED
     if inputs is not None and dense is None:
         yield NO_DENSE_LATENCY

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from paredown.framework.auxiliary.losses import Scaling
 from paredown.framework.distributed.shards import outlive_gloo, sharded_in
-from paredown.framework.errors import ParedownError, ScheduleError
+from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.exporting import Exported, export
+from paredown.framework.engine.registry import DEFAULT, engines
+from paredown.framework.errors import ExportError, ParedownError, ScheduleError
+from paredown.framework.model.batches import Batches
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.optimizers import wrappers_in
 from paredown.framework.model.targets import unwrap
@@ -244,7 +248,7 @@ class ScheduledManager:
         clock = None
         if steps_per_epoch is not None:
             clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
-        run = Run(model, clock=clock)
+        run = Run(model, clock=clock, engine=self._engine)
         run.take(None, None, example_inputs, forward)
         return make_plan(self.recipe, Schedule(self.recipe.modifiers, run))
 
@@ -302,6 +306,29 @@ class ScheduledManager:
         if self._session is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
         return self._session.reporter.report(evaluate, dense)
+
+    def export(self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any) -> Exported:
+        """Write the compressed model for an engine: `paredown.export` with what this run was given.
+
+        Args:
+            engine: its name. Default: the recipe's ``run.engine``, else onnxruntime.
+            example_inputs: what to write it with. Default: those of the run, else the first batch of its data.
+            options: of `paredown.export`; ``data`` is the run's, where nothing else is given.
+
+        Raises:
+            ExportError: see `paredown.export`; or there is nothing to call the model with.
+        """
+        if self._session is None:
+            raise ParedownError("nothing to export yet: call modify or apply first")
+        run = self._session.run
+        batches = Batches(run.inputs, "export")
+        found = (example_inputs, options.pop("forward", None)) if example_inputs is not None else batches.example()
+        if found is None:
+            raise ExportError("export runs the model: give example_inputs=(x,)")
+        if batches.repeatable:
+            options.setdefault("data", run.inputs.data)
+        name = engine or self.recipe.engine or DEFAULT
+        return export(run.model, found[0], path, engine=name, forward=found[1], **options)
 
     def release(self) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.
@@ -373,6 +400,10 @@ class ScheduledManager:
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property
+    def _engine(self) -> Engine | None:
+        return None if self.recipe.engine is None else engines()[self.recipe.engine]()
+
+    @property
     def _hooks(self) -> LoopHooks | None:
         return None if self._session is None else self._session.hooks
 
@@ -385,7 +416,7 @@ class ScheduledManager:
         forward: Forward | None,
         clock: Clock | None = None,
     ) -> Run:
-        run = Run(model, self.events, clock)
+        run = Run(model, self.events, clock, self._engine)
         self._hand_over(run, data, teacher, example_inputs, forward)
         for name, modifier in self.recipe.modifiers.items():
             run.teachers.keep_initial(name, modifier.keeps_initial_model)

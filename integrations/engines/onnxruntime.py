@@ -75,7 +75,7 @@ class OnnxRuntime(Engine):
     ) -> Written:
         return write_onnx(model, example_inputs, path, forward=forward, dynamic=dynamic, **options)
 
-    def mend(self, path: Path, example_inputs: Any) -> str | None:
+    def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
         feeds = OnnxSession(path, 1, {}).feeds(example_inputs)
         changed = use_unsigned_weights(path, lambda content: _session(content, 1).run(None, feeds))
         return UNSIGNED if changed else None

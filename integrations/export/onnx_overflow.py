@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from paredown.integrations.export.calling import require
+from paredown.integrations.export.onnx_graph import SEPARATOR
 
-__all__ = ["use_unsigned_weights"]
+__all__ = ["limit_pairs", "use_unsigned_weights"]
 
 Run = Callable[[bytes], list[Any]]
 #: of the outputs' root mean square: what changes by less has not overflowed
 TOLERANCE = 1e-4
+#: of the codes of two weights: 255 times that is the largest number of 16 bits
+LARGEST_PAIR = 128
 #: by operator the places of its weights and of their zero points
 PLACES = {"DequantizeLinear": ((0, 2),), "MatMulInteger": ((1, 3),), "DynamicQuantizeLSTM": ((1, 9), (2, 11))}
 
@@ -45,6 +48,49 @@ def use_unsigned_weights(path: Path, run: Run) -> bool:
             _shift(onnx, tensors, 128)
     onnx.save(model, path)
     return True
+
+
+def limit_pairs(path: Path, layer: str) -> bool:
+    """Rewrite a file with larger scales for the channels of a layer in which two weights side by side can overflow;
+    whether there are any.
+
+    255 x (w1 + w2) stays within 16 bits where |w1 + w2| is at most 128: the channel's scale is raised by what its largest
+    pair is above that, at most twofold, and its codes are rounded anew. Biases keep their scale.
+    """
+    onnx = require("onnx", "onnx")
+    model = onnx.load(path)
+    known = {each.name: each for each in model.graph.initializer}
+    changed = False
+    for node in model.graph.node:
+        own = node.op_type == "DequantizeLinear" and node.name.startswith(f"{layer}{SEPARATOR}")
+        codes = known.get(node.input[0]) if own else None
+        if codes is None or codes.data_type != onnx.TensorProto.INT8 or len(codes.dims) < 2:
+            continue
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+        changed |= _limit(onnx, codes, known[node.input[1]], axis)
+    onnx.save(model, path)
+    return changed
+
+
+def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> bool:
+    values, scales = onnx.numpy_helper.to_array(codes), onnx.numpy_helper.to_array(scale)
+    if scales.ndim != 1:
+        return False
+    rows = np.moveaxis(values, axis, 0).astype(np.int64)
+    ratio = np.maximum(np.maximum(_largest_pair(rows), _largest_pair(np.moveaxis(rows, 1, -1))) / LARGEST_PAIR, 1.0)
+    if (ratio <= 1).all():
+        return False
+    new = np.moveaxis(np.round(rows / ratio.reshape(-1, *[1] * (rows.ndim - 1))).astype(np.int8), 0, axis)
+    codes.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(new), codes.name))
+    scale.CopyFrom(onnx.numpy_helper.from_array((scales * ratio).astype(scales.dtype), scale.name))
+    return True
+
+
+def _largest_pair(rows: Any) -> Any:
+    """For each row the largest magnitude of the sum of two neighbours."""
+    flat = rows.reshape(len(rows), -1)
+    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
+    return np.abs(flat.reshape(len(rows), -1, 2).sum(2)).max(1)
 
 
 def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:

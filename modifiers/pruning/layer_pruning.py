@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,6 @@ from pydantic import AfterValidator
 
 from paredown.framework.errors import TargetError
 from paredown.framework.measure.counts import measure_model
-from paredown.framework.measure.latency import measure_latency
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
 from paredown.framework.modifier.training import Training
@@ -39,12 +38,12 @@ class LayerState:
 
     Attributes:
         original: layers before anything was removed.
-        cost: of the model before anything was removed, in the budget's terms.
+        costs: of the model before anything was removed, by the budget's kinds.
         gone: layers that were removed.
     """
 
     original: int = 0
-    cost: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
     gone: int = 0
 
 
@@ -114,7 +113,7 @@ class LayerPruning(StructuredPruning):
             raise TargetError(f"{self.name}: no layer can be removed ({named or 'no list of layers is a target'})")
         state.original = len(layers)
         if self.budget is not None:
-            state.cost = self._cost(training, (), ())
+            state.costs = {kind: self._cost(training, (), (), kind) for kind in self.budget.shares}
         return state
 
     def _chosen(
@@ -161,7 +160,8 @@ class LayerPruning(StructuredPruning):
         aim: float,
     ) -> bool:
         if self.budget is not None:
-            return self._cost(training, chosen, attributes) <= aim * state.cost
+            allowed = {kind: share * state.costs[kind] for kind, share in self.allowed(aim).items()}
+            return all(self._cost(training, chosen, attributes, kind) <= most for kind, most in allowed.items())
         return state.gone + len(chosen) >= share_of(aim, state.original)
 
     def _may_go(
@@ -174,15 +174,14 @@ class LayerPruning(StructuredPruning):
             return False
         return self.scope == "global" or self.budget is not None or gone < max(1, share_of(aim, len(own)))
 
-    def _cost(self, training: Training, chosen: Sequence[Layer], attributes: Sequence[Setting]) -> float:
-        assert self.budget is not None
+    def _cost(self, training: Training, chosen: Sequence[Layer], attributes: Sequence[Setting], kind: str) -> float:
         example = training.data.example()
         assert example is not None
         with left_out(training.model, chosen, attributes):
-            if self.budget.kind == "latency":
-                return measure_latency({"it": training.model}, *example)["it"].median
-            measured = measure_model(training.model, *(example if self.budget.kind == "macs" else ()))
-        return float(measured.parameters if self.budget.kind == "parameters" else measured.macs or 0)
+            if kind == "latency":
+                return training.latency({"it": training.model}, *example)["it"].median
+            measured = measure_model(training.model, *(example if kind == "macs" else ()))
+        return float(measured.parameters if kind == "parameters" else measured.macs or 0)
 
     def _settings(
         self, training: Training, chosen: Sequence[Layer], changed: Sequence[Setting]

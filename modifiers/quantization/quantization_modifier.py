@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 from torch import nn
 
+from paredown.framework.engine.profile import Way
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
 from paredown.framework.model.graph.results import Result
@@ -324,9 +325,19 @@ class QuantizationModifier(TargetedModifier):
         for name, module in targets.items():
             schemes = merged(LayerSchemes(self.weights, self.activations), different.get(name, ()))
             weights_alone = takes_indices(module) or parent_attention(training.model, name) is not None
-            if weights_alone or (self.dynamic and isinstance(module, (nn.GRU, nn.RNN))):
+            if weights_alone or self._float_reason(training, module, schemes) is not None:
                 schemes = LayerSchemes(schemes.weights, None)
             yield name, module, schemes
+
+    def _float_reason(self, training: Training, module: nn.Module, schemes: LayerSchemes) -> str | None:
+        """Why the engine computes a layer in floating point, so that its inputs are not to be rounded."""
+        if schemes.activations is None:
+            return None
+        way: Way = "dynamic" if self.dynamic else "static"
+        weights = schemes.weights
+        if training.engine is None or weights is None:
+            return training.profile.float_reason(module, way)
+        return training.profile.float_reason(module, way, weights.width, weights.granularity)
 
     def _foreseen(self, training: Training, name: str, module: nn.Module, schemes: LayerSchemes) -> Foreseen:
         reason = self.refusal(training, name, module) or misfit_of(module, schemes.weights)
@@ -344,7 +355,18 @@ class QuantizationModifier(TargetedModifier):
             parts.append(f"{schemes.activations.bits}-bit inputs{' as they come' if self.dynamic else ''}")
         known = schemes.weights is not None and schemes.weights.bits != "auto"
         bits = schemes.weights.width if schemes.weights is not None and known else None
+        if training.engine is not None:
+            parts.append(self._computed(training, module, schemes))
         return Foreseen(name, ", ".join(parts) or "nothing", bits=bits)
+
+    def _computed(self, training: Training, module: nn.Module, schemes: LayerSchemes) -> str:
+        """How the engine computes a layer, for the plan."""
+        assert training.engine is not None
+        if schemes.activations is not None:
+            return f"integer in {training.engine.name}"
+        own = merged(LayerSchemes(self.weights, self.activations), ())
+        reason = self._float_reason(training, module, own) or "only its weights are quantized"
+        return f"floating point in {training.engine.name} ({reason})"
 
     def _rounded_results(self, training: Training, layers: Collection[str]) -> list[Result]:
         """The results that others than quantized layers read, and that an engine needs in 8 bits."""

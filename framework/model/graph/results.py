@@ -18,7 +18,8 @@ KEEPERS = (
     *("view", "reshape", "flatten", "unflatten", "transpose", "permute", "unsqueeze", "squeeze", "contiguous"),
     *("dropout", "alias", "detach", "to", "clone", "max_pool1d", "max_pool2d", "max_pool3d"),
 )
-SUMS, CONCATENATIONS = ("add",), ("cat",)
+KINDS = {"linear": "linear", "add": "sum", "cat": "concatenation"}
+ALL = ("convolution", "sum", "concatenation")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Result:
     call: int | None = None
 
 
-def open_results(graph: Graph, quantized: Collection[str]) -> list[Result]:
+def open_results(graph: Graph, quantized: Collection[str], rounded: Collection[str] = ALL) -> list[Result]:
     """The results to quantize so that convolutions, residual sums and concatenations are computed in integers.
 
     An integer engine computes an operator in integers if what goes in and what comes out is quantized. Where the
@@ -41,18 +42,20 @@ def open_results(graph: Graph, quantized: Collection[str]) -> list[Result]:
     Args:
         graph: from `paredown.framework.model.graph.fusion.export_graph`.
         quantized: names of the modules that quantize their input.
+        rounded: what the engine rounds: "convolution", "linear" (their results), "sum", "concatenation", "returned"
+            (also where the model returns it).
 
     Returns:
-        Them in the order of the calls; without those that the model returns.
+        Them in the order of the calls.
     """
     on_grid: set[Node] = set()
     found: dict[Result, None] = {}
     for node in graph.nodes:
-        if not _can_be_integer(graph, node, quantized, on_grid):
+        if _kind(node) not in rounded or not _can_be_integer(graph, node, quantized, on_grid):
             continue
         last = _last_fused(graph, node)
         readers = list(_open_readers(graph, last, quantized))
-        if any(operator_name(reader) == "output" for reader in readers):
+        if "returned" not in rounded and any(operator_name(reader) == "output" for reader in readers):
             continue
         place = _place_of(graph, last) if readers else None
         if readers and place is None:
@@ -63,14 +66,17 @@ def open_results(graph: Graph, quantized: Collection[str]) -> list[Result]:
 
 
 def _can_be_integer(graph: Graph, node: Node, quantized: Collection[str], on_grid: Collection[Node]) -> bool:
-    name = operator_name(node)
-    if is_convolution(node):
+    kind = _kind(node)
+    if kind in ("convolution", "linear"):
         return owner_of(graph, node) in quantized
-    if name in SUMS and len(node.args) == 2:
-        return all(_source(each, on_grid) for each in node.args) and _one_shape(node)
-    if name in CONCATENATIONS and isinstance(node.args[0], (list, tuple)):
-        return all(_source(each, on_grid) for each in node.args[0])
-    return False
+    parts = node.args[0] if kind == "concatenation" else node.args
+    known = isinstance(parts, (list, tuple)) and all(_source(each, on_grid) for each in parts)
+    return known and (kind == "concatenation" or (len(node.args) == 2 and _one_shape(node)))
+
+
+def _kind(node: Node) -> str:
+    name = operator_name(node)
+    return "convolution" if is_convolution(node) else KINDS.get(name, "")
 
 
 def _one_shape(node: Node) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from paredown.framework.engine.registry import engines, unknown_engine
 from paredown.framework.errors import Mistake, did_you_mean
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import registry
@@ -21,6 +22,9 @@ MOST_EPOCHS = 1e15
 #: the fields of a recipe, in the order in which it is written
 FIELDS = ("recipe", "name", "description", "tags", "extends", "run", "variables", "modifiers", "results")
 
+#: of ``run``
+RUN_FIELDS = ("epochs", "engine")
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
 
@@ -30,6 +34,7 @@ class Validated:
 
     modifiers: Mapping[str, Modifier]
     run_epochs: float | None
+    engine: str | None
     mistakes: tuple[Mistake, ...]
 
 
@@ -43,12 +48,12 @@ def validated(root: Node, broken: frozenset[Path] = frozenset()) -> Validated:
     validation = _Validation(root, broken)
     validation.check_shape()
     modifiers = validation.modifiers()
-    epochs = validation.run_epochs()
+    epochs, engine = validation.run_epochs(), validation.engine()
     mistakes = [*validation.mistakes]
     known = epochs is not None or not validation.is_given(("run", "epochs"))
     windows = [*modifiers.values(), *validation.times_alone]
     mistakes.extend(schedule_mistakes(windows, root, epochs, check_run=known))
-    return Validated(modifiers, epochs, tuple(mistakes))
+    return Validated(modifiers, epochs, engine, tuple(mistakes))
 
 
 class _Validation:
@@ -81,8 +86,9 @@ class _Validation:
         """The length of the run, if it is given and right."""
         run = self.root.at(("run",))
         for name in (run.mapping or {}) if run is not None else ():
-            if name != "epochs":
-                self._add(("run", name), f"unknown field {name!r}; run has one, epochs", of_key=True)
+            if name not in RUN_FIELDS:
+                near = did_you_mean(name, RUN_FIELDS) or f"; run has {' and '.join(RUN_FIELDS)}"
+                self._add(("run", name), f"unknown field {name!r}{near}", of_key=True)
         node = self.root.at(("run", "epochs"))
         if node is None or node.value is None:
             return None
@@ -91,6 +97,16 @@ class _Validation:
             self._found(("run", "epochs"), node, "a number of epochs, more than 0")
             return None
         return epochs
+
+    def engine(self) -> str | None:
+        """The engine that the model is for, if it is given and known."""
+        node = self.root.at(("run", "engine"))
+        if node is None or node.value is None:
+            return None
+        if not isinstance(node.value, str) or node.value not in engines():
+            self._add(("run", "engine"), unknown_engine(node.plain()) + from_where(self.root.place(("run", "engine"))[1]))
+            return None
+        return node.value
 
     def modifiers(self) -> dict[str, Modifier]:
         """The modifiers that are right."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from paredown.framework.engine.registry import engines
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import registry
 from paredown.framework.modifier.time import Time
@@ -48,7 +49,11 @@ def recipe_schema() -> dict[str, Any]:
 
 def _fields() -> dict[str, Any]:
     text, number = {"type": "string"}, {"type": "number", "exclusiveMinimum": 0}
-    run = {"epochs": _or_interpolated({**number, "description": "Length of the training run, in epochs."})}
+    engine = {"enum": list(engines()), "description": "The program that the compressed model is for."}
+    run = {
+        "epochs": _or_interpolated({**number, "description": "Length of the training run, in epochs."}),
+        "engine": _or_interpolated(engine),
+    }
     return {
         "recipe": {"const": 1, "description": "The version of the format."},
         "name": {**text, "description": "Default: the name of the file."},

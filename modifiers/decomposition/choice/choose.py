@@ -55,6 +55,7 @@ class Guard:
     ``inputs`` are those of the layers that are measured; the others are judged by the rule. Where ``off``, all pay.
     """
 
+    training: Training
     off: bool
     inputs: Mapping[str, Tensor]
     min_speedup: float
@@ -65,7 +66,7 @@ class Guard:
         measured = kind == "latency" or (kind is None and training.data.example_inputs is not None)
         layers = [site for site in sites.layers.values() if measured and (site.form.saves_time or kind == "latency")]
         inputs = layer_inputs(training, layers) if layers else {}
-        return cls(kind == "none", inputs, min_speedup)
+        return cls(training, kind == "none", inputs, min_speedup)
 
     def objection(self, site: Site, ranks: Ranks) -> str | None:
         """Why a layer of these ranks does not pay, if so."""
@@ -75,7 +76,7 @@ class Guard:
         if large is not None:
             return large
         if site.name in self.inputs:
-            return slower_by_latency(site, ranks, self.inputs[site.name], self.min_speedup)
+            return slower_by_latency(self.training, site, ranks, self.inputs[site.name], self.min_speedup)
         return slower_by_rule(site.form, ranks)
 
 
@@ -89,7 +90,7 @@ def choose_ranks(training: Training, sites: Sites, guard: Guard, rank: Faster | 
     if isinstance(rank, Faster):
         inputs = layer_inputs(training, sites.layers.values())
         for site in sites.layers.values():
-            _choose_by_latency(choice, site, inputs.get(site.name), rank.latency)
+            _choose_by_latency(training, choice, site, inputs.get(site.name), rank.latency)
         return choice
     for name, wanted in _wanted(training, sites, rank).items():
         site = sites.layers[name]
@@ -143,14 +144,16 @@ def _wanted(training: Training, sites: Sites, rank: LayerRanks | LayerRank) -> d
     return found
 
 
-def _choose_by_latency(choice: Choice, site: Site, inputs: Tensor | None, speedup: float) -> None:
+def _choose_by_latency(
+    training: Training, choice: Choice, site: Site, inputs: Tensor | None, speedup: float
+) -> None:
     """The largest of the ranks that are tried with which the layer is fast enough."""
     if inputs is None:
         choice.refuse(site.name, "the example inputs do not reach it, so its latency cannot be measured")
         return
     for ratio in RATIOS:
         ranks = site.form.of_ratio(ratio)
-        if measured_speedup(site, ranks, inputs) >= speedup:
+        if measured_speedup(training, site, ranks, inputs) >= speedup:
             choice.ranks[site.name] = ranks
             return
     choice.refuse(site.name, f"it is slower than asked at every rank that was tried, {speedup:g}x was asked for")

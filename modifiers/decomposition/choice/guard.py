@@ -10,7 +10,6 @@ from torch import Tensor
 from paredown.framework.calibration.streaming import Unit, run_unit
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.measure.latency import measure_latency
 from paredown.framework.model.forward import call
 from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.framework.modifier.training import Training
@@ -58,9 +57,11 @@ def slower_by_rule(form: Form, ranks: Ranks) -> str | None:
     return None
 
 
-def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: float) -> str | None:
+def slower_by_latency(
+    training: Training, site: Site, ranks: Ranks, inputs: Tensor, min_speedup: float
+) -> str | None:
     """Why layers of these ranks do not pay, measured side by side on the layer's own input; None: they do."""
-    speedup = measured_speedup(site, ranks, inputs)
+    speedup = measured_speedup(training, site, ranks, inputs)
     if speedup >= min_speedup:
         return None
     return (
@@ -69,11 +70,11 @@ def slower_by_latency(site: Site, ranks: Ranks, inputs: Tensor, min_speedup: flo
     )
 
 
-def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
-    """How many times faster the layers of these ranks are than the site's module, in turns, on one input; the mean
-    over all processes, so that they agree."""
+def measured_speedup(training: Training, site: Site, ranks: Ranks, inputs: Tensor) -> float:
+    """How many times faster the layers of these ranks are than the site's module, in the engine, in turns, on one
+    input; the mean over all processes, so that they agree."""
     models = {"dense": site.module, "parts": site.skeleton(ranks)}
-    measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=1)
+    measured = training.latency(models, inputs, repetitions=ROUNDS, warm_up=1)
     own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
     return float(mean_of_all([own])[0])
 

@@ -36,7 +36,8 @@ class StructuredPruning(TargetedModifier):
     """What competes: ``global`` all together, ``local`` each layer (or list of layers) for itself. Magnitudes of
     channels compete relative to the mean of their group, since the scale of weights differs from layer to layer."""
     budget: ChannelBudget | None = None
-    """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}`` or ``{latency: 0.5}``."""
+    """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}``, ``{latency: 0.5}``, or
+    several of them at once."""
     final_sparsity: Share | None = Field(None, validate_default=True)
     """Share of the channels, heads or layers that is removed from the end of the window on."""
 
@@ -81,14 +82,20 @@ class StructuredPruning(TargetedModifier):
 
     def aims_at_nothing(self, aim: float) -> bool:
         """Whether nothing is to be removed."""
-        return aim == (0.0 if self.budget is None else 1.0)
+        return aim == 0.0 if self.budget is None else all(share == 1 for share in self.allowed(aim).values())
 
     def aim(self, progress: float) -> float:
-        """The share that is removed, or, with a budget, the share of the cost that may stay."""
+        """The share that is removed; with a budget the progress itself, see `allowed`."""
         if self.budget is not None:
-            return curve_value(self.curve, progress, 1 - self.initial_sparsity, self.budget.share)
+            return progress
         assert self.final_sparsity is not None
         return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
+
+    def allowed(self, progress: float) -> dict[str, float]:
+        """Of a budget: by kind of cost the share that may stay."""
+        assert self.budget is not None
+        start = 1 - self.initial_sparsity
+        return {kind: curve_value(self.curve, progress, start, share) for kind, share in self.budget.shares.items()}
 
     def missed(self, share: float) -> str:
         """What was reached and what was wanted."""

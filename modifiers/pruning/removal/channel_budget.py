@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, Strict
 from torch import nn
@@ -22,14 +22,16 @@ STEPS = 20
 
 
 class ChannelBudget(Budget):
-    """What the model may cost afterwards, as a share of what it cost before; one of the three."""
+    """What the model may cost afterwards, as a share of what it cost before; one of the three, or several at once."""
+
+    several: ClassVar = True
 
     parameters: ShareOfCost | None = None
     """Of the parameters of the whole model."""
     macs: ShareOfCost | None = None
     """Of the multiply-accumulates with weights (layers; attention's products of activations are not counted)."""
     latency: ShareOfCost | None = None
-    """Of the time of a forward of the example inputs, measured."""
+    """Of the CPU time of a forward of the example inputs, measured in ``run.engine``, or in torch where none is named."""
 
 
 def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:
@@ -73,11 +75,11 @@ def cost_of(model: nn.Module, uses: Mapping[str, int], removals: Sequence[Remova
     return sum(math.prod(shape) * (uses.get(name, 0) if uses else 1) for name, shape in shapes.items())
 
 
-def smallest_share(fits: Callable[[float], bool], steps: int = STEPS) -> float:
-    """The smallest share in 0..1 that fits, or 1 if none does; what is larger than one that fits, fits."""
-    if fits(0.0):
-        return 0.0
-    low, high = 0.0, 1.0
+def smallest_share(fits: Callable[[float], bool], steps: int = STEPS, least: float = 0.0) -> float:
+    """The smallest share from ``least`` to 1 that fits, or 1 if none does; what is larger than one that fits, fits."""
+    if fits(least):
+        return least
+    low, high = least, 1.0
     for _ in range(steps):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)

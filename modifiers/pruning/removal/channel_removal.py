@@ -36,14 +36,14 @@ class RemovalState:
     Attributes:
         groups: by key, the units before anything was removed, those that are left, and the channels of one.
         weights: names of the parameters whose scores count.
-        cost: of the model before anything was removed, in the budget's terms.
+        costs: of the model before anything was removed, by the budget's kinds.
         share: of the channels, reached.
         watched: what the criterion gathered.
     """
 
     groups: dict[str, list[int]] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
-    cost: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
     share: float = 0.0
     watched: Watched = field(default_factory=Watched)
 
@@ -132,7 +132,7 @@ class ChannelRemoval(StructuredPruning):
         state.weights = [name for name in view.tensors if name in parameters]
         state.watched = self._criterion.start(training, self._weights(training, state))
         if self.budget is not None:
-            state.cost = self._cost(training, view, NOTHING)
+            state.costs = {kind: self._cost(training, view, NOTHING, kind) for kind in self.budget.shares}
         return state
 
     def _weights(self, training: Training, state: RemovalState) -> dict[str, nn.Parameter]:
@@ -184,25 +184,25 @@ class ChannelRemoval(StructuredPruning):
         """The share of channels that meets the aim."""
         if self.budget is None:
             return aim
-        allowed = aim * state.cost
-        if self.budget.kind == "latency":
-            return smallest_share(
-                lambda share: (
-                    self._cost(training, view, view.verified(self._chosen(groups, worths, progress, share)).cut)
-                    <= allowed
-                ),
-                LATENCY_STEPS,
-            )
-        uses = weight_uses(view.analysis, self.budget.kind)
-        return smallest_share(
-            lambda share: cost_of(training.model, uses, self._chosen(groups, worths, progress, share)) <= allowed
-        )
+        allowed = {kind: share * state.costs[kind] for kind, share in self.allowed(aim).items()}
+        latency = allowed.pop("latency", None)
+        uses = {kind: weight_uses(view.analysis, kind) for kind in allowed}
 
-    def _cost(self, training: Training, view: ChannelView, cut: Cut) -> float:
-        assert self.budget is not None
-        if self.budget.kind == "latency":
+        def counts_fit(share: float) -> bool:
+            chosen = self._chosen(groups, worths, progress, share)
+            return all(cost_of(training.model, uses[kind], chosen) <= most for kind, most in allowed.items())
+
+        def time_fits(share: float) -> bool:
+            cut = view.verified(self._chosen(groups, worths, progress, share)).cut
+            return latency is None or view.latency(training, cut) <= latency
+
+        counted = smallest_share(counts_fit) if allowed else 0.0
+        return counted if latency is None else max(counted, smallest_share(time_fits, LATENCY_STEPS, counted))
+
+    def _cost(self, training: Training, view: ChannelView, cut: Cut, kind: str) -> float:
+        if kind == "latency":
             return view.latency(training, cut)
-        return float(cost_of(training.model, weight_uses(view.analysis, self.budget.kind), cut.removals))
+        return float(cost_of(training.model, weight_uses(view.analysis, kind), cut.removals))
 
     def _record(self, training: Training, view: ChannelView, made: Verified, remark: str | None) -> None:
         if remark is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from paredown.framework.measure.latency import measure_latency
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import export_graph
 from paredown.framework.model.targets import match, named_modules, named_parameters
@@ -68,9 +67,9 @@ class ChannelView:
         return with_settings(self.model, cut, self.inputs, self.forward)
 
     def latency(self, training: Training, cut: Cut) -> float:
-        """Milliseconds of a forward with this cut."""
+        """Milliseconds of a forward with this cut, in the engine."""
         with trial_cut(self.model, cut.kept, cut.attributes):
-            measured = measure_latency({"it": self.model}, self.inputs, self.forward)
+            measured = training.latency({"it": self.model}, self.inputs, self.forward)
         return measured["it"].median
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from paredown.framework.engine.profile import LINEAR
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.results import Result, open_results
 from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
@@ -24,10 +25,11 @@ def rounded_results(training: Training, layers: Collection[str]) -> list[Result]
         layers: the quantized layers that quantize their input.
     """
     modules = named_modules(training.model)
-    if not any(isinstance(modules[name], (*CONVOLUTIONS, *TRANSPOSED)) for name in layers):
+    rounded, convolutions = training.profile.rounded, (*CONVOLUTIONS, *TRANSPOSED)
+    if not rounded or (LINEAR not in rounded and not any(isinstance(modules[name], convolutions) for name in layers)):
         return []
     try:
         graph = training.data.graph()
     except TargetError:
         return []
-    return [] if graph is None else open_results(graph, layers)
+    return [] if graph is None else open_results(graph, layers, rounded)

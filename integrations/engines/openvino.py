@@ -1,0 +1,176 @@
+"""`openvino`: OpenVINO on the CPU, which reads our files of ONNX."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paredown.framework.engine.contract import Engine, Session, Written
+from paredown.framework.engine.profile import CONVOLUTIONS, PRODUCTS, Profile
+from paredown.framework.errors import ExportError
+from paredown.framework.model.forward import Forward
+from paredown.integrations.export.calling import inputs_of, require, widened
+from paredown.integrations.export.onnx_file import write_onnx
+from paredown.integrations.export.onnx_graph import SEPARATOR
+from paredown.integrations.export.onnx_overflow import limit_pairs
+
+__all__ = ["OpenVino"]
+
+#: floating point as it is, not bfloat16 on processors that have it: so that files can be compared
+PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+INTEGER = ("u8", "i8")
+NOT_RECOGNISED = "OpenVINO does not recognise inputs that are quantized as they come: use static_quantization"
+
+
+LIMITED = (
+    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
+    "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
+    "runs on such"
+)
+
+
+class OpenVino(Engine):
+    """OpenVINO on the CPU: an ``.xml`` with its weights in a ``.bin``; integer convolutions, products and sums.
+
+    Inputs that are quantized as they come (dynamic_quantization) are computed in floating point there, and then only
+    the weights are rounded. It computes in float32 also where the processor has bfloat16.
+
+    Options: those of `paredown.integrations.engines.onnxruntime`.
+    """
+
+    name: ClassVar = "openvino"
+    profile: ClassVar = Profile(
+        integer=MappingProxyType({"static": CONVOLUTIONS | PRODUCTS}),
+        reasons={kind: NOT_RECOGNISED for kind in ("LSTM", "GRU", "RNN")},
+    )
+    needs: ClassVar = ("openvino", "onnx", "onnxscript")
+    install: ClassVar = "pip install 'paredown[openvino]'"
+    suffix: ClassVar = ".xml"
+
+    def __init__(self) -> None:
+        self._sources: dict[Path, bytes] = {}
+
+    @property
+    def version(self) -> str:
+        return importlib.metadata.version("openvino")
+
+    def write(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        path: Path,
+        *,
+        forward: Forward | None = None,
+        dynamic: Sequence[str] = ("batch",),
+        **options: Any,
+    ) -> Written:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "model.onnx"
+            options = {"recurrent": False, "narrow": False, **options}
+            written = write_onnx(model, example_inputs, source, forward=forward, dynamic=dynamic, **options)
+            _convert(source, path)
+            self._sources[path] = source.read_bytes()
+        return Written(path, written.results, written.modules, written.dynamic, written.remarks)
+
+    def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "model.onnx"
+            source.write_bytes(self._sources[path])
+            if layer is None or not limit_pairs(source, layer):
+                return None
+            _convert(source, path)
+            self._sources[path] = source.read_bytes()
+        return LIMITED
+
+    def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
+        return OpenVinoSession(path, threads, results or {})
+
+    def bytes(self, path: Path) -> int:
+        return sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file())
+
+
+class OpenVinoSession(Session):
+    """A compiled model that is called with example inputs."""
+
+    def __init__(self, path: Path, threads: int, results: Mapping[str, str]) -> None:
+        openvino = require("openvino", "openvino")
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            self.outputs = len(model.outputs)
+            self.results = {layer: name for layer, name in results.items() if _added(model, name)}
+            settings = {**PRECISION, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+            self.compiled = core.compile_model(model, "CPU", settings)
+        except Exception as error:  # OpenVINO has exceptions of its own
+            raise ExportError(f"{path}: OpenVINO cannot load it: {error}") from error
+        self.names = [each.get_any_name() for each in self.compiled.inputs]
+        self.request = self.compiled.create_infer_request()
+
+    def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        return self._run(example_inputs)[: self.outputs]
+
+    def run_inside(self, example_inputs: Any) -> Mapping[str, Tensor]:
+        self._run(example_inputs)
+        return {
+            layer: torch.from_numpy(self.request.get_tensor(self.compiled.output(name)).data.copy())
+            for layer, name in self.results.items()
+        }
+
+    def _run(self, example_inputs: Any) -> tuple[Tensor, ...]:
+        given = widened(example_inputs)
+        if isinstance(given, Mapping) and set(self.names) <= set(given):
+            arrays = [given[name].detach().cpu().numpy() for name in self.names]
+        else:
+            arrays = [tensor.detach().cpu().numpy() for tensor in inputs_of(given)]
+        found = self.request.infer(dict(enumerate(arrays)))
+        return tuple(torch.from_numpy(found[place].copy()) for place in range(len(self.compiled.outputs)))
+
+    @property
+    def operators(self) -> Mapping[str, int]:
+        nodes = self.compiled.get_runtime_model().get_ops()
+        kinds = (f"{_info(node, 'layerType')} {_info(node, 'runtimePrecision')}" for node in nodes)
+        return dict(Counter(kinds).most_common())
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for node in self.compiled.get_runtime_model().get_ops():
+            if _info(node, "layerType") in ("Const", "Reorder"):
+                continue
+            for name in _info(node, "originalLayersNames").split(","):
+                layer, separator, _ = name.partition(SEPARATOR)
+                if separator and found.get(layer) != "integer":
+                    found[layer] = "integer" if _info(node, "runtimePrecision") in INTEGER else "float"
+        return found
+
+
+def _convert(source: Path, path: Path) -> None:
+    openvino = require("openvino", "openvino")
+    try:
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+    except Exception as error:  # OpenVINO has exceptions of its own
+        raise ExportError(f"{path}: OpenVINO cannot convert the model: {error}") from error
+
+
+def _info(node: Any, key: str) -> str:
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""
+
+
+def _added(model: Any, name: str) -> bool:
+    """Whether a value of the graph is an output, or could be made one."""
+    if any(name in output.get_names() for output in model.outputs):
+        return True
+    try:
+        model.add_outputs(name)
+    except RuntimeError:
+        return False
+    return True
