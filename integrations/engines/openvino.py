@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from paredown.integrations.export.calling import inputs_of, require, widened
 from paredown.integrations.export.onnx_file import write_onnx
 from paredown.integrations.export.onnx_graph import SEPARATOR
 from paredown.integrations.export.onnx_overflow import limit_pairs
+from paredown.integrations.export.openvino_xml import compact
 
 __all__ = ["OpenVino"]
 
@@ -56,7 +57,7 @@ class OpenVino(Engine):
     suffix: ClassVar = ".xml"
 
     def __init__(self) -> None:
-        self._sources: dict[Path, bytes] = {}
+        self._sources: dict[Path, tuple[bytes, tuple[str, ...]]] = {}
 
     @property
     def version(self) -> str:
@@ -74,20 +75,21 @@ class OpenVino(Engine):
     ) -> Written:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            options = {"recurrent": False, "narrow": False, **options}
+            options = {"recurrent": False, "narrow": False, "integer_bias": False, **options}
             written = write_onnx(model, example_inputs, source, forward=forward, dynamic=dynamic, **options)
-            _convert(source, path)
-            self._sources[path] = source.read_bytes()
+            _convert(source, path, written.results.values())
+            self._sources[path] = source.read_bytes(), tuple(written.results.values())
         return Written(path, written.results, written.modules, written.dynamic, written.remarks)
 
     def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            source.write_bytes(self._sources[path])
+            content, results = self._sources[path]
+            source.write_bytes(content)
             if layer is None or not limit_pairs(source, layer):
                 return None
-            _convert(source, path)
-            self._sources[path] = source.read_bytes()
+            _convert(source, path, results)
+            self._sources[path] = source.read_bytes(), results
         return LIMITED
 
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
@@ -152,12 +154,13 @@ class OpenVinoSession(Session):
         return found
 
 
-def _convert(source: Path, path: Path) -> None:
+def _convert(source: Path, path: Path, results: Collection[str]) -> None:
     openvino = require("openvino", "openvino")
     try:
         openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
     except Exception as error:  # OpenVINO has exceptions of its own
         raise ExportError(f"{path}: OpenVINO cannot convert the model: {error}") from error
+    compact(path, results)
 
 
 def _info(node: Any, key: str) -> str:

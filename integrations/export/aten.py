@@ -53,6 +53,9 @@ class AtenSpelling:
     ) -> tuple[Tensor, Tensor, Tensor]:
         raise ExportError("aten has no LSTM of integers")
 
+    def writes_lstm(self) -> bool:
+        return False
+
     def writes_integer_bias(self) -> bool:
         return False
 

@@ -19,7 +19,7 @@ from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import batch_norms_after, export_graph
 from paredown.framework.model.kinds import CONVOLUTIONS
 from paredown.framework.model.links import Link, add_link, base_class, links_of, remove_links
-from paredown.integrations.export.integer_bias import integer_bias
+from paredown.integrations.export.integer_bias import as_int8, integer_bias
 from paredown.integrations.export.spelled import (
     BiasApart,
     Dequantizing,
@@ -128,7 +128,7 @@ def _write_layer(
     elif inputs is not None and isinstance(module, nn.MultiheadAttention) and AttentionOutputs in kinds and stored:
         output = _child_weight(module.out_proj, True)
         add_link(module, DynamicAttention(module, spelling, stored, output, inputs.scheme))
-    elif isinstance(module, nn.LSTM) and HiddenStates in kinds and stored and spelling.writes_integer_bias():
+    elif isinstance(module, nn.LSTM) and HiddenStates in kinds and stored and spelling.writes_lstm():
         add_link(module, DynamicRecurrent(module, spelling, stored))
     else:
         _add(module, spelling, stored, inputs)
@@ -195,8 +195,10 @@ def _add(module: nn.Module, spelling: Spelling, stored: Stored, inputs: Activati
         return
     products = isinstance(module, (nn.Linear, *CONVOLUTIONS))
     bias = None
-    if inputs is not None and not inputs.dynamic and products and spelling.writes_integer_bias():
-        stored, bias = integer_bias(module, stored, inputs)
+    if inputs is not None and not inputs.dynamic and products:
+        stored = as_int8(stored)
+        if spelling.writes_integer_bias():
+            stored, bias = integer_bias(module, stored, inputs)
     integer = inputs is not None and products
     own = [(module, name, _read(spelling, weight, integer)) for name, weight in stored.items()]
     output = _child_weight(module.out_proj, False) if isinstance(module, nn.MultiheadAttention) else None

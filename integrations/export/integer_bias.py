@@ -19,6 +19,14 @@ LARGEST = 2**30
 Stored = dict[str, StoredWeight]
 
 
+def as_int8(stored: Stored) -> Stored:
+    """Codes of fewer than 8 bits that meet quantized inputs, to be stored as int8: engines multiply by these."""
+    return {
+        name: weight if weight.group or weight.is_float else dataclasses.replace(weight, bits=8)
+        for name, weight in stored.items()
+    }
+
+
 def integer_bias(
     module: nn.Module, stored: Stored, inputs: ActivationQuantizer
 ) -> tuple[Stored, StoredWeight | None]:
@@ -26,14 +34,11 @@ def integer_bias(
 
     Where the weights of a channel are so small that its bias does not fit into 32 bits, which would send the whole layer
     to floating point, the channel's scale is raised to |b| / (S_x 2^30), and its codes are rounded anew: what they lose
-    is less than the bias' own last bit. Codes of fewer than 8 bits are stored as int8.
+    is less than the bias' own last bit.
     """
     bias, weight = module._parameters.get("bias"), stored.get("weight")
-    if weight is None or weight.group or weight.is_float or inputs.scheme.format != "int":
+    if bias is None or weight is None or weight.group or weight.is_float or inputs.scheme.format != "int":
         return stored, None
-    weight = dataclasses.replace(weight, bits=8)
-    if bias is None:
-        return {**stored, "weight": weight}, None
     input_scale: Any = module._buffers["input_scale"]
     weight = _with_least_scale(weight, bias.detach().abs() / (input_scale * LARGEST))
     scale = (weight.scale * input_scale).expand(bias.shape).clone()

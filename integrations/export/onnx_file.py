@@ -41,6 +41,7 @@ def write_onnx(
     output_names: Sequence[str] | None = None,
     recurrent: bool = True,
     narrow: bool = True,
+    integer_bias: bool = True,
 ) -> Written:
     """Write a model; it stays as it is.
 
@@ -55,6 +56,7 @@ def write_onnx(
         dynamic_shapes, input_names, output_names: as of `torch.onnx.export`.
         recurrent: whether LSTMs may become an operator of onnxruntime's own.
         narrow: whether groups of narrow weights are left for the runtime to multiply by.
+        integer_bias: whether biases behind quantized inputs are int32.
 
     Raises:
         ExportError: a package is missing, or something cannot be exported.
@@ -64,7 +66,7 @@ def write_onnx(
     require("onnxscript", "onnx")
     if opset < LEAST_OPSET:
         raise ExportError(f"opset {opset} has no blocked DequantizeLinear: {LEAST_OPSET} or newer is wanted")
-    written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent=recurrent, narrow=narrow))
+    written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent, narrow, integer_bias))
     layers = [name for name, module in written.model.named_modules() if _is_layer(module)]
     trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
     names = {"input_names": input_names, "output_names": output_names}

@@ -93,11 +93,13 @@ class OnnxSpelling:
     Args:
         recurrent: whether LSTMs may become an operator of onnxruntime's own.
         narrow: whether groups of narrow weights are left for the runtime to multiply by; else they are unpacked.
+        integer_bias: whether biases behind quantized inputs are int32.
     """
 
-    def __init__(self, recurrent: bool = True, narrow: bool = True) -> None:
+    def __init__(self, recurrent: bool = True, narrow: bool = True, integer_bias: bool = True) -> None:
         self.recurrent = recurrent
         self.narrow = narrow
+        self.integer_bias = integer_bias
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         """In uint8; of signed codes 128 more (onnxruntime 1.32 fails on int8 inputs of three dimensions)."""
@@ -139,7 +141,7 @@ class OnnxSpelling:
     def lstm_parts(
         self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
     ) -> dict[str, Tensor] | None:
-        if not self.recurrent or any(w.group or w.is_float or w.zero_point is not None for w in weights):
+        if any(w.group or w.is_float or w.zero_point is not None for w in weights):
             return None
         units = weights[0].codes.shape[0] // 4
         parts: dict[str, Tensor] = {}
@@ -166,8 +168,11 @@ class OnnxSpelling:
         )
         return y.permute(0, 2, 1, 3).flatten(2), hidden, cell
 
+    def writes_lstm(self) -> bool:
+        return self.recurrent
+
     def writes_integer_bias(self) -> bool:
-        return True
+        return self.integer_bias
 
 
 def _by_gates(rows: Tensor) -> Tensor:

@@ -64,5 +64,8 @@ class Spelling(Protocol):
             Results (time, batch, directions x units) and the last states.
         """
 
+    def writes_lstm(self) -> bool:
+        """Whether there is an LSTM of integers: `lstm_parts`, `dynamic_lstm`."""
+
     def writes_integer_bias(self) -> bool:
         """Whether a bias is stored as int32 at the scale of the products."""
