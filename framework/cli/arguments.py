@@ -30,6 +30,7 @@ _HINTS = {
     "objectives": "--objectives",
     "overrides": "OVERRIDE",
     "settings": "--recipe",
+    "source": "FOLDER|FILE",
     "target": "--target",
     "task": "--task",
 }

@@ -10,7 +10,20 @@ from importlib.metadata import entry_points
 
 import typer
 
-from paredown.framework.cli import card, diff, plan, recipes, report, run, schema, sensitivity, sweep, validate, verify
+from paredown.framework.cli import (
+    card,
+    diff,
+    export,
+    plan,
+    recipes,
+    report,
+    run,
+    schema,
+    sensitivity,
+    sweep,
+    validate,
+    verify,
+)
 from paredown.framework.cli.console import print_problem
 from paredown.framework.errors import ParedownError
 
@@ -32,6 +45,7 @@ validate.register(app)
 plan.register(app)
 run.register(app)
 report.register(app)
+export.register(app)
 sweep.register(app)
 sensitivity.register(app)
 recipes.register(app)

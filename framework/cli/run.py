@@ -14,6 +14,7 @@ from paredown.framework.cli.console import AsJson, Quiet
 from paredown.framework.cli.sweep import show_sweep
 
 if TYPE_CHECKING:
+    from paredown.framework.engine.contract import Engine
     from paredown.framework.recipe import Recipe
 
 __all__ = ["register", "run"]
@@ -51,6 +52,9 @@ Multirun = Annotated[
 Sweeper = Annotated[str | None, typer.Option(metavar="optuna", help="Search intervals instead of all combinations.")]
 Trials = Annotated[int, typer.Option(min=1, help="Jobs of a search.")]
 Objectives = Annotated[str, typer.Option(metavar="A,B", help="What a search weighs against each other.")]
+Export = Annotated[
+    str | None, typer.Option(metavar="ENGINE", help="Also write the first seed's model for an engine: model.onnx, ...")
+]
 Resume = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with a sweep; as resume=FOLDER.")]
 
 
@@ -80,6 +84,7 @@ def run(
     trials: Trials = 20,
     objectives: Objectives = "accuracy,bytes",
     resume: Resume = None,
+    export: Export = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -98,12 +103,18 @@ def run(
     require_source(recipe)
     if sweeper not in (None, "optuna"):
         raise typer.BadParameter(f"{sweeper!r}; optuna is the one that there is", param_hint="--sweeper")
+    from paredown.framework.engine.registry import engine_called
     from paredown.framework.recipe import Recipe
 
     options: RunOptions = {"seeds": seeds, "one_shot": one_shot, "record": record}
     if not multirun and sweeper is None:
         loaded = Recipe.load(recipe, overrides or [])
-        return _run(loaded, task, output or Path("runs/latest"), options, quiet, as_json)
+        folder = output or Path("runs/latest")
+        if export is None:
+            return _run(loaded, task, folder, options, quiet, as_json)
+        engine = engine_called(export)  # before anything is trained
+        _run(loaded, task, folder, options, quiet, as_json)
+        return _export(task, folder, engine, quiet or as_json)
     from paredown.framework.experiments.sweep.creating import create_sweep
 
     names, wanted = [name.strip() for name in objectives.split(",")], trials if sweeper else 0
@@ -127,6 +138,16 @@ def _run(recipe: Recipe, task: str, folder: Path, options: RunOptions, quiet: bo
         typer.echo(report.to_json())
     elif not quiet:
         typer.echo(f"\n{report}\n\n{folder / 'report.html'}, report.json, recipe.yaml written")
+
+
+def _export(task: str, folder: Path, engine: Engine, quiet: bool) -> None:
+    from paredown.framework.experiments.exporting import export_run
+    from paredown.framework.experiments.task import load_task
+
+    with wrong_use():
+        made = export_run(load_task(task), folder, folder / f"model{engine.suffix}", engine.name)
+    if not quiet:
+        typer.echo(f"\n{made}")
 
 
 def _run_sweep(folder: Path, overrides: Sequence[str], quiet: bool, as_json: bool) -> None:
