@@ -171,20 +171,20 @@ class _Making:
         data = None if data is None else list(data)
         written, mended = self.write(self.model, self.path), False
         while True:
-            result, fault = self._compared(written, data, tolerance, mended)
+            samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
+            result, fault = self._compared(written, samples, tolerance, mended)
             if fault is None:
                 return result
-            remark = self.engine.mend(self.path, self.example_inputs, first_parting(result.layers))
+            remark = self.engine.mend(self.path, samples, first_parting(result.layers))
             if remark is None:
                 raise ExportError(f"{self.path}: {fault}\n{table(result.layers)}")
             written, mended = replace(written, remarks=tuple(dict.fromkeys([*written.remarks, remark]))), True
 
     def _compared(
-        self, written: Written, data: Any, tolerance: float | None, mended: bool
+        self, written: Written, samples: Sequence[Any], tolerance: float | None, mended: bool
     ) -> tuple[Exported, str | None]:
         """What came out, and what is wrong with it, if anything is."""
         session = self.engine.open(self.path)
-        samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
         dense, simulated = plain_copy(self.model), eval_copy(self.model)
         agreements = Agreements()
         for batch in samples:

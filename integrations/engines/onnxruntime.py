@@ -75,9 +75,15 @@ class OnnxRuntime(Engine):
     ) -> Written:
         return write_onnx(model, example_inputs, path, forward=forward, dynamic=dynamic, **options)
 
-    def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
-        feeds = OnnxSession(path, 1, {}).feeds(example_inputs)
-        changed = use_unsigned_weights(path, lambda content: _session(content, 1).run(None, feeds))
+    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+        opened = OnnxSession(path, 1, {})
+        feeds = [opened.feeds(each) for each in samples]
+
+        def run(content: bytes) -> list[Any]:
+            session = _session(content, 1)
+            return [output for each in feeds for output in session.run(None, each)]
+
+        changed = use_unsigned_weights(path, run)
         return UNSIGNED if changed else None
 
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:

@@ -81,7 +81,7 @@ class OpenVino(Engine):
             self._sources[path] = source.read_bytes(), tuple(written.results.values())
         return Written(path, written.results, written.modules, written.dynamic, written.remarks)
 
-    def mend(self, path: Path, example_inputs: Any, layer: str | None) -> str | None:
+    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             content, results = self._sources[path]

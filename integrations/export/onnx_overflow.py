@@ -31,7 +31,7 @@ def use_unsigned_weights(path: Path, run: Run) -> bool:
     """Rewrite a file with unsigned weights where signed ones overflow; whether any does.
 
     Args:
-        run: opens a model, given as bytes, and gives its outputs for example inputs.
+        run: opens a model, given as bytes, and gives its outputs for some samples.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
