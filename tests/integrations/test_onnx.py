@@ -14,7 +14,7 @@ from paredown.framework.model.links import links_of
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from paredown.integrations.onnx import WITHOUT_OVERFLOW, export  # noqa: E402
+from paredown.integrations.onnx import export  # noqa: E402
 
 INT8 = {"bits": 8, "granularity": "channel", "symmetric": True}
 UINT8 = {"bits": 8, "granularity": "tensor", "symmetric": False, "observer": "minmax"}
@@ -56,14 +56,14 @@ def types_in(path):
 
 def test_convolutions_compute_in_integers_with_folded_batch_norms(tmp_path):
     model = static(convolutions(), image())
-    result = export(model, image(), tmp_path / "model.onnx", repetitions=3)
+    result = export(model, image(), tmp_path / "model.onnx", repetitions=3, allow_slower=True)
     assert result.operators["QLinearConv"] == 3
     assert result.operators.get("QGemm") == 1
     assert "BatchNormalization" not in result.operators
     assert result.agreement.difference <= result.agreement.step
     assert result.speedup > 0
     assert result.bytes == (tmp_path / "model.onnx").stat().st_size
-    assert result.session_config in ({}, WITHOUT_OVERFLOW)  # the latter on processors without VNNI
+    assert result.mended == any("VNNI" in remark for remark in result.remarks)
 
 
 def test_the_model_stays_as_it_is(tmp_path):
@@ -162,7 +162,7 @@ def test_inputs_through_a_callable(tmp_path):
 
 def test_a_difference_beyond_the_tolerance_is_an_error(tmp_path):
     model = static(convolutions(), image())
-    with pytest.raises(ExportError, match=r"model\.onnx: largest difference .* is more than the tolerance 0"):
+    with pytest.raises(ExportError, match=r"model\.onnx: the outputs differ by .*, more than the tolerance 0"):
         export(model, image(), tmp_path / "model.onnx", tolerance=0.0, repetitions=0)
 
 
@@ -172,7 +172,7 @@ class Branching(nn.Module):
 
 
 def test_what_cannot_be_exported_is_an_error(tmp_path):
-    with pytest.raises(ExportError, match=r"torch.onnx cannot export the model: .*data-dependent"):
+    with pytest.raises(ExportError, match=r"torch.export cannot trace the model: .*data-dependent"):
         export(Branching(), (torch.randn(3),), tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="opset 17"):
         export(mlp(), (torch.randn(8, 16),), tmp_path / "model.onnx", opset=17)
@@ -214,8 +214,8 @@ def test_a_sentence_encoder_shrinks_fourfold_and_multiplies_integers(tmp_path):
     model, inputs = mini_lm()
     quantized(model, "dynamic_quantization", inputs, targets=["Linear"], weights=INT8)
     quantized(model, "weight_quantization", inputs, targets=["Embedding"], weights=INT8)
-    result = export(model, inputs, tmp_path / "model.onnx", repetitions=5)
-    assert result.bytes < 0.27 * result.dense_bytes
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=5, allow_slower=True)
+    assert result.bytes < 0.27 * result.float_bytes
     assert result.operators["DynamicQuantizeMatMul"] + result.operators.get("MatMulIntegerToFloat", 0) >= 37
 
 

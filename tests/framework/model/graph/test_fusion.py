@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from paredown.framework.errors import TargetError
-from paredown.framework.model.graph.fusion import batch_norms_after, export_graph, open_ends, scalings, tensors_of
+from paredown.framework.model.graph.fusion import batch_norms_after, export_graph, scalings, tensors_of
 from paredown.framework.model.links import Link, add_link, links_of
 
 
@@ -257,25 +257,6 @@ def test_batch_norms_that_cannot_be_folded_are_left_out():
     assert batch_norms_after(export_graph(Peeked(), (torch.randn(1, 3, 4, 4),))) == {}
 
 
-def test_open_ends_of_a_residual_block_are_its_additions():
-    model = trained(ResNet())
-    graph = export_graph(model, (torch.randn(2, 3, 16, 16),))
-    assert open_ends(graph, layers_of(model)) == {
-        "block.conv2": "block.bn2",
-        "block.downsample.0": "block.downsample.1",
-    }
-    assert open_ends(graph, ["stem.0"]) == {"stem.0": "stem.2"}
-
-
-def test_open_ends_before_a_pooling_and_never_at_the_output():
-    model = nn.Sequential(
-        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
-        *(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()),
-    )
-    graph = export_graph(model, (torch.randn(2, 3, 16, 16),))
-    assert open_ends(graph, ["0", "3", "6"]) == {"3": "4"}
-
-
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()
@@ -283,11 +264,6 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
-
-
-def test_a_functional_rectifier_leaves_the_batch_norm_to_quantize():
-    graph = export_graph(Functional(), (torch.randn(2, 3, 4, 4),))
-    assert open_ends(graph, ["conv", "head"]) == {"conv": "norm"}
 
 
 class Doubled(Link):
