@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
+from paredown.framework.measure.latency import measure_latency
 from paredown.framework.model.forward import Forward
 from paredown.integrations.export.copy import dense_copy, export_copy
 from paredown.integrations.export.verification import (
@@ -29,7 +30,6 @@ from paredown.integrations.export.verification import (
     quiet,
     reason_of,
     require,
-    time_in_turns,
 )
 
 __all__ = ["EXACT", "WITHOUT_OVERFLOW", "OnnxExport", "export"]
@@ -113,7 +113,7 @@ def export(
         dense = Path(folder) / "dense.onnx"
         _write(dense_copy(model), example_inputs, forward, dense, opset, options)
         models = {"exported": session, "dense": _session(runtime, dense, {})}
-        times = time_in_turns(models, example_inputs, call_session, repetitions)
+        times = measure_latency(models, example_inputs, call_session, repetitions=repetitions)
         size = bytes_at(dense)
         del models
     return dataclasses.replace(result, dense_bytes=size, latency=times["exported"], dense_latency=times["dense"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
+from paredown.framework.measure.latency import measure_latency
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.integrations.export.copy import dense_copy, export_copy
@@ -27,7 +28,6 @@ from paredown.integrations.export.verification import (
     outputs_of,
     quiet,
     reason_of,
-    time_in_turns,
 )
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
@@ -106,7 +106,9 @@ def _timed(
         path = Path(folder) / "dense.pt2"
         _write(dense_copy(model), inputs, forward, path, None)
         models = {"exported": loaded, "dense": _load(path)}
-        times = time_in_turns(models, inputs, lambda each, given: _outputs(each, given, forward), repetitions)
+        times = measure_latency(
+            models, inputs, lambda each, given: _outputs(each, given, forward), repetitions=repetitions
+        )
         return dataclasses.replace(
             result, dense_bytes=bytes_at(path), latency=times["exported"], dense_latency=times["dense"]
         )

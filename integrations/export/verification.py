@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from paredown.framework.errors import ExportError
-from paredown.framework.measure.latency import Latency, measure_latency
+from paredown.framework.measure.latency import Latency
 from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.fusion import tensors_of
 from paredown.framework.model.targets import unwrap
@@ -37,7 +37,6 @@ __all__ = [
     "quiet",
     "reason_of",
     "require",
-    "time_in_turns",
 ]
 
 
@@ -71,7 +70,7 @@ class Exported:
         path: the file or folder.
         agreement: of its outputs with the model's.
         bytes, dense_bytes: of it (with its outlying data), and of the same model exported without quantizers.
-        latency, dense_latency: of both in one thread, measured in turns; None where it was not asked for.
+        latency, dense_latency: of both, measured in turns (`measure_latency`); None where it was not asked for.
     """
 
     path: Path
@@ -257,24 +256,3 @@ def bytes_at(path: Path) -> int:
     if path.is_dir():
         return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
     return sum(each.stat().st_size for each in (path, path.with_name(f"{path.name}.data")) if each.is_file())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def time_in_turns(
-    models: Mapping[str, nn.Module], example_inputs: Any, forward: Forward | None, repetitions: int
-) -> dict[str, Latency]:
-    """Latency of each model in one thread, measured in turns; nothing for less than two repetitions."""
-    if repetitions < 2:
-        return {}
-    with one_thread():
-        return measure_latency(models, example_inputs, forward, repetitions=repetitions)

@@ -73,7 +73,7 @@ def measured_speedup(site: Site, ranks: Ranks, inputs: Tensor) -> float:
     """How many times faster the layers of these ranks are than the site's module, in turns, on one input; the mean
     over all processes, so that they agree."""
     models = {"dense": site.module, "parts": site.skeleton(ranks)}
-    measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=1)
+    measured = measure_latency(models, inputs, repetitions=ROUNDS, warm_up=2)
     own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
     return float(mean_of_all([own])[0])
 

@@ -29,7 +29,7 @@ class ChannelBudget(Budget):
     macs: ShareOfCost | None = None
     """Of the multiply-accumulates with weights (layers; attention's products of activations are not counted)."""
     latency: ShareOfCost | None = None
-    """Of the time of a forward of the example inputs, measured."""
+    """Of the time of a forward of the example inputs, measured: on the CPU the processor time of one thread."""
 
 
 def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:
