@@ -59,7 +59,7 @@ def weights_of_script(
         [sys.executable, *(launcher if processes > 1 else []), "train.py", *arguments],
         cwd=folder,
         # the agent's store keeps the addresses of dead workers, and gloo would connect to them (torch 2.13)
-        env={**os.environ, "PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**os.environ, "PYTHONPATH": TESTS, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -49,7 +49,7 @@ def command(*arguments):
 
 
 def paredown(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    environment = {**os.environ, "COLUMNS": "300"}
     return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment)
 
 
@@ -186,7 +186,7 @@ def test_a_worker_that_dies_takes_no_other_job_with_it(folder):
 
 def killed(folder, arguments, when):
     """Start a command, and kill it with everything it started as soon as ``when`` holds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    environment = {**os.environ, "COLUMNS": "300"}
     started = subprocess.Popen(
         command(*arguments), cwd=folder, env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
