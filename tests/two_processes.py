@@ -16,6 +16,8 @@ import torch.multiprocessing as mp
 from paredown import Recipe
 
 TESTS = str(Path(__file__).parent)
+#: what takes seconds: a server imports it once, and each process is a fork of that server
+IMPORTED = ["torch._dynamo", "torch.distributed.fsdp", "paredown"]
 Run = Callable[[str, int, int], Any]
 
 
@@ -42,7 +44,8 @@ def in_processes(work: Callable[..., Any], count: int, folder: Path, *given: Any
     """What ``work(rank, count, *given)``, a function of a module, gives in each process of a gloo group: tensors and
     plain values."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_process, (count, str(folder), work, given), nprocs=count)
+    mp.set_forkserver_preload(IMPORTED)
+    mp.start_processes(_process, (count, str(folder), work, given), nprocs=count, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
 
 
