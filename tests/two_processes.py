@@ -66,7 +66,7 @@ def weights_of_script(
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "weights.pt")

@@ -191,7 +191,7 @@ def killed(folder, arguments, when):
         command(*arguments), cwd=folder, env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not when() and started.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     assert started.poll() is None, "it ended before it could be killed"
