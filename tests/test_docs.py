@@ -128,7 +128,9 @@ class Session:
         command = [sys.executable, "-m", "torch.distributed.run", *own, *words]
         environment = {**os.environ, **variables}
         for _ in range(3):
-            done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300
+            )
             if "terminate called without an active exception" not in done.stderr:
                 break
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
