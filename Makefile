@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 READY := $(VENV)/.ready
+# a process for each core; the tests compute on one thread each (tests/conftest.py)
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test slow lint bench docs clean
 
@@ -17,10 +19,10 @@ demo: $(READY)
 	$(BIN)/paredown run mnist/prune-quantize-distill --task paredown.integrations.tasks.mnist:task --output runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

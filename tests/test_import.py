@@ -70,25 +70,28 @@ def python(code, *options):
     )
 
 
-def test_no_extra_is_imported():
-    done = python("import torch, sys; own = set(sys.modules); import paredown; print(*sorted(set(sys.modules) - own))")
+@pytest.fixture(scope="module")
+def imported():
+    """The modules that torch brings, and those that paredown brings after it."""
+    done = python("import torch, sys; print(*sys.modules); import paredown; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    roots = {name.split(".")[0] for name in done.stdout.split()}
+    before, after = (set(line.split()) for line in done.stdout.splitlines())
+    return before, after - before
+
+
+def test_no_extra_is_imported(imported):
+    roots = {name.split(".")[0] for name in imported[1]}
     assert "paredown" in roots
     assert roots.isdisjoint(EXTRAS)
 
 
-def test_torch_alone_brings_none_of_them_either():
+def test_torch_alone_brings_none_of_them_either(imported):
     """Otherwise the test above would look away."""
-    done = python("import torch, sys; print(*sys.modules)")
-    assert {name.split(".")[0] for name in done.stdout.split()}.isdisjoint(EXTRAS)
+    assert {name.split(".")[0] for name in imported[0]}.isdisjoint(EXTRAS)
 
 
-def test_no_modifier_is_looked_for():
-    done = python(
-        "import paredown, sys; print(*[name for name in sys.modules if name.startswith('paredown.modifiers')])"
-    )
-    assert done.stdout.split() == []
+def test_no_modifier_is_looked_for(imported):
+    assert not [name for name in imported[1] if name.startswith("paredown.modifiers")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="asyncio opens a socket pair there")

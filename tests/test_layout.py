@@ -1,6 +1,7 @@
 """The folders at the root are the package: links, bare names, pyproject, the wheel, and who imports whom."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -140,10 +141,15 @@ def defines_a_modifier(tree):
     return False
 
 
+@functools.cache
+def tree_of(file):
+    return annotations_aside(ast.parse(file.read_text(encoding="utf-8")))
+
+
 def modules_of(folder):
     for file in sorted((ROOT / folder).rglob("*.py")):
         name = "paredown." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        yield name.removesuffix(".__init__"), annotations_aside(ast.parse(file.read_text(encoding="utf-8")))
+        yield name.removesuffix(".__init__"), tree_of(file)
 
 
 def test_modifiers_do_not_import_each_other():

@@ -14,8 +14,8 @@ class Summary:
     """One model in numbers; None where a number was not measured.
 
     ``bytes`` are those of a DEFLATE-compressed file with all tensors, ``bytes_plain`` of an uncompressed one;
-    ``latency`` is milliseconds a forward (lower quartile, median, upper quartile); ``accuracies`` has one value a seed,
-    nan where a model diverged.
+    ``latency`` is milliseconds a forward (lower quartile, median, upper quartile): on the CPU the processor time of one
+    thread, on an accelerator wall-clock time; ``accuracies`` has one value a seed, nan where a model diverged.
     """
 
     parameters: int

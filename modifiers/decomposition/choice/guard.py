@@ -74,7 +74,7 @@ def measured_speedup(training: Training, site: Site, ranks: Ranks, inputs: Tenso
     """How many times faster the layers of these ranks are than the site's module, in the engine, in turns, on one
     input; the mean over all processes, so that they agree."""
     models = {"dense": site.module, "parts": site.skeleton(ranks)}
-    measured = training.latency(models, inputs, repetitions=ROUNDS, warm_up=1)
+    measured = training.latency(models, inputs, repetitions=ROUNDS, warm_up=2)
     own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
     return float(mean_of_all([own])[0])
 

@@ -19,7 +19,7 @@ def executable(folder, *arguments):
     return subprocess.run([exe, *arguments], cwd=folder, capture_output=True, text=True)
 
 
-def test_run_writes_everything_and_report_reads_it(folder):
+def test_run_writes_everything_and_report_reads_it(folder, paredown):
     ran = executable(folder, "run", "recipe.yaml", "--task", "job:task", "--seeds", "2", "--output", "out", "--record")
     assert ran.returncode == 0, ran.stderr
     assert "Plan of small" in ran.stdout
@@ -42,10 +42,10 @@ def test_run_writes_everything_and_report_reads_it(folder):
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
 
-    told = executable(folder, "report", "out")
-    assert told.returncode == 0
-    assert "accuracy (2 seeds)" in told.stdout
-    assert executable(folder, "report", "out/report.json", "--output", "page.html").returncode == 0
+    code, out, _ = paredown("report", "out")
+    assert code == 0
+    assert "accuracy (2 seeds)" in out
+    assert paredown("report", "out/report.json", "--output", "page.html")[0] == 0
     assert (folder / "page.html").read_text() == page
 
 

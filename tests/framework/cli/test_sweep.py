@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import tiny_task
-import torch
 
 from paredown import Recipe
 from paredown.framework.cli.main import main
@@ -37,13 +36,10 @@ class Folder:
 
 @pytest.fixture
 def paredown(tmp_path, monkeypatch, capsys):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     Path("recipe.yaml").write_text(tiny_task.RECIPE)
-    yield Folder(tmp_path, monkeypatch, capsys)
-    torch.set_num_threads(threads)
+    return Folder(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""Sweeps from Python, in an empty folder, on one thread."""
+"""Sweeps from Python, in an empty folder."""
 
 import pytest
 import tiny_task
-import torch
 import yaml
 
 from paredown import Recipe
@@ -12,10 +11,7 @@ from paredown.framework.experiments.sweep import SweepEnded, create_sweep, run_s
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small models on a busy machine are many times slower with more
-    yield Recipe.load(yaml.safe_load(tiny_task.RECIPE))
-    torch.set_num_threads(threads)
+    return Recipe.load(yaml.safe_load(tiny_task.RECIPE))
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def app(tmp_path, installed):
     (tmp_path / "app.py").write_text(APP)
 
     def run(*arguments):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(installed)}
+        environment = {**os.environ, "PYTHONPATH": str(installed)}
         return subprocess.run(
             [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
         )

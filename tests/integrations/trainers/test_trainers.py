@@ -114,14 +114,18 @@ RECIPE = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return weights_of_script(tmp_path_factory.mktemp("one") / "process", FIRST + PLAIN, RECIPE, processes=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "script"), [("lightning", LIGHTNING), ("accelerate", ACCELERATE), ("transformers", TRAINER)]
 )
-def test_structure_and_weights_are_those_of_one_process(name, script, tmp_path):
+def test_structure_and_weights_are_those_of_one_process(name, script, alone, tmp_path):
     """A layer is decomposed in the middle of the run, while the trainer's wrapper holds the model."""
     pytest.importorskip(name)
-    alone = weights_of_script(tmp_path / "alone", FIRST + PLAIN, RECIPE, processes=1)
     found = weights_of_script(tmp_path / name, FIRST + script, RECIPE)
     assert list(found) == list(alone)
     for key, value in alone.items():

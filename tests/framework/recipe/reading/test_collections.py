@@ -137,7 +137,7 @@ def loaded(hub, folder, address):
     )
     environment = {"HF_ENDPOINT": hub, "HF_HOME": str(folder), "PATH": "", "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
 
 

@@ -145,7 +145,7 @@ def test_the_analysis_of_a_large_network_takes_no_time():
 
     model = nn.Sequential(nn.Conv2d(3, 1024, 3), *[Block(1024) for _ in range(16)]).eval()
     graph = export_graph(model, (torch.randn(1, 3, 16, 16),))
-    start = time.perf_counter()
+    start = time.thread_time()
     groups = find_groups(analyse(graph, model), {})
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
     assert len(groups) == 32
