@@ -13,7 +13,9 @@ from paredown.framework.engine.exporting import export as export_to_engine
 __all__ = ["export"]
 
 
-def export(model: nn.Module, example_inputs: Any, path: str | Path, *, repetitions: int = 0, **options: Any) -> Exported:
+def export(
+    model: nn.Module, example_inputs: Any, path: str | Path, *, repetitions: int = 0, **options: Any
+) -> Exported:
     """`paredown.export` with ``engine="torch"``: see there, and `paredown.integrations.engines.torch_eager`.
 
     It computes in floats, smaller and not faster; so speed is measured only where ``repetitions`` ask for it, and a

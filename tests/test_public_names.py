@@ -19,6 +19,7 @@ NAMES = {
     "Task",
     "Time",
     "Training",
+    "export",
     "load",
     "register",
     "resume",

@@ -54,7 +54,7 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the compressed model of a run as the file of an engine; checked there, and measured beside the dense one."""
+    """Write the compressed model of a run for an engine; checked there, and measured beside the dense one."""
     from paredown.framework.experiments.exporting import zipped
 
     made = _exported(source, task, output, engine, allow_slower=allow_slower)

@@ -85,7 +85,9 @@ class Agreement:
             return "the file's outputs differ: they are not finite"
         if tolerance is not None:
             wrong = self.difference > tolerance
-            return f"the outputs differ by {self.difference:.3g}, more than the tolerance {tolerance:g}" if wrong else None
+            return (
+                f"the outputs differ by {self.difference:.3g}, more than the tolerance {tolerance:g}" if wrong else None
+            )
         beyond = self.engine - FLOOR * self.magnitude
         beyond_chance = self.excess > CHANCE and not mended
         too_far = beyond > LARGEST * self.simulated or (beyond > SLACK * self.simulated and beyond_chance)
@@ -117,7 +119,9 @@ class LayerComparison:
     engine: float | None
 
     def __str__(self) -> str:
-        return f"{self.name or '(model)':<32} {self.kind:<20} {self.computed:<8} {_db(self.simulated)} {_db(self.engine)}"
+        return (
+            f"{self.name or '(model)':<32} {self.kind:<20} {self.computed:<8} {_db(self.simulated)} {_db(self.engine)}"
+        )
 
 
 class Agreements:
@@ -202,11 +206,11 @@ def layer_table(
             row[0] += float(want.double().square().sum())
             for place, got in ((1, theirs.get(name)), (2, files.get(name))):
                 known = got is not None and got.shape == want.shape
-                row[place] += float(_apart(got.double(), want.double()).square().sum()) if known and got is not None else math.nan
+                row[place] += (
+                    float(_apart(got.double(), want.double()).square().sum()) if known and got is not None else math.nan
+                )
     return [
-        LayerComparison(
-            name, kind, computed.get(name, ""), *(_ratio(sums.get(name), place) for place in (1, 2))
-        )
+        LayerComparison(name, kind, computed.get(name, ""), *(_ratio(sums.get(name), place) for place in (1, 2)))
         for name, kind in kinds.items()
     ]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from paredown.framework.engine.comparison import (
@@ -219,7 +218,10 @@ class _Making:
 
     def measured(self, result: Exported, reference: nn.Module | None, repetitions: int) -> Exported:
         """With sizes and speeds of the file, of the same model in floating point, and of the reference."""
-        models = {"float": plain_copy(self.model), **({} if reference is None else {"reference": plain_copy(reference)})}
+        models = {
+            "float": plain_copy(self.model),
+            **({} if reference is None else {"reference": plain_copy(reference)}),
+        }
         with tempfile.TemporaryDirectory() as folder:
             paths = {name: Path(folder) / f"{name}{self.path.suffix}" for name in models}
             for name, model in models.items():

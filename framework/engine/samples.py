@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from paredown.framework.model.batches import samples_in
 from paredown.framework.model.forward import Forward
@@ -69,13 +69,17 @@ def _with_noise(leaf: Any, generator: torch.Generator) -> Any:
 
 
 def _alike(batch: Any, example_inputs: Any, fixed: bool) -> bool:
-    """Whether the tensors of two arguments have one type and, the first dimension aside, one shape."""
+    """Whether two arguments have one structure, and their tensors one type and one shape, the first dimension aside."""
     ours, theirs = _tensors(batch), _tensors(example_inputs)
     first = 0 if fixed else 1
-    return len(ours) == len(theirs) and all(
+    return tree_structure(_as_arguments(batch)) == tree_structure(_as_arguments(example_inputs)) and all(
         a.dtype == b.dtype and a.dim() == b.dim() and a.shape[first:] == b.shape[first:]
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def _as_arguments(given: Any) -> Any:
+    return (given,) if isinstance(given, Tensor) else tuple(given) if isinstance(given, list) else given
 
 
 def _tensors(arguments: Any) -> list[Tensor]:

@@ -22,7 +22,7 @@ __all__ = ["CALL", "NumberedCalls", "ReplacedFunction", "TreatedResults"]
 #: the key under ``node.meta["custom"]`` of an exported graph
 CALL = "paredown_call"
 
-SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
+SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
 RECTIFIERS = (F.relu, torch.relu, Tensor.relu, F.relu6, F.hardtanh)
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 

@@ -147,12 +147,12 @@ def _count_row(name: str, dense: int | None, compressed: int | None) -> Row | No
     return name, f"{dense:,}", f"{compressed:,}", f"x{compressed / max(dense, 1):.3f}"
 
 
-def _latency_row(
-    dense: Sequence[float] | None, compressed: Sequence[float] | None, engine: str
-) -> Row | None:
+def _latency_row(dense: Sequence[float] | None, compressed: Sequence[float] | None, engine: str) -> Row | None:
     if compressed is None or (dense is None and not engine):
         return None
-    before, after = ("" if each is None else "{1:.2f} ms ({0:.2f}-{2:.2f})".format(*each) for each in (dense, compressed))
+    before, after = (
+        "" if each is None else "{1:.2f} ms ({0:.2f}-{2:.2f})".format(*each) for each in (dense, compressed)
+    )
     ratio = "" if dense is None else f"x{compressed[1] / dense[1]:.3f}"
     return f"CPU time in {engine or 'torch'}, median (quartiles)", before, after, ratio
 

@@ -307,7 +307,9 @@ class ScheduledManager:
             raise ParedownError("nothing to report yet: call modify or apply first")
         return self._session.reporter.report(evaluate, dense)
 
-    def export(self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any) -> Exported:
+    def export(
+        self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any
+    ) -> Exported:
         """Write the compressed model for an engine: `paredown.export` with what this run was given.
 
         Args:

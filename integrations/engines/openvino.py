@@ -50,7 +50,7 @@ class OpenVino(Engine):
     name: ClassVar = "openvino"
     profile: ClassVar = Profile(
         integer=MappingProxyType({"static": CONVOLUTIONS | PRODUCTS}),
-        reasons={kind: NOT_RECOGNISED for kind in ("LSTM", "GRU", "RNN")},
+        reasons=dict.fromkeys(("LSTM", "GRU", "RNN"), NOT_RECOGNISED),
     )
     needs: ClassVar = ("openvino", "onnx", "onnxscript")
     install: ClassVar = "pip install 'paredown[openvino]'"

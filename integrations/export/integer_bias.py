@@ -27,13 +27,11 @@ def as_int8(stored: Stored) -> Stored:
     }
 
 
-def integer_bias(
-    module: nn.Module, stored: Stored, inputs: ActivationQuantizer
-) -> tuple[Stored, StoredWeight | None]:
+def integer_bias(module: nn.Module, stored: Stored, inputs: ActivationQuantizer) -> tuple[Stored, StoredWeight | None]:
     """The weights of a layer with quantized inputs, and its bias; None: it stays in floating point.
 
-    Where the weights of a channel are so small that its bias does not fit into 32 bits, which would send the whole layer
-    to floating point, the channel's scale is raised to |b| / (S_x 2^30), and its codes are rounded anew: what they lose
+    Where the weights of a channel are so small that its bias does not fit into 32 bits, which would send the whole
+    layer to floating point, the channel's scale is raised to |b| / (S_x 2^30), and its codes are rounded anew: what they lose
     is less than the bias' own last bit.
     """
     bias, weight = module._parameters.get("bias"), stored.get("weight")
@@ -54,6 +52,9 @@ def _with_least_scale(weight: StoredWeight, least: Tensor) -> StoredWeight:
         least = least.max()
     scale = torch.maximum(weight.scale, least.to(weight.scale.dtype))
     across = [-1 if place == weight.axis and scale.dim() else 1 for place in range(weight.codes.dim())]
-    ratio, zero = (weight.scale / scale).view(across), 0 if weight.zero_point is None else weight.zero_point.view(across)
+    ratio, zero = (
+        (weight.scale / scale).view(across),
+        0 if weight.zero_point is None else weight.zero_point.view(across),
+    )
     codes = ((weight.codes.to(scale.dtype) - zero) * ratio).round() + zero
     return dataclasses.replace(weight, codes=codes.to(weight.codes.dtype), scale=scale)

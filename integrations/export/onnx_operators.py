@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paredown.integrations.export.calling import require
 from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid
 from paredown.integrations.export.stored_weights import StoredWeight
-from paredown.integrations.export.calling import require
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
 __all__ = ["OnnxSpelling", "translations"]

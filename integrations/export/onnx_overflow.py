@@ -35,7 +35,7 @@ def use_unsigned_weights(path: Path, run: Run) -> bool:
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
-    weights = [[tensor for tensor in pair if tensor is not None] for pair in _stored(onnx, model)]
+    weights = list(_stored(onnx, model))
     signed = run(model.SerializeToString())
     for tensors in weights:
         _shift(onnx, tensors, 128)
@@ -54,8 +54,8 @@ def limit_pairs(path: Path, layer: str) -> bool:
     """Rewrite a file with larger scales for the channels of a layer in which two weights side by side can overflow;
     whether there are any.
 
-    255 x (w1 + w2) stays within 16 bits where |w1 + w2| is at most 128: the channel's scale is raised by what its largest
-    pair is above that, at most twofold, and its codes are rounded anew. Biases keep their scale.
+    255 x (w1 + w2) stays within 16 bits where |w1 + w2| is at most 128: the channel's scale is raised by what its
+    largest pair is above that, at most twofold, and its codes are rounded anew. Biases keep their scale.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
@@ -94,14 +94,16 @@ def _largest_pair(rows: Any) -> Any:
 
 
 def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:
-    """The signed weights, each with its zero point, which no other weight has."""
+    """The signed weights of each node, with their zero points, which no other weight has."""
     known = {each.name: each for each in model.graph.initializer}
-    for node in model.graph.node:
+    for node in list(model.graph.node):
+        found = []
         for codes, zero in PLACES.get(node.op_type, ()):
             tensor = known.get(node.input[codes]) if codes < len(node.input) else None
-            if tensor is None or tensor.data_type != onnx.TensorProto.INT8 or not tensor.dims:
-                continue
-            yield tensor, _zero_point(onnx, model, node, zero, known)
+            if tensor is not None and tensor.data_type == onnx.TensorProto.INT8 and tensor.dims:
+                found += [tensor, _zero_point(onnx, model, node, zero, known)]
+        if found:
+            yield [tensor for tensor in found if tensor is not None]
 
 
 def _zero_point(onnx: Any, model: Any, node: Any, place: int, known: dict[str, Any]) -> Any:

@@ -11,8 +11,8 @@ __all__ = ["compact"]
 
 
 def compact(path: Path, names: Collection[str]) -> None:
-    """Rewrite an ``.xml`` without indentation, without what OpenVINO works out when it reads it (the shapes of all values,
-    the types of inputs), and with equal constants once.
+    """Rewrite an ``.xml`` without indentation, without what OpenVINO works out when it reads it (the shapes of all
+    values, the types of inputs), and with equal constants once.
 
     Args:
         names: of values that are to keep their name; those of the model's inputs and outputs do too.
@@ -38,7 +38,8 @@ def compact(path: Path, names: Collection[str]) -> None:
 
 def _share_constants(net: Element) -> None:
     layers, edges = net.find("layers"), net.find("edges")
-    assert layers is not None and edges is not None
+    assert layers is not None
+    assert edges is not None
     first: dict[tuple[str, ...], str] = {}
     same: dict[str | None, str] = {}
     for layer in layers.findall("layer[@type='Const']"):

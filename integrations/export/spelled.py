@@ -274,6 +274,8 @@ class DynamicRecurrent(Written):
             return call(module, *args, **kwargs)
 
     def _lstm(self, module: nn.Module, x: Tensor, states: Any, weights: Any, *settings: Any) -> Any:
+        if isinstance(states, Tensor):
+            raise ExportError("packed sequences are not exported: give a tensor")
         batch_first = settings[-1]
         x = x.transpose(0, 1) if batch_first else x
         last = []

@@ -6,7 +6,7 @@ manager = ScheduledManager.from_yaml("recipe.yaml")
 optimizer = manager.modify(model, optimizer, steps_per_epoch=len(loader))
 """
 
-from paredown.framework.engine.exporting import Exported, export
+from paredown.framework.engine.exporting import export
 from paredown.framework.errors import (
     CheckpointError,
     ExportError,
@@ -30,7 +30,6 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "ExportError",
-    "Exported",
     "Modifier",
     "ParedownError",
     "Plan",

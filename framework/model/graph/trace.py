@@ -168,7 +168,9 @@ def tensors_of(output: Any) -> tuple[Tensor, ...]:
     elif _is_dataclass(output):
         output = [getattr(output, each.name) for each in dataclasses.fields(output)]
     leaves = tree_leaves(output, is_leaf=_is_dataclass)
-    return tuple(t for leaf in leaves for t in (tensors_of(leaf) if _is_dataclass(leaf) else (leaf,)) if isinstance(t, Tensor))
+    return tuple(
+        t for leaf in leaves for t in (tensors_of(leaf) if _is_dataclass(leaf) else (leaf,)) if isinstance(t, Tensor)
+    )
 
 
 def _is_dataclass(value: Any) -> bool:

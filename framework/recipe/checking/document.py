@@ -104,7 +104,9 @@ class _Validation:
         if node is None or node.value is None:
             return None
         if not isinstance(node.value, str) or node.value not in engines():
-            self._add(("run", "engine"), unknown_engine(node.plain()) + from_where(self.root.place(("run", "engine"))[1]))
+            self._add(
+                ("run", "engine"), unknown_engine(node.plain()) + from_where(self.root.place(("run", "engine"))[1])
+            )
             return None
         return node.value
 

@@ -144,9 +144,7 @@ def _wanted(training: Training, sites: Sites, rank: LayerRanks | LayerRank) -> d
     return found
 
 
-def _choose_by_latency(
-    training: Training, choice: Choice, site: Site, inputs: Tensor | None, speedup: float
-) -> None:
+def _choose_by_latency(training: Training, choice: Choice, site: Site, inputs: Tensor | None, speedup: float) -> None:
     """The largest of the ranks that are tried with which the layer is fast enough."""
     if inputs is None:
         choice.refuse(site.name, "the example inputs do not reach it, so its latency cannot be measured")

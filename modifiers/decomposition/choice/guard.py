@@ -57,9 +57,7 @@ def slower_by_rule(form: Form, ranks: Ranks) -> str | None:
     return None
 
 
-def slower_by_latency(
-    training: Training, site: Site, ranks: Ranks, inputs: Tensor, min_speedup: float
-) -> str | None:
+def slower_by_latency(training: Training, site: Site, ranks: Ranks, inputs: Tensor, min_speedup: float) -> str | None:
     """Why layers of these ranks do not pay, measured side by side on the layer's own input; None: they do."""
     speedup = measured_speedup(training, site, ranks, inputs)
     if speedup >= min_speedup:

@@ -31,7 +31,7 @@ class ChannelBudget(Budget):
     macs: ShareOfCost | None = None
     """Of the multiply-accumulates with weights (layers; attention's products of activations are not counted)."""
     latency: ShareOfCost | None = None
-    """Of the CPU time of a forward of the example inputs, measured in ``run.engine``, or in torch where none is named."""
+    """Of the CPU time of a forward of the example inputs, measured in ``run.engine``, in torch where none is named."""
 
 
 def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:

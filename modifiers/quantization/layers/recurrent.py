@@ -34,7 +34,7 @@ class HiddenStates(Quantizer):
 
     def _lstm(self, x: Tensor, states: Any, weights: Any, *settings: Any) -> Any:
         """In the place of ``torch.lstm``; packed sequences are computed without rounding."""
-        if not isinstance(weights, (list, tuple)):
+        if isinstance(states, Tensor):  # the sizes of its batches
             return NotImplemented
         _, layers, dropout, training, bidirectional, batch_first = settings
         own = layer_weights(weights, settings[0], states[0].shape[-1] != states[1].shape[-1])
@@ -49,7 +49,8 @@ class HiddenStates(Quantizer):
         self, x: Tensor, weights: Sequence[Tensor | None], hidden: Tensor, cell: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         into, recurrent, bias, projection = weights
-        assert into is not None and recurrent is not None
+        assert into is not None
+        assert recurrent is not None
         gates = nn.functional.linear(self._rounded(x), into, bias)
         results: list[Tensor] = []
         for step in gates.flip(0) if reverse else gates:

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from paredown import Modifier, ParedownError, Recipe, RecipeError, register
+from paredown.framework import discovery
 from paredown.framework.modifier import registry as module
 from paredown.framework.modifier.registry import registry, type_name
 
@@ -35,7 +36,7 @@ def plug_ins(monkeypatch, tmp_path):
             monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.syspath_prepend(str(tmp_path))
         points = [EntryPoint(name, name, module.ENTRY_POINT_GROUP) for name in sources]
-        monkeypatch.setattr(module, "entry_points", lambda group: points)
+        monkeypatch.setattr(discovery, "entry_points", lambda group: points)
         module._installed.cache_clear()
 
     yield use

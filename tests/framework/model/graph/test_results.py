@@ -43,12 +43,12 @@ class ResNet(nn.Module):
 
 
 def test_residual_sums_are_rounded_where_their_block_returns_them():
+    """The first block's result is read by convolutions alone, which quantize their inputs."""
     assert found(ResNet(), torch.randn(2, 3, 12, 12)) == [
         Result("stem.2"),
         Result("blocks.0.bn2"),
-        Result("blocks.0"),
-        Result("blocks.1.down"),
         Result("blocks.1.bn2"),
+        Result("blocks.1.down"),
         Result("blocks.1"),
     ]
 

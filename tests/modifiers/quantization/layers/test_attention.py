@@ -19,7 +19,7 @@ PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
         ({}, {"need_weights": False}),
         ({"batch_first": True, "bias": False}, {"attn_mask": CAUSAL, "need_weights": False}),
         ({"batch_first": True}, {"key_padding_mask": PADDING}),
-        ({"batch_first": True}, {"attn_mask": torch.randn(8, 5, 5), "average_attn_weights": False}),
+        ({"batch_first": True}, {"attn_mask": torch.randn(8, 5, 5).double(), "average_attn_weights": False}),
         ({"batch_first": True, "kdim": 12, "vdim": 20}, {"average_attn_weights": False}),
         ({"batch_first": True, "add_bias_kv": True}, {}),  # left to torch
     ],
