@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from paredown.framework.errors import ExportError, TargetError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import batch_norms_after, export_graph, tensors_of
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, Conv1D
 from paredown.framework.model.links import Link, add_link, base_class, links_of, remove_links
 from paredown.framework.model.targets import unwrap
+from paredown.framework.model.weights import WeightLayout
 from paredown.integrations.export.stored_weights import StoredWeight, fold_batch_norm, store_weight
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer, weight_quantizer
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
@@ -71,6 +72,8 @@ def export_copy(model: nn.Module, example_inputs: Any, forward: Forward | None, 
         ExportError: a layer is quantized in a way that has no spelling; the message names it.
     """
     written = _eval_copy(model)
+    for module in list(written.modules()):
+        _as_linear_(module)
     norms = _norms(written, example_inputs, forward)
     modules = dict(written.named_modules())
     for name, module in modules.items():
@@ -86,6 +89,28 @@ def _eval_copy(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         copied: nn.Module = copy.deepcopy(unwrap(model)).eval()
     return copied.requires_grad_(False)
+
+
+def _as_linear_(module: nn.Module) -> None:
+    """Make a quantized Conv1D of transformers the linear layer that it is, whose rows are the same."""
+    link, links = weight_quantizer(module), links_of(module)
+    if link is None or not isinstance(module, Conv1D) or not _computes_conv1d(module):
+        return
+    remove_links(module, links)
+    module.__class__ = nn.Linear
+    weight: Any = module._parameters["weight"]
+    module._parameters["weight"] = nn.Parameter(link.layout.rows(weight).contiguous(), requires_grad=False)
+    link.layout = WeightLayout()
+    module.out_features, module.in_features = module._parameters["weight"].shape  # type: ignore[union-attr]
+    for each in links:
+        add_link(module, each)
+
+
+def _computes_conv1d(module: nn.Module) -> bool:
+    """Whether nobody gave the layer a forward of its own."""
+    kind = base_class(module)
+    origin: Any = next(each for each in kind.__mro__ if each.__name__ == Conv1D.__name__)
+    return kind.forward is origin.forward and "forward" not in vars(module)
 
 
 def _norms(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, str]:

@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paredown.framework.calibration.second_moments import SecondMoments
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import weight_rows
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.moved_scales import move_scale_
 from paredown.modifiers.quantization.layers.stored import Grid
@@ -41,7 +43,7 @@ class Awq(WeightReconstruction):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear,)
+    kinds: ClassVar = LINEAR
 
     type: Literal["awq"] = "awq"
 
@@ -119,7 +121,7 @@ def _best_scale(
 ) -> Tensor:
     """The factor with the least error of the results of all layers that it goes into."""
     modules = named_modules(training.model)
-    layers = [(modules[name].get_parameter("weight").detach(), name) for name, _ in scaling.after]
+    layers = [(weight_rows(modules[name]), name) for name, _ in scaling.after]
     candidates = [salience(moments[layers[0][1]].magnitude[0], exponent) for exponent in EXPONENTS]
     errors = []
     for s in candidates:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from paredown.framework.model.kinds import LINEAR
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 
@@ -19,7 +20,7 @@ class DynamicQuantization(PostTrainingQuantization):
     """
 
     example: ClassVar = {}
-    kinds: ClassVar = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+    kinds: ClassVar = (*LINEAR, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
     dynamic: ClassVar = True
 
     type: Literal["dynamic_quantization"] = "dynamic_quantization"

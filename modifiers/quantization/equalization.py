@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Graph, Scaling, batch_norms_after, scalings
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
 from paredown.framework.model.targets import named_modules, named_parameters
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.training import Training
@@ -37,7 +37,7 @@ class Equalization(TargetedModifier):
 
     example: ClassVar = {}
     claims: ClassVar = frozenset({"scale between layers"})
-    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
+    kinds: ClassVar = (*LINEAR, *CONVOLUTIONS)
 
     type: Literal["equalization"] = "equalization"
     sweeps: Annotated[int, Strict(), Field(ge=1)] = 20

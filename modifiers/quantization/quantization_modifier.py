@@ -13,7 +13,7 @@ from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
 from paredown.framework.model.links import Link
 from paredown.framework.model.targets import named_modules
-from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.model.weights import WeightLayout, refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
@@ -22,7 +22,6 @@ from paredown.modifiers.quantization.layers.folded_batch_norms import folded_bat
 from paredown.modifiers.quantization.layers.fusable_outputs import fusable_outputs
 from paredown.modifiers.quantization.layers.kinds import (
     LAYERS,
-    channel_of,
     parent_attention,
     reason_to_refuse,
     takes_indices,
@@ -210,7 +209,7 @@ class QuantizationModifier(TargetedModifier):
 
     def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
         """The quantizer of a layer's weights, whose grid follows them."""
-        return WeightQuantizer(scheme, weight_names(module), channel_of(module))
+        return WeightQuantizer(scheme, weight_names(module), WeightLayout.of(module))
 
     def activation_quantizer(
         self, scheme: ActivationScheme, place: Place, observation: Observation | None, always: bool, passing: bool

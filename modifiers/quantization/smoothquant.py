@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paredown.framework.calibration.second_moments import refuse_not_finite_inputs
 from paredown.framework.calibration.streaming import InputTaker
 from paredown.framework.distributed.processes import extremes_of_all
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import weight_rows
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
 from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
@@ -38,7 +40,7 @@ class Smoothquant(TargetedModifier):
 
     example: ClassVar = {}
     claims: ClassVar = frozenset({"scale between layers"})
-    kinds: ClassVar = (nn.Linear,)
+    kinds: ClassVar = LINEAR
 
     type: Literal["smoothquant"] = "smoothquant"
     strength: Share = 0.5
@@ -76,7 +78,7 @@ class Smoothquant(TargetedModifier):
         modules = named_modules(training.model)
         for place in places:
             if place.after[0][0] in largest:
-                weights = [modules[name].get_parameter("weight").detach() for name, _ in place.after]
+                weights = [weight_rows(modules[name]) for name, _ in place.after]
                 move_scale_(training.model, place, smoothing(largest[place.after[0][0]], weights, self.strength))
         training.record("smooth", places=len(places))
 

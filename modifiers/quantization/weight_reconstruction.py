@@ -14,7 +14,7 @@ from paredown.framework.calibration.second_moments import WITH_COLUMNS, SecondMo
 from paredown.framework.calibration.streaming import stream
 from paredown.framework.model.graph.fusion import Scaling
 from paredown.framework.model.targets import named_modules, named_parameters
-from paredown.framework.model.weights import tied_to
+from paredown.framework.model.weights import WeightLayout, tied_to
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
 from paredown.modifiers.quantization.numbers.scheme import WeightScheme
@@ -45,7 +45,8 @@ class WeightReconstruction(PostTrainingQuantization):
 
     @abstractmethod
     def reconstructed(self, weight: Tensor, moments: SecondMoments, scheme: WeightScheme) -> tuple[Tensor, Grid]:
-        """The new weight, all of it on the grid, of a layer whose inputs have these second moments."""
+        """The new weight, all of it on the grid, of a layer whose inputs have these second moments; weights have their
+        output channels first."""
 
     def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
         """Where factors are to be moved before weights are reconstructed."""
@@ -98,10 +99,11 @@ class WeightReconstruction(PostTrainingQuantization):
     ) -> None:
         modules = named_modules(training.model)
         for name, scheme in schemes.items():
-            weight = modules[name].get_parameter("weight")
-            new, state.grids[f"{name}.weight"] = self.reconstructed(weight.detach(), moments[name], scheme)
+            weight, layout = modules[name].get_parameter("weight"), WeightLayout.of(modules[name])
+            rows = layout.rows(weight.detach())
+            new, state.grids[f"{name}.weight"] = self.reconstructed(rows, moments[name], scheme)
             with torch.no_grad():
-                weight.copy_(new)
+                weight.copy_(layout.kept(new))
 
 
 def _changed(training: Training, layers: Collection[str], places: Sequence[Scaling]) -> Iterator[nn.Parameter]:

@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR, TRANSPOSED
 from paredown.framework.model.links import base_class
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import COMPUTED
 
 __all__ = [
     "LAYERS",
-    "channel_of",
     "parent_attention",
     "reason_to_refuse",
     "takes_indices",
@@ -23,7 +22,7 @@ __all__ = [
 ]
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+LAYERS = (*LINEAR, *CONVOLUTIONS, *TRANSPOSED, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 
 
 def weight_names(module: nn.Module) -> tuple[str, ...]:
@@ -35,11 +34,6 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
         together = ("in_proj_weight",) if own.get("in_proj_weight") is not None else ()
         return together or tuple(f"{key}_proj_weight" for key in "qkv" if own.get(f"{key}_proj_weight") is not None)
     return ("weight",) if own.get("weight") is not None else ()
-
-
-def channel_of(module: nn.Module) -> int:
-    """The dimension of a weight that counts the output channels (of an embedding, its entries)."""
-    return 1 if isinstance(module, TRANSPOSED) else 0
 
 
 def takes_indices(module: nn.Module) -> bool:
