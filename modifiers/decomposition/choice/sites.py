@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
+from paredown.framework.model.kinds import Conv1D
 from paredown.framework.model.links import base_class
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.temporary import modules_replaced
@@ -144,9 +145,9 @@ def _reason_to_refuse(training: Training, name: str, module: Any) -> str | None:
 
 
 def _has_own_forward(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a layer computes something else than the torch.nn class it comes from."""
+    """Whether a layer computes something else than the class of a kind that it comes from."""
     kind: Any = base_class(module)
-    origin = next(each for each in kind.__mro__ if each in kinds)
+    origin = next(each for each in kind.__mro__ if each in kinds or each.__name__ == Conv1D.__name__)
     methods = ("forward", "_conv_forward")
     changed = any(getattr(kind, name, None) is not getattr(origin, name, None) for name in methods)
     return changed or "forward" in vars(module)
