@@ -50,6 +50,7 @@ class HalfQuadratic(PostTrainingQuantization):
 
     example: ClassVar = {"weights": {"bits": 4}}
     kinds: ClassVar = (*LINEAR, *CONVOLUTIONS, nn.Embedding)
+    chooses: ClassVar = True
 
     type: Literal["half_quadratic"] = "half_quadratic"
     weights: AffineWeightScheme = AffineWeightScheme(bits=4, granularity="group", group_size=128)

@@ -17,16 +17,17 @@ from paredown.framework.model.graph.fusion import Scaling, scalings
 from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import weight_rows
-from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.factor_movement import FactorMovement
 from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
 from paredown.modifiers.quantization.post_training import Samples
 
 __all__ = ["Smoothquant", "smoothing"]
 
 
-class Smoothquant(TargetedModifier):
+class Smoothquant(FactorMovement):
     """SmoothQuant (Xiao et al., 2022, arXiv:2211.10438): make activations easy to quantize at the weights' expense.
 
     A few channels of a transformer's activations are many times larger than the others, and one scale for all of them
@@ -39,7 +40,6 @@ class Smoothquant(TargetedModifier):
     """
 
     example: ClassVar = {}
-    claims: ClassVar = frozenset({"scale between layers"})
     kinds: ClassVar = LINEAR
 
     type: Literal["smoothquant"] = "smoothquant"
@@ -47,10 +47,6 @@ class Smoothquant(TargetedModifier):
     """How much of the difficulty moves into the weights, 0 to 1; the paper's alpha."""
     samples: Samples | None = None
     """How much of ``data`` is used; 200 are usually enough. Default: all."""
-
-    @property
-    def acts_once(self) -> bool:
-        return True
 
     @property
     def calibrates(self) -> bool:

@@ -31,9 +31,14 @@ class WeightReconstruction(PostTrainingQuantization):
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = WITH_COLUMNS
+    chooses: ClassVar = True
 
     weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128)
     """Width and grid of the weights."""
+
+    @property
+    def rewrites(self) -> bool:
+        return True
 
     @property
     def calibrates(self) -> bool:
@@ -72,6 +77,8 @@ class WeightReconstruction(PostTrainingQuantization):
         schemes = {name: each.weights for name, each in self.schemes_of(training, state).items() if each.weights}
         with Rollback() as kept:
             self._reconstruct_all(training, state, schemes, kept)
+        if not self.rewrites:
+            return
         unseen = [name for name in schemes if f"{name}.weight" not in state.grids]
         super().fix_grids(training, state, unseen)
         training.record("quantize", layers=list(schemes), without_data=unseen)
@@ -88,7 +95,9 @@ class WeightReconstruction(PostTrainingQuantization):
             inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
             for parameter in _changed(training, called, inside):
                 kept.keep(parameter)
-            self._reconstruct(training, state, called, self.move(training, inside, called, moments))
+            moments = self.move(training, inside, called, moments)
+            if self.rewrites:
+                self._reconstruct(training, state, called, moments)
 
     def _reconstruct(
         self,

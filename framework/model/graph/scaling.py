@@ -176,7 +176,13 @@ def _reader(
     inputs, factor = node.args[1:3] if name == "addmm" else node.args[:2]
     weight = graph.own_parameter(factor)
     layer, _, own = (weight or "").rpartition(".")
-    if inputs is not scaled or node.kwargs.keys() & {"alpha", "beta"} or own != "weight" or weight in graph.shared or layer not in layers:
+    if (
+        inputs is not scaled
+        or node.kwargs.keys() & {"alpha", "beta"}
+        or own != "weight"
+        or weight in graph.shared
+        or layer not in layers
+    ):
         raise _BlockedError
     _require_order(channels, -1 if name in ("linear", "addmm") else 1)
     return layer, _input_dimension(node, name)

@@ -130,6 +130,7 @@ class StreamedPruning(HeldMasks):
     # -- the contract of a modifier ------------------------------------------------------------------------------------
 
     def check(self, training: Training) -> None:
+        super().check(training)
         layers = self._layers(training)
         self._goals(training, layers)
         for name, module in layers.items():

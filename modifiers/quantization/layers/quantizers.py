@@ -53,6 +53,9 @@ class WeightQuantizer(Quantizer):
         fixed: take the grid from the buffers; otherwise it follows the weight.
         in_eval: in eval mode too.
         norm: a batch-norm behind the layer: what is quantized is the weight times its factor, as after folding.
+
+    Attributes:
+        rewritten: the weights themselves were given values on the grid.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class WeightQuantizer(Quantizer):
         self.fixed = fixed
         self.in_eval = in_eval
         self.norm = norm
+        self.rewritten = False
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         return _with_quantized([(module, self)], call, module, args, kwargs)
@@ -126,6 +130,7 @@ class WeightQuantizer(Quantizer):
     def set_grid(self, module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
         """Register the grid of one weight, or put another one in its place."""
         module.register_buffer(f"{name}_scale", scale.clone())
+        module._buffers.pop(f"{name}_zero_point", None)  # of another quantizer
         if not self.scheme.symmetric:
             module.register_buffer(f"{name}_zero_point", zero_point.clone())
 

@@ -222,7 +222,9 @@ def test_a_layer_that_keeps_the_transpose_is_treated_as_the_linear_layer_that_it
         correction = {"type": "bias_correction"} if treatment["type"] in ("static_quantization", "gptq") else None
         recipe = recipe_of(1, q=treatment, **({"correct": correction} if correction else {}))
         ScheduledManager(Recipe.load(recipe)).apply(model, data=[(x,)] * 2, example_inputs=(x,))
-        changed = any(not torch.equal(a, b) for a, b in zip(model.parameters(), Block(transposed).parameters(), strict=True))
+        changed = any(
+            not torch.equal(a, b) for a, b in zip(model.parameters(), Block(transposed).parameters(), strict=True)
+        )
         assert changed or not torch.equal(model(x), before)
         results.append(model(x))
     assert torch.allclose(*results, atol=1e-5)
