@@ -72,7 +72,7 @@ def _function(kind: type[nn.Module], name: str) -> Any:
     """A method or a property's function, if its author is not torch."""
     member = inspect.getattr_static(kind, name, None)
     function = member.fget if isinstance(member, property) else member
-    own = inspect.isfunction(function) and not function.__module__.startswith("torch.nn.")
+    own = inspect.isfunction(function) and not (function.__module__ or "").startswith("torch.nn.")
     return function if own else None
 
 
