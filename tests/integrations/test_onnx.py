@@ -176,6 +176,20 @@ def test_linear_layers_that_keep_the_transpose(kind, fields, operator, tmp_path)
     assert (tmp_path / "model.onnx").stat().st_size < 6000
 
 
+@pytest.mark.parametrize("kind", ["static_quantization", "dynamic_quantization", "weight_quantization"])
+def test_batch_norms_are_folded_into_linear_layers(kind, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)), (
+        torch.randn(64, 16),
+    )
+    nn.init.normal_(model[1].weight)
+    with torch.no_grad():
+        model(*inputs)
+    result = export(quantized(model.eval(), kind, inputs), inputs, tmp_path / "model.onnx", repetitions=0)
+    assert "BatchNormalization" not in result.operators
+    assert result.agreement.difference <= 1e-3
+
+
 @pytest.mark.parametrize("fields", [{}, {"weights": {"bits": 4, "group_size": 9}}], ids=str)
 def test_transposed_convolutions_in_groups(fields, tmp_path):
     torch.manual_seed(0)

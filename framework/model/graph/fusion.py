@@ -28,17 +28,18 @@ KEEPERS = (
 
 
 def batch_norms_after(graph: Graph) -> dict[str, str]:
-    """For each convolution whose result one batch-norm alone reads: the batch-norm's name.
+    """For each convolution or linear layer whose result one batch-norm alone reads: the batch-norm's name.
 
-    Both are called once, with parameters that nobody shares, and the batch-norm keeps running statistics.
+    Both are called once, with parameters that nobody shares, and the batch-norm keeps running statistics. A module that
+    does more than normalise (with its activation inside) is none.
     """
     found = {}
-    for node in _convolutions(graph):
-        convolution = _owner(graph, node)
+    for node in [*_convolutions(graph), *_linear_layers(graph)]:
+        layer = _owner(graph, node)
         norm = _only_user(graph, node)
         name = None if norm is None else _batch_norm(graph, norm)
-        if convolution is not None and name is not None:
-            found[convolution] = name
+        if layer is not None and name is not None:
+            found[layer] = name
     return found
 
 
@@ -72,6 +73,11 @@ def _convolutions(graph: Graph) -> Iterator[Node]:
     return (node for node in graph.nodes if operator_name(node) in CONVOLUTIONS + TRANSPOSED)
 
 
+def _linear_layers(graph: Graph) -> Iterator[Node]:
+    """Those of vectors: the dimension that they give is the one that a batch-norm normalises."""
+    return (node for node in graph.nodes if operator_name(node) == "linear" and node.meta["val"].dim() == 2)
+
+
 def _owner(graph: Graph, node: Node) -> str | None:
     """The module whose own weight, shared with nobody, the node multiplies by, if the node is its whole result."""
     weight = graph.own_parameter(node.args[1])
@@ -93,7 +99,9 @@ def _batch_norm(graph: Graph, node: Node) -> str | None:
         return None
     own = {graph.own_parameter(argument) for argument in node.args[1:5] if isinstance(argument, Node)}
     alone = not own & graph.shared and all(str(each).rpartition(".")[0] == name for each in own)
-    return name if alone and graph.calls_of(name) == 1 else None
+    around = [each for each in (node.args[0], *graph.users_of(node)) if isinstance(each, Node)]
+    whole = all(name not in graph.stack_of(each) for each in around)
+    return name if alone and whole and graph.calls_of(name) == 1 else None
 
 
 def _chain(graph: Graph, node: Node, convolution: str) -> tuple[Node, str]:

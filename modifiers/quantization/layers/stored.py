@@ -40,7 +40,7 @@ class QuantizedLayers:
         kept: those whose grid was taken over from an earlier modifier, and whether that one had rewritten the weights.
         bits: widths of weights that differ from the scheme's: chosen under a budget, or on their way down.
         grids: of the weights whose grid is fixed, by "layer.parameter".
-        norms: for convolutions that are quantized as after folding, the batch-norm behind them, by name.
+        norms: for layers that are quantized as after folding, the batch-norm behind them, by name.
         ranges: what was seen of activations, by the place: "layer:input", "layer:output".
         frozen: ranges move no more.
         batch_norm_frozen: batch-norms use their running statistics.

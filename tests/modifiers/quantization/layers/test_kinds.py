@@ -250,3 +250,31 @@ def test_what_only_has_the_name_is_no_such_layer():
     kind = type("Conv1D", (nn.Module,), {})
     assert not isinstance(kind(), LAYERS)
     assert isinstance(Conv1D(2, 3), LAYERS)
+
+
+class Tied(nn.Module):
+    """Tokens in, a score for each token out, by the same table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.body, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(self.body(self.table(ids)).relu())
+
+
+def test_dynamic_quantization_takes_tables_and_their_heads_alike():
+    torch.manual_seed(0)
+    model, ids = Tied().eval(), torch.randint(0, 20, (4, 6))
+    table = model.table.weight.detach()
+    step = table.abs().amax(1, keepdim=True) / 127
+    want = (table / step).round() * step
+    report = ScheduledManager(Recipe.load(recipe_of(1, q={"type": "dynamic_quantization"}))).apply(model)
+    assert torch.allclose(model.table(ids), want[ids], atol=1e-6)
+    for layer in (model.table, model.head):
+        assert torch.allclose(weight_quantizer(layer).quantized(layer, "weight"), want, atol=1e-6)
+    assert {row.name: row.bits[1] for row in report.layers}["table"] < 9
+    bag = nn.Sequential(nn.EmbeddingBag(20, 8, mode="sum"))
+    ScheduledManager(Recipe.load(recipe_of(1, q={"type": "dynamic_quantization"}))).apply(bag)
+    assert weight_quantizer(bag[0]) is not None
