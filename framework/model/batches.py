@@ -152,7 +152,7 @@ class Batches:
         return batch if isinstance(batch, (Mapping, Tensor)) else (batch[0],), None
 
     def called(self) -> frozenset[str] | None:
-        """The names of the modules whose forward is called where the model runs on `example`; None where it does not."""
+        """The names of the modules that are called where the model runs on `example`; None where it does not."""
         names = tuple(named_modules(self.model))
         if names not in self.inputs.called:
             example = self.example()

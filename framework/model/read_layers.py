@@ -43,7 +43,8 @@ def uses_of(model: nn.Module, name: str) -> Iterator[Use]:
     for depth in range(len(parts)):
         above = modules.get(".".join(parts[:depth]))
         below = tuple(parts[depth:])
-        for use in () if above is None else _uses_in(base_class(above)):
+        kind: Any = None if above is None else base_class(above)
+        for use in () if kind is None else _uses_in(kind):
             if use.path[: len(below)] == below:
                 yield Use(use.path[len(below) :], use.called)
 

@@ -13,7 +13,7 @@ from paredown.framework.errors import TargetError
 from paredown.framework.model.kinds import TRANSPOSED, Conv1D
 from paredown.framework.model.targets import named_modules
 
-__all__ = ["COMPUTED", "WeightLayout", "refuse_not_finite", "tied_to", "weight_rows"]
+__all__ = ["COMPUTED", "ROWS_FIRST", "WeightLayout", "refuse_not_finite", "tied_to", "weight_rows"]
 
 #: of a layer whose weight is no parameter of its own
 COMPUTED = "its weight is computed, not stored (a parametrization such as weight_norm or LoRA)"
@@ -51,6 +51,10 @@ class WeightLayout:
     def kept(self, rows: Tensor) -> Tensor:
         """What `rows` gave in the shape in which the layer keeps it: the same exchange again."""
         return self.rows(rows)
+
+
+#: of most layers
+ROWS_FIRST = WeightLayout()
 
 
 def weight_rows(module: nn.Module) -> Tensor:

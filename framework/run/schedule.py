@@ -264,7 +264,8 @@ def _refuse_to_follow(schedule: Schedule, first: Modifier, second: Modifier) -> 
         reason = second.objection(schedule.of(second), first, schedule.of(first))
         if reason is not None:
             raise ScheduleError(
-                f"{second.name} ({second.type}) cannot follow {first.name} ({first.type}): {reason}; nothing was changed"
+                f"{second.name} ({second.type}) cannot follow {first.name} ({first.type}): {reason}; "
+                "nothing was changed"
             )
 
 

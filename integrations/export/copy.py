@@ -19,7 +19,7 @@ from paredown.framework.model.graph.fusion import batch_norms_after, export_grap
 from paredown.framework.model.kinds import CONVOLUTIONS, Conv1D
 from paredown.framework.model.links import Link, add_link, base_class, links_of, remove_links
 from paredown.framework.model.targets import unwrap
-from paredown.framework.model.weights import WeightLayout
+from paredown.framework.model.weights import ROWS_FIRST
 from paredown.integrations.export.stored_weights import StoredWeight, fold_batch_norm, store_weight
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer, weight_quantizer
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
@@ -96,14 +96,15 @@ def _as_linear_(module: nn.Module) -> None:
     link, links = weight_quantizer(module), links_of(module)
     if link is None or not isinstance(module, Conv1D) or not _computes_conv1d(module):
         return
-    remove_links(module, links)
-    module.__class__ = nn.Linear
-    weight: Any = module._parameters["weight"]
-    module._parameters["weight"] = nn.Parameter(link.layout.rows(weight).contiguous(), requires_grad=False)
-    link.layout = WeightLayout()
-    module.out_features, module.in_features = module._parameters["weight"].shape  # type: ignore[union-attr]
+    layer: Any = module
+    remove_links(layer, links)
+    layer.__class__ = nn.Linear
+    rows = link.layout.rows(layer.weight).contiguous()
+    layer._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+    link.layout = ROWS_FIRST
+    layer.out_features, layer.in_features = rows.shape
     for each in links:
-        add_link(module, each)
+        add_link(layer, each)
 
 
 def _computes_conv1d(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the configuration of a `transformers` model describes its layers: what a folder is built from when it is read."""
+"""Whether the configuration of a `transformers` model, from which a folder is read, describes its layers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from paredown.integrations.export.verification import quiet
 __all__ = ["refuse_fused_experts", "refuse_other_layers"]
 
 INSTEAD = (
-    "nothing was written; paredown.save with paredown.load, or an ONNX file (paredown.integrations.onnx), take the model "
-    "as it is"
+    "nothing was written; paredown.save with paredown.load, or an ONNX file (paredown.integrations.onnx), take the "
+    "model as it is"
 )
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
-from paredown.framework.model.weights import WeightLayout
+from paredown.framework.model.weights import ROWS_FIRST, WeightLayout
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.numbers.formats import values_of
 
@@ -45,7 +45,7 @@ class StoredWeight:
     shape: tuple[int, ...]
     bits: int
     turned: bool = False
-    layout: WeightLayout = WeightLayout()
+    layout: WeightLayout = ROWS_FIRST
 
     @property
     def channel(self) -> int:
@@ -159,7 +159,7 @@ def _as_kept(stored: StoredWeight) -> StoredWeight:
     if stored.group or layout.groups > 1 or not layout.inputs_first:
         return stored
     codes = layout.kept(stored.codes)
-    return dataclasses.replace(stored, codes=codes, axis=1, shape=tuple(codes.shape), layout=WeightLayout())
+    return dataclasses.replace(stored, codes=codes, axis=1, shape=tuple(codes.shape), layout=ROWS_FIRST)
 
 
 def _scaled(weight: StoredWeight, factor: Tensor, negative: Tensor) -> StoredWeight:

@@ -43,7 +43,7 @@ def wanda_scores(weight: Tensor, moments: Tensor) -> Tensor:
 
 
 class WandaCriterion(Criterion):
-    """`wanda_scores` of the model as it is, on all of the data; weights of Linear, Conv1D, Conv1d and Conv2d have one."""
+    """`wanda_scores` of the model as it is, on all of the data, for weights of Linear, Conv1D, Conv1d and Conv2d."""
 
     needs: ClassVar = "data"
 

@@ -77,7 +77,9 @@ class Awq(WeightReconstruction):
         lines = super().foresee(training)
         if self.round:
             return lines
-        return [each if each.refused else Foreseen(each.layer, f"scaled for {each.effect}, not rounded") for each in lines]
+        return [
+            each if each.refused else Foreseen(each.layer, f"scaled for {each.effect}, not rounded") for each in lines
+        ]
 
     def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
         try:

@@ -368,9 +368,9 @@ class QuantizationModifier(TargetedModifier):
 
     def _second_rounding(self, earlier: str, layer: str) -> str:
         return (
-            f"the weights of {layer} are on the grid that {earlier} chose, and would be rounded a second time. Leave one "
-            f"of the two out, narrow the targets, or quantize inputs alone: weights of the same scheme as {earlier} has, "
-            "or weights: null, stay as they are"
+            f"the weights of {layer} are on the grid that {earlier} chose, and would be rounded a second time. Leave "
+            "one of the two out, narrow the targets, or quantize inputs alone: weights of the same scheme as "
+            f"{earlier} has, or weights: null, stay as they are"
         )
 
     def _leave_alone(self, training: Training, state: QuantizedLayers, names: Sequence[str]) -> None:

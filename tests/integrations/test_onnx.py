@@ -179,8 +179,9 @@ def test_linear_layers_that_keep_the_transpose(kind, fields, operator, tmp_path)
 @pytest.mark.parametrize("kind", ["static_quantization", "dynamic_quantization", "weight_quantization"])
 def test_batch_norms_are_folded_into_linear_layers(kind, tmp_path):
     torch.manual_seed(0)
-    model, inputs = nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)), (
-        torch.randn(64, 16),
+    model, inputs = (
+        nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)),
+        (torch.randn(64, 16),),
     )
     nn.init.normal_(model[1].weight)
     with torch.no_grad():

@@ -86,7 +86,8 @@ class Geometry:
         if isinstance(module, nn.Linear):
             return cls("linear", module.in_features, module.out_features)
         if isinstance(module, Conv1D):
-            return cls("linear", *module.get_parameter("weight").shape, inputs_first=True)
+            inputs, outputs = module.get_parameter("weight").shape
+            return cls("linear", inputs, outputs, inputs_first=True)
         if isinstance(module, nn.Embedding):
             names = ("padding_idx", "scale_grad_by_freq", "sparse")
             options = {name: getattr(module, name) for name in names}

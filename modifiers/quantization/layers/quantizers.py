@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.shards import put_together
 from paredown.framework.model.forward import recomputes
 from paredown.framework.model.links import Link, links_of
-from paredown.framework.model.weights import WeightLayout
+from paredown.framework.model.weights import ROWS_FIRST, WeightLayout
 from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize, quantize, round_through
 from paredown.modifiers.quantization.numbers.observers import Observation
 from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
@@ -62,7 +62,7 @@ class WeightQuantizer(Quantizer):
         self,
         scheme: WeightScheme,
         names: tuple[str, ...] = ("weight",),
-        layout: WeightLayout = WeightLayout(),
+        layout: WeightLayout = ROWS_FIRST,
         fixed: bool = False,
         in_eval: bool = True,
         norm: nn.Module | None = None,

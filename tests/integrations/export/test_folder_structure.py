@@ -74,5 +74,7 @@ def test_fused_experts_are_named(tmp_path):
     if not any(name.endswith("experts.gate_up_proj") for name, _ in model.named_parameters()):
         pytest.skip("this version of transformers keeps each expert apart")
     assert "model.layers.0.mlp.experts" in refused(model, tmp_path / "experts")
-    applied(plain := transformers.MixtralForCausalLM(config).eval(), q={"type": "magnitude_pruning", "final_sparsity": 0.5})
+    applied(
+        plain := transformers.MixtralForCausalLM(config).eval(), q={"type": "magnitude_pruning", "final_sparsity": 0.5}
+    )
     assert export(plain, tmp_path / "plain", example_inputs=TOKENS).agreement.difference < 1e-5

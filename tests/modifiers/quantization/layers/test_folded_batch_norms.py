@@ -107,7 +107,10 @@ def test_it_exports(tmp_path):
 
 def test_a_linear_layer_is_folded_alike():
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(9, 8)
+    model, x = (
+        nn.Sequential(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        torch.randn(9, 8),
+    )
     nn.init.normal_(model[1].weight)
     model[1].running_var.uniform_(0.1, 4)
     model[1].running_mean.normal_()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from sample_models import recipe_of
 from torch import nn
-
 from transformers.pytorch_utils import Conv1D
 
 from paredown import Recipe, ScheduledManager
