@@ -22,6 +22,7 @@ from paredown.framework.model.links import base_class, links_of, without_links
 from paredown.framework.model.targets import unwrap
 from paredown.integrations.export.calling import quiet, reason_of, require
 from paredown.integrations.export.compressed_layers import Quantized, compressed_tensors_of, scheme_of
+from paredown.integrations.export.folder_structure import refuse_fused_experts, refuse_other_layers
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = ["export"]
@@ -53,15 +54,18 @@ def export(
         tolerance: the largest absolute difference of an output that is accepted. Default: see `paredown.export`.
 
     Raises:
-        ExportError: a package is missing, a layer has no form there (the message names it), or the outputs differ by
-        more
-            than the tolerance (the folder stays, for a look into it).
+        ExportError: a package is missing, a layer has no form there, or the configuration cannot describe it (the
+            message names it, and nothing is written); or the outputs differ by more than the tolerance (the folder
+            stays, for a look into it).
     """
     require("compressed_tensors", "huggingface")
     model, folder = unwrap(model), Path(folder)
     if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
         raise ExportError(f"a {type(model).__name__} is no model of transformers: it has no configuration to save")
     layers = dict(_quantized_layers(model))
+    refuse_other_layers(model)
+    if layers:
+        refuse_fused_experts(model)
     _write(model, layers, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.calibration.streaming import Unit, run_unit
 from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.errors import ScheduleError
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.modifier.training import Training
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 
 
 #: the layers whose inputs have columns: see `input_columns`
-WITH_COLUMNS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WITH_COLUMNS = (*LINEAR, nn.Conv1d, nn.Conv2d)
 
 
 @dataclass
@@ -48,7 +49,7 @@ class SecondMoments:
 def second_moments(training: Training, unit: Unit) -> Mapping[str, SecondMoments]:
     """Run a unit and give the second moments of its layers' inputs, by layer name, over all processes.
 
-    Layers that are given the very same tensor share one. Only Linear, Conv1d and Conv2d; see `input_columns`.
+    Layers that are given the very same tensor share one. Only Linear, Conv1D, Conv1d and Conv2d; see `input_columns`.
 
     Raises:
         ScheduleError: inputs held NaN or infinity; names the layers.
@@ -84,7 +85,7 @@ def input_columns(module: nn.Module, x: Tensor) -> Tensor:
     """A layer's input as the vectors that its weight's rows are multiplied by: (groups, n, vectors), float32 or wider.
 
     Args:
-        module: a Linear, Conv1d or Conv2d.
+        module: a Linear, Conv1D, Conv1d or Conv2d.
         x: (..., in_features), or (batch, in_channels, [height,] width).
 
     Raises:
@@ -92,8 +93,8 @@ def input_columns(module: nn.Module, x: Tensor) -> Tensor:
     """
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
-    if isinstance(module, nn.Linear):
-        return x.reshape(1, -1, module.in_features).transpose(1, 2)
+    if isinstance(module, LINEAR):
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
     if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
         raise TypeError(f"no columns of a {type(module).__name__}")
     columns = _unfolded(module, x if x.dim() == module.weight.dim() else x.unsqueeze(0))
@@ -184,7 +185,7 @@ def _count_of_all(count: int, like: Tensor) -> int:
 
 def _geometry(module: Any) -> tuple[Any, ...]:
     """What decides how an input becomes columns."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, LINEAR):
         return ("linear",)
     names = ("kernel_size", "stride", "dilation", "groups", "padding_mode", "padding")
     return tuple(str(getattr(module, name)) for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.forward import Forward
+from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.fusion import Graph, export_graph
-from paredown.framework.model.targets import unwrap
-from paredown.framework.model.temporary import evaluating
+from paredown.framework.model.links import Link, add_link, remove_links
+from paredown.framework.model.targets import named_modules, unwrap
+from paredown.framework.model.temporary import buffers_kept, evaluating
 
 __all__ = ["Batches", "Inputs", "device_of", "samples_in"]
 
@@ -31,18 +32,21 @@ class Inputs:
         data: batches for calibration, or None.
         example_inputs: positional arguments of the model, or a mapping of named ones; None where none were given.
         forward: ``forward(model, batch)`` where ``model(batch[0])`` and ``model(**batch)`` do not fit.
+        called: what `Batches.called` found, by the names of all modules.
     """
 
     wrapped: nn.Module
     data: Iterable[Any] | None = None
     example_inputs: Arguments | None = None
     forward: Forward | None = None
+    called: dict[tuple[str, ...], frozenset[str] | None] = field(default_factory=dict)
 
     def update(self, data: Any, example_inputs: Any, forward: Forward | None) -> None:
         """Replace what is given; None changes nothing."""
         self.data = self.data if data is None else data
         self.example_inputs = self.example_inputs if example_inputs is None else _as_arguments(example_inputs)
         self.forward = self.forward if forward is None else forward
+        self.called.clear()
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,14 @@ class Batches:
             return None if batch is None else (batch, self.inputs.forward)
         return batch if isinstance(batch, (Mapping, Tensor)) else (batch[0],), None
 
+    def called(self) -> frozenset[str] | None:
+        """The names of the modules that are called where the model runs on `example`; None where it does not."""
+        names = tuple(named_modules(self.model))
+        if names not in self.inputs.called:
+            example = self.example()
+            self.inputs.called[names] = None if example is None else _called(self.model, *example)
+        return self.inputs.called[names]
+
     def in_one_process(self) -> AbstractContextManager[None]:
         """A context in which gradients are not averaged over processes (DistributedDataParallel's ``no_sync``)."""
         alone: Callable[[], AbstractContextManager[None]] = getattr(self.inputs.wrapped, "no_sync", nullcontext)
@@ -172,6 +184,33 @@ def samples_in(batch: Any) -> int:
     """How many samples a batch holds: the first dimension of its first tensor; 1 where there is none."""
     tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
     return tensors[0].shape[0] if tensors else 1
+
+
+class _Noting(Link):
+    """Notes that a module was called."""
+
+    def __init__(self, name: str, called: set[str]) -> None:
+        self.name, self.called = name, called
+
+    def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        self.called.add(self.name)
+        return call(module, *args, **kwargs)
+
+
+def _called(model: nn.Module, inputs: Any, forward: Forward | None) -> frozenset[str] | None:
+    called: set[str] = set()
+    noting = [(module, _Noting(name, called)) for name, module in named_modules(model).items()]
+    try:
+        for module, link in noting:
+            add_link(module, link)
+        with evaluating(model), buffers_kept(model):
+            call(model, inputs, forward)
+    except Exception:  # a user's forward may raise anything
+        return None
+    finally:
+        for module, link in noting:
+            remove_links(module, [link])
+    return frozenset(called)
 
 
 def _as_arguments(example_inputs: Any) -> Arguments:

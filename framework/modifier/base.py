@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from pydantic import PrivateAttr
 from torch import nn
 
+from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import Selection
 from paredown.framework.modifier.fields import Options, Trial
 from paredown.framework.modifier.run import Run
@@ -162,6 +163,11 @@ class Modifier(Options):
     def check(self, training: Training) -> None:
         """Raise what is wrong with this modifier on this model, before anything is changed; cheap."""
 
+    def objection(self, training: Training, earlier: Modifier, before: Training) -> str | None:
+        """Why it cannot act right after another modifier of the recipe, where nothing is trained in between; None: it
+        can. ``before`` is the run as that one sees it."""
+        return None
+
     def remarks(self, training: Training) -> Sequence[str]:
         """Further lines of the plan."""
         return ()
@@ -237,7 +243,16 @@ class TargetedModifier(Modifier):
         return False
 
     def check(self, training: Training) -> None:
-        training.targets()
+        reasons = {name: self.refusal(training, name, module) for name, module in training.targets().items()}
+        if all(reasons.values()):
+            raise TargetError(
+                f"{training.label} would treat nothing, all that it is meant for is left alone: "
+                + "; ".join(f"{name or 'the model'}: {reason}" for name, reason in reasons.items())
+            )
+
+    def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
+        """Why a target is left alone, as far as that is known beforehand; None: it is treated."""
+        return None
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         weights = (module._parameters.get("weight") for module in training.targets().values())

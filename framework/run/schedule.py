@@ -237,14 +237,16 @@ def _start_without_clock(modifier: Modifier) -> tuple[str, float]:
 
 
 def check_claims(schedule: Schedule) -> None:
-    """Refuse two modifiers that claim the same of the same parameter in overlapping windows.
+    """Refuse two modifiers that claim the same of the same parameter in overlapping windows; without training, those of
+    which the second objects to what the first leaves.
 
     Raises:
-        ScheduleError: names both, and the parameter.
+        ScheduleError: names both, and the parameter or the reason.
     """
     names = schedule.run.parameter_names()
     for place, second in enumerate(schedule.modifiers):
         for first in schedule.modifiers[:place]:
+            _refuse_to_follow(schedule, first, second)
             shared = first.claims & second.claims
             if not shared or not _overlap(schedule.windows.get(first.name), schedule.windows.get(second.name)):
                 continue
@@ -255,6 +257,16 @@ def check_claims(schedule: Schedule) -> None:
                     f"{first.name} and {second.name} both want the {', '.join(sorted(shared))} of {both[0]} "
                     f"({len(both)} parameters in all) in overlapping windows: move one window, or narrow the targets"
                 )
+
+
+def _refuse_to_follow(schedule: Schedule, first: Modifier, second: Modifier) -> None:
+    if schedule.run.clock is None:
+        reason = second.objection(schedule.of(second), first, schedule.of(first))
+        if reason is not None:
+            raise ScheduleError(
+                f"{second.name} ({second.type}) cannot follow {first.name} ({first.type}): {reason}; "
+                "nothing was changed"
+            )
 
 
 def _overlap(a: Window | None, b: Window | None) -> bool:

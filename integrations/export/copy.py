@@ -17,8 +17,9 @@ from paredown.framework.engine.plain import eval_copy
 from paredown.framework.errors import ExportError, TargetError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import batch_norms_after, export_graph
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, Conv1D
 from paredown.framework.model.links import Link, add_link, base_class, links_of, remove_links
+from paredown.framework.model.weights import ROWS_FIRST
 from paredown.integrations.export.integer_bias import as_int8, integer_bias
 from paredown.integrations.export.spelled import (
     BiasApart,
@@ -66,6 +67,8 @@ def export_copy(model: nn.Module, example_inputs: Any, forward: Forward | None, 
         ExportError: a layer is quantized in a way that has no spelling; the message names it.
     """
     written = eval_copy(model)
+    for module in list(written.modules()):
+        _as_linear_(module)
     norms = _norms(written, example_inputs, forward)
     _widen_(written)
     modules = dict(written.named_modules())
@@ -89,6 +92,29 @@ def _widen_(model: nn.Module) -> None:
                     tensor.data = tensor.data.float()
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
+
+
+def _as_linear_(module: nn.Module) -> None:
+    """Make a quantized Conv1D of transformers the linear layer that it is, whose rows are the same."""
+    link, links = weight_quantizer(module), links_of(module)
+    if link is None or not isinstance(module, Conv1D) or not _computes_conv1d(module):
+        return
+    layer: Any = module
+    remove_links(layer, links)
+    layer.__class__ = nn.Linear
+    rows = link.layout.rows(layer.weight).contiguous()
+    layer._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+    link.layout = ROWS_FIRST
+    layer.out_features, layer.in_features = rows.shape
+    for each in links:
+        add_link(layer, each)
+
+
+def _computes_conv1d(module: nn.Module) -> bool:
+    """Whether nobody gave the layer a forward of its own."""
+    kind = base_class(module)
+    origin: Any = next(each for each in kind.__mro__ if each.__name__ == Conv1D.__name__)
+    return kind.forward is origin.forward and "forward" not in vars(module)
 
 
 def _norms(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, str]:

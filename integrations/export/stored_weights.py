@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.framework.errors import ExportError
-from paredown.framework.model.kinds import TRANSPOSED
+from paredown.framework.model.weights import ROWS_FIRST, WeightLayout
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer, batch_norm_factor
 from paredown.modifiers.quantization.numbers.formats import values_of
 
@@ -33,10 +33,11 @@ class StoredWeight:
         zero_point: of the codes' type and the scale's shape; None for 0.
         axis: of the codes.
         group: how many consecutive codes along the axis share a scale; 0 without groups.
-        shape: of the weight.
+        shape: of the weight; where ``layout`` says so, of its rows.
         bits: 2 to 8; 32 for a bias.
         turned: codes and scales are transposed: (inputs, outputs).
         constant: they are unpacked once, when the file is opened; the codes' name says so.
+        layout: how the weight keeps the rows that are stored.
     """
 
     codes: Tensor
@@ -48,6 +49,12 @@ class StoredWeight:
     bits: int
     turned: bool = False
     constant: bool = False
+    layout: WeightLayout = ROWS_FIRST
+
+    @property
+    def channel(self) -> int:
+        """The dimension of the codes that counts output channels."""
+        return 1 - self.axis if self.group else self.axis
 
     @property
     def is_float(self) -> bool:
@@ -79,7 +86,7 @@ class StoredWeight:
         """The weight's values, written with an exporter's operator."""
         values = dequantize(self.codes, self.scale, self.zero_point, self.axis, self.group, self.bits)
         values = values.t() if self.turned else values
-        return values if tuple(values.shape) == self.shape else values.reshape(self.shape)
+        return self.layout.kept(values if tuple(values.shape) == self.shape else values.reshape(self.shape))
 
     def outputs(self, start: int, end: int) -> StoredWeight:
         """Of a matrix some of the output channels alone."""
@@ -110,11 +117,11 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
         turned: store a matrix as (inputs, outputs), the order in which engines multiply.
     """
     codes, scale, offset = _parts(module, link, name)
-    scheme, shape = link.scheme, tuple(codes.shape)
+    scheme, shape = link.scheme, tuple(codes.shape)  # output channels first
     if offset.is_floating_point() and bool((offset != offset.round()).any()):
         raise ExportError("its zero points are no integers (half_quadratic): engines cannot hold it; use gptq or awq")
     zero_point = None if scheme.symmetric else offset.to(codes.dtype)
-    axis, group = link.channel, 0
+    axis, group = 0, 0
     if scheme.granularity in ("group", "block"):
         rows, group = (1, scheme.group_size or 0) if scheme.block is None else scheme.block
         codes, axis = codes.reshape(shape[0], -1), 1
@@ -122,15 +129,13 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
         zero_point = None if zero_point is None else zero_point.repeat_interleave(rows, 0)
     elif scheme.granularity == "channel" or link.norm is not None:
         scale, zero_point = scale.flatten(), None if zero_point is None else zero_point.flatten()
-    stored = StoredWeight(codes, scale.detach().clone(), zero_point, axis, group, shape, _stored_bits(link))
-    return _turned(_settled(stored)) if turned else _settled(stored)
+    scale, bits = scale.detach().clone(), _stored_bits(link)
+    stored = _settled(StoredWeight(codes, scale, zero_point, axis, group, shape, bits, layout=link.layout))
+    return _turned(stored) if turned else _as_kept(stored)
 
 
 def fold_batch_norm(module: nn.Module, norm: Any, weight: StoredWeight) -> tuple[StoredWeight, Tensor] | None:
-    """A convolution's codes and bias with the batch-norm behind it; None where the layout does not allow it."""
-    transposed = isinstance(module, TRANSPOSED)
-    if transposed and (getattr(module, "groups", 1) > 1 or weight.group):
-        return None
+    """A layer's codes and bias with the batch-norm behind it; None where the codes do not allow it."""
     factor = torch.rsqrt(norm.running_var.double() + norm.eps)
     factor = factor if norm.weight is None else factor * norm.weight.double()
     bias = module._parameters.get("bias")
@@ -143,9 +148,9 @@ def fold_batch_norm(module: nn.Module, norm: Any, weight: StoredWeight) -> tuple
 
 
 def _parts(module: nn.Module, link: WeightQuantizer, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    codes, (scale, zero_point) = link.codes(module, name), link.grid(module, name)
+    codes, (scale, zero_point) = link.row_codes(module, name), link.grid(module, name)
     if link.norm is not None:  # codes of the folded weight: what the layer multiplies by has a scale for each channel
-        factor = batch_norm_factor(link.norm, codes.to(scale.dtype), link.channel)
+        factor = batch_norm_factor(link.norm, codes.to(scale.dtype))
         codes = torch.where(factor < 0, -codes, codes)
         scale, zero_point = scale / factor.abs(), zero_point.expand_as(factor)
     form = link.scheme.format
@@ -169,12 +174,20 @@ def _turned(stored: StoredWeight) -> StoredWeight:
     )
 
 
+def _as_kept(stored: StoredWeight) -> StoredWeight:
+    """In the shape in which the layer keeps its weight, where one dimension counts the output channels there too."""
+    layout = stored.layout
+    if stored.group or layout.groups > 1 or not layout.inputs_first:
+        return stored
+    codes = layout.kept(stored.codes)
+    return dataclasses.replace(stored, codes=codes, axis=1, shape=tuple(codes.shape), layout=ROWS_FIRST)
+
+
 def _scaled(weight: StoredWeight, factor: Tensor, negative: Tensor) -> StoredWeight:
     """Multiply by a factor per output channel."""
-    channel = 0 if weight.group else weight.axis
-    across = [-1 if place == channel else 1 for place in range(weight.codes.dim())]
+    across = [-1 if place == weight.channel else 1 for place in range(weight.codes.dim())]
     flip = negative.view(across)
-    size = factor.abs().unsqueeze(1) if weight.group else factor.abs()
+    size = factor.abs().unsqueeze(weight.axis) if weight.group else factor.abs()
     zero_point = weight.zero_point
     if weight.is_float:
         codes = torch.where(flip, -weight.codes.float(), weight.codes.float()).to(weight.codes.dtype)
@@ -183,7 +196,7 @@ def _scaled(weight: StoredWeight, factor: Tensor, negative: Tensor) -> StoredWei
     else:
         highest = (1 << weight.bits) - 1
         codes = torch.where(flip, highest - weight.codes, weight.codes)
-        mirrored = negative.unsqueeze(1) if weight.group else negative
+        mirrored = negative.unsqueeze(weight.axis) if weight.group else negative
         zero_point = torch.where(mirrored, highest - zero_point, zero_point)
     return dataclasses.replace(weight, codes=codes, scale=weight.scale * size, zero_point=zero_point)
 

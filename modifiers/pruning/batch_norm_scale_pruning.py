@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.graph.fusion import batch_norms_after
-from paredown.framework.model.kinds import TRANSPOSED
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -78,6 +78,6 @@ class BatchNormScaleCriterion(Criterion):
 
 def _over_channels(norm: nn.Module, weight: Tensor, module: nn.Module) -> Tensor:
     gamma = norm.get_parameter("weight").detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
-    shape = [1] * weight.dim()
-    shape[1 if isinstance(module, TRANSPOSED) else 0] = -1
-    return gamma.view(shape).expand(weight.shape)
+    layout = WeightLayout.of(module)
+    rows = layout.rows(weight.detach())
+    return layout.kept(gamma.view(-1, *[1] * (rows.dim() - 1)).expand(rows.shape))

@@ -9,6 +9,7 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from paredown.framework.calibration.second_moments import inverse_moments
+from paredown.framework.model.weights import weight_rows
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.rows import Goal
 from paredown.modifiers.pruning.scoring.units import Pattern
@@ -49,7 +50,7 @@ class OptimalBrainCompression(StreamedPruning):
 
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
         reason = super().refusal(training, name, module)
-        columns = 0 if reason else module.get_parameter("weight")[0].numel()
+        columns = 0 if reason else weight_rows(module)[0].numel()
         if columns > self.most_columns:
             return f"{columns} weights an output are more than most_columns, {self.most_columns}: use sparsegpt for it"
         return reason

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.framework.calibration.second_moments import mean_squares
 from paredown.framework.calibration.streaming import Unit
 from paredown.framework.model.targets import named_modules
-from paredown.framework.model.weights import refuse_not_finite
+from paredown.framework.model.weights import WeightLayout, refuse_not_finite
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.rows import Goal
 from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionModifier, Watched
@@ -39,11 +39,11 @@ def wanda_scores(weight: Tensor, moments: Tensor) -> Tensor:
     tensor([[3., 2.]])
     """
     rows = weight.detach().to(moments.dtype).reshape(len(moments), -1, moments.shape[1])
-    return (rows.abs() * moments.sqrt()[:, None]).view(weight.shape)
+    return (rows.abs() * moments.sqrt()[:, None]).reshape(weight.shape)
 
 
 class WandaCriterion(Criterion):
-    """`wanda_scores` of the model as it is, on all of the data; weights of Linear, Conv1d and Conv2d have one."""
+    """`wanda_scores` of the model as it is, on all of the data, for weights of Linear, Conv1D, Conv1d and Conv2d."""
 
     needs: ClassVar = "data"
 
@@ -55,7 +55,11 @@ class WandaCriterion(Criterion):
         unit = Unit(tuple(layers), lambda: training.data.run())
         for layer, squares in mean_squares(training, unit).items():
             moments[layers[layer]] = moments.get(layers[layer], 0) + squares
-        return {name: wanda_scores(weights[name], squares) for name, squares in moments.items()}
+        layouts = {name: WeightLayout.of(named_modules(training.model)[layer]) for layer, name in layers.items()}
+        return {
+            name: layouts[name].kept(wanda_scores(layouts[name].rows(weights[name]), squares))
+            for name, squares in moments.items()
+        }
 
 
 class WandaPruning(StreamedPruning, CriterionModifier):

@@ -9,16 +9,17 @@ from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, Strict
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.framework.calibration.allocation import Option, allocate
 from paredown.framework.calibration.sensitivity import scan
 from paredown.framework.errors import ScheduleError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.links import add_link, remove_links
+from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.fields import Budget, Trial
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.layers.kinds import weight_names
 from paredown.modifiers.quantization.layers.quantizers import WeightQuantizer
 from paredown.modifiers.quantization.layers.schemes import LayerSchemes
 from paredown.modifiers.quantization.numbers.scheme import WeightScheme
@@ -66,7 +67,8 @@ class _Costs:
         weights: Sequence[Any] = [module._parameters[key] for key in weight_names(module)]
         own = weights[0].element_size() * 8
         if self.kind == "bytes":
-            scales = 0 if bits is None else sum(_scales(weight, schemes.weights) for weight in weights)
+            rows = [WeightLayout.of(module).rows(weight.detach()) for weight in weights]
+            scales = 0 if bits is None else sum(_scales(each, schemes.weights) for each in rows)
             count: int = sum(weight.numel() for weight in weights)
             return float(count * (bits or own) + scales * SCALE_BITS) / 8
         inputs = own if bits is None or schemes.activations is None else schemes.activations.width
@@ -112,7 +114,7 @@ def width_trials(training: Training, layers: Treated, kind: str = "bytes") -> li
 
 @contextmanager
 def _at_width(module: nn.Module, scheme: WeightScheme, bits: int) -> Iterator[None]:
-    link = WeightQuantizer(scheme.at_width(bits), weight_names(module), channel_of(module))
+    link = WeightQuantizer(scheme.at_width(bits), weight_names(module), WeightLayout.of(module))
     add_link(module, link)
     try:
         yield
@@ -120,11 +122,11 @@ def _at_width(module: nn.Module, scheme: WeightScheme, bits: int) -> Iterator[No
         remove_links(module, [link])
 
 
-def _scales(weight: Any, scheme: WeightScheme | None) -> int:
+def _scales(rows: Tensor, scheme: WeightScheme | None) -> int:
     """How many scales a weight has."""
     if scheme is None:
         return 0
-    view, shared = view_of(weight, scheme)
+    view, shared = view_of(rows, scheme)
     count = view.numel()
     for dimension in shared:
         count //= max(view.shape[dimension], 1)

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from paredown.framework.calibration.second_moments import SecondMoments
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import weight_rows
+from paredown.framework.modifier.base import Foreseen, Modifier
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.factor_movement import objection_to_move, refuse_on_grid
 from paredown.modifiers.quantization.layers.moved_scales import move_scale_
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
+from paredown.modifiers.quantization.layers.schemes import LayerSchemes
 from paredown.modifiers.quantization.layers.stored import Grid
 from paredown.modifiers.quantization.numbers.fake_quantize import clip_limits, rounded
 from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
@@ -41,9 +47,39 @@ class Awq(WeightReconstruction):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear,)
+    kinds: ClassVar = LINEAR
 
     type: Literal["awq"] = "awq"
+    round: bool = True
+    """Put the weights on their grid; false moves factors only, for ``weights`` as another modifier after it rounds them
+    (``gptq``)."""
+
+    @property
+    def rewrites(self) -> bool:
+        return self.round
+
+    def check(self, training: Training) -> None:
+        super().check(training)
+        if not self.round:
+            refuse_on_grid(training)
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return super().claimed(training) if self.round else ()
+
+    def fixed_layers(self, training: Training) -> dict[str, tuple[nn.Module, LayerSchemes]]:
+        return super().fixed_layers(training) if self.round else {}
+
+    def objection(self, training: Training, earlier: Modifier, before: Training) -> str | None:
+        alone = None if self.round else objection_to_move(training, earlier, before)
+        return super().objection(training, earlier, before) or alone
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        lines = super().foresee(training)
+        if self.round:
+            return lines
+        return [
+            each if each.refused else Foreseen(each.layer, f"scaled for {each.effect}, not rounded") for each in lines
+        ]
 
     def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
         try:
@@ -51,7 +87,8 @@ class Awq(WeightReconstruction):
         except TargetError as error:
             training.record("no factor moved", reason=str(error))
             return ()
-        return () if graph is None else scalings(graph, layers, homogeneous=False)
+        places = () if graph is None else scalings(graph, layers, homogeneous=False)
+        return [place for place in places if not _moves_off_its_grid(training.model, place, layers)]
 
     def move(
         self,
@@ -71,6 +108,13 @@ class Awq(WeightReconstruction):
         grid = clipped_grid(weight, moments.matrix, scheme)
         scale, zero_point = spread(grid.scale, scheme), spread(grid.zero_point, scheme)
         return _on_grid(view_for(weight, scheme), scale, zero_point, scheme).reshape(weight.shape), grid
+
+
+def _moves_off_its_grid(model: nn.Module, place: Scaling, layers: Collection[str]) -> bool:
+    """Whether a factor would be taken from a layer that an earlier modifier has on a grid, and that stays there."""
+    owners = {name.rpartition(".")[0] for name, _ in place.before} - set(layers)
+    links = [weight_quantizer(named_modules(model)[owner]) for owner in owners]
+    return any(link is not None and link.fixed for link in links)
 
 
 def salience(magnitude: Tensor, exponent: float) -> Tensor:
@@ -119,7 +163,7 @@ def _best_scale(
 ) -> Tensor:
     """The factor with the least error of the results of all layers that it goes into."""
     modules = named_modules(training.model)
-    layers = [(modules[name].get_parameter("weight").detach(), name) for name, _ in scaling.after]
+    layers = [(weight_rows(modules[name]), name) for name, _ in scaling.after]
     candidates = [salience(moments[layers[0][1]].magnitude[0], exponent) for exponent in EXPONENTS]
     errors = []
     for s in candidates:

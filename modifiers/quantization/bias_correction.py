@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.processes import sum_of_all
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import batch_norms_after
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.links import Link, base_class, links_of
 from paredown.framework.model.targets import named_modules
 from paredown.framework.modifier.base import Foreseen, TargetedModifier
@@ -31,7 +32,7 @@ class BiasCorrection(TargetedModifier):
 
     example: ClassVar = {}
     claims: ClassVar = frozenset({"bias"})
-    kinds: ClassVar = (nn.Linear, nn.modules.conv._ConvNd)
+    kinds: ClassVar = (*LINEAR, nn.modules.conv._ConvNd)
 
     type: Literal["bias_correction"] = "bias_correction"
     samples: Samples | None = None
@@ -109,7 +110,7 @@ class _MeanError(Link):
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         result = call(module, *args, **kwargs)
         error = base_class(module).forward(module, *args, **kwargs) - result
-        channel = error.dim() - 1 if isinstance(module, nn.Linear) else error.dim() - module.weight.dim() + 1  # type: ignore[operator]
+        channel = error.dim() - 1 if isinstance(module, LINEAR) else error.dim() - module.weight.dim() + 1  # type: ignore[operator]
         by_channel = error.detach().movedim(channel, 0).flatten(1)
         summed = by_channel.sum(1)
         self.total = summed if self.total is None else self.total + summed

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from paredown.framework.model.kinds import LINEAR
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 
@@ -14,12 +15,13 @@ class DynamicQuantization(PostTrainingQuantization):
     """Dynamic post-training quantization: weights on fixed grids, each input on the grid of its own extremes.
 
     It acts once, at ``start``, and needs no data. It is what transformers and recurrent networks are usually given:
-    their inputs vary from sample to sample, and finding the range costs little beside large matrix products. With
+    their inputs vary from sample to sample, and finding the range costs little beside large matrix products. Embeddings
+    hold codes, of which the rows that are looked up become floats. With
     ``activations: {granularity: token}`` each token has a range of its own.
     """
 
     example: ClassVar = {}
-    kinds: ClassVar = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+    kinds: ClassVar = (*LINEAR, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
     dynamic: ClassVar = True
 
     type: Literal["dynamic_quantization"] = "dynamic_quantization"

@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Graph, Scaling, batch_norms_after, scalings
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
 from paredown.framework.model.targets import named_modules, named_parameters
-from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.factor_movement import FactorMovement
 from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
 
 __all__ = ["Equalization", "equalizing"]
@@ -24,7 +25,7 @@ __all__ = ["Equalization", "equalizing"]
 CONVERGED = 1e-3
 
 
-class Equalization(TargetedModifier):
+class Equalization(FactorMovement):
     """Cross-layer equalization (Nagel et al., 2019, arXiv:1906.04721): one scale for a weight that all channels use.
 
     Where a channel's weights are much smaller than another's, a scale for the whole weight leaves them few values.
@@ -36,16 +37,11 @@ class Equalization(TargetedModifier):
     """
 
     example: ClassVar = {}
-    claims: ClassVar = frozenset({"scale between layers"})
-    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
+    kinds: ClassVar = (*LINEAR, *CONVOLUTIONS)
 
     type: Literal["equalization"] = "equalization"
     sweeps: Annotated[int, Strict(), Field(ge=1)] = 20
     """Most passes over all pairs."""
-
-    @property
-    def acts_once(self) -> bool:
-        return True
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         try:

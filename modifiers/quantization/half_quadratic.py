@@ -8,8 +8,9 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import weight_rows
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
 from paredown.modifiers.quantization.numbers.scales import affine_parameters
@@ -48,7 +49,8 @@ class HalfQuadratic(PostTrainingQuantization):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+    kinds: ClassVar = (*LINEAR, *CONVOLUTIONS, nn.Embedding)
+    chooses: ClassVar = True
 
     type: Literal["half_quadratic"] = "half_quadratic"
     weights: AffineWeightScheme = AffineWeightScheme(bits=4, granularity="group", group_size=128)
@@ -58,8 +60,7 @@ class HalfQuadratic(PostTrainingQuantization):
         modules = named_modules(training.model)
         for name, schemes in self.schemes_of(training, state).items():
             if schemes.weights is not None:
-                weight = modules[name].get_parameter("weight").detach()
-                state.grids[f"{name}.weight"] = half_quadratic_grid(weight, schemes.weights)
+                state.grids[f"{name}.weight"] = half_quadratic_grid(weight_rows(modules[name]), schemes.weights)
         self.attach_weights(training, state)
         super().on_update(training, state)
 
@@ -68,7 +69,7 @@ def half_quadratic_grid(weight: Tensor, scheme: WeightScheme) -> Grid:
     """Scale and real zero point, as kept, of little error in the 0.7-norm; never worse than those of the extremes.
 
     Args:
-        weight: any shape that the scheme can divide.
+        weight: any shape that the scheme can divide, output channels first.
         scheme: affine integers.
     """
     view, shared = view_of(weight, scheme)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.kinds import CONVOLUTIONS
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
 from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.layers.kinds import weight_names
 from paredown.modifiers.quantization.layers.learned_quantizers import (
     LearnedActivationQuantizer,
     LearnedWeightQuantizer,
@@ -52,7 +53,7 @@ class LearnedStepSize(QuantizationModifier):
     """
 
     example: ClassVar = {"weights": {"bits": 4}}
-    kinds: ClassVar = (nn.Linear, *CONVOLUTIONS)
+    kinds: ClassVar = (*LINEAR, *CONVOLUTIONS)
     state_type: ClassVar = LearnedLayers
     needs_training: ClassVar = True
 
@@ -92,7 +93,7 @@ class LearnedStepSize(QuantizationModifier):
             for key in weight_names(module):
                 weight: Any = module._parameters[key]
                 assert schemes.weights is not None
-                scale = first_weight_scale(weight, schemes.weights, channel_of(module))
+                scale = first_weight_scale(WeightLayout.of(module).rows(weight), schemes.weights)
                 state.learned[f"{name}.{key}"] = Grid(scale, torch.zeros_like(scale))
         for name, place, _ in state.places():
             unknown = torch.zeros((), device=training.device)
@@ -115,7 +116,7 @@ class LearnedStepSize(QuantizationModifier):
             assert schemes.weights is not None
             module = modules[name]
             own = {key: learned[f"{name}.{key}"] for key in weight_names(module)}
-            quantizer = LearnedWeightQuantizer(schemes.weights, tuple(own), channel_of(module), own)
+            quantizer = LearnedWeightQuantizer(schemes.weights, tuple(own), WeightLayout.of(module), own)
             grids = {f"{name}.{key}": Grid(grid.scale.detach(), grid.zero_point.detach()) for key, grid in own.items()}
             put_weight_quantizer(training, name, quantizer, grids)
 

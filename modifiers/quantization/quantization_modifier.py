@@ -13,10 +13,11 @@ from paredown.framework.engine.profile import Way
 from paredown.framework.errors import ScheduleError, TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
 from paredown.framework.model.graph.results import Result
-from paredown.framework.model.links import Link
+from paredown.framework.model.links import Link, links_of, remove_links
+from paredown.framework.model.read_layers import weight_is_read
 from paredown.framework.model.targets import named_modules
-from paredown.framework.model.weights import refuse_not_finite
-from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.model.weights import WeightLayout, refuse_not_finite
+from paredown.framework.modifier.base import Foreseen, Modifier, TargetedModifier
 from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
@@ -24,14 +25,22 @@ from paredown.modifiers.quantization.layers.attention import AttentionOutputs
 from paredown.modifiers.quantization.layers.folded_batch_norms import folded_batch_norms
 from paredown.modifiers.quantization.layers.kinds import (
     LAYERS,
-    channel_of,
+    ONLY_READ,
     parent_attention,
+    reason_not_to_be_called,
     reason_to_refuse,
     takes_indices,
     untreated,
     weight_names,
 )
-from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer, write_grid
+from paredown.modifiers.quantization.layers.quantizers import (
+    ActivationQuantizer,
+    Place,
+    Quantizer,
+    WeightQuantizer,
+    weight_quantizer,
+    write_grid,
+)
 from paredown.modifiers.quantization.layers.recurrent import HiddenStates
 from paredown.modifiers.quantization.layers.result_quantizers import place_of_call
 from paredown.modifiers.quantization.layers.rounded_results import rounded_results
@@ -50,7 +59,7 @@ from paredown.modifiers.quantization.layers.stored import (
     remove_buffers,
 )
 from paredown.modifiers.quantization.numbers.observers import Observation
-from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
+from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme, same_grid
 
 __all__ = ["QuantizationModifier"]
 
@@ -63,6 +72,8 @@ class QuantizationModifier(TargetedModifier):
     state_type: ClassVar = QuantizedLayers
     #: activations find their scale at run time
     dynamic: ClassVar[bool] = False
+    #: it chooses grids, or the weights on them, with more care than the nearest number
+    chooses: ClassVar[bool] = False
 
     weights: WeightScheme | None = WeightScheme()
     """Width and grid of the weights; null leaves them as they are."""
@@ -78,6 +89,11 @@ class QuantizationModifier(TargetedModifier):
     @property
     def holds(self) -> bool:
         return True
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it writes weights that lie on their grid: whoever rounds them anew does so for the second time."""
+        return False
 
     @property
     def calibration_samples(self) -> int | None:
@@ -112,6 +128,7 @@ class QuantizationModifier(TargetedModifier):
         return [parameter for parameter in found if parameter is not None]
 
     def check(self, training: Training) -> None:
+        super().check(training)
         misfits = []
         for name, module, schemes in self._targets(training):
             refuse_not_finite(name, module, "it has no scale; nothing was quantized", weight_names(module))
@@ -121,6 +138,18 @@ class QuantizationModifier(TargetedModifier):
             raise TargetError(
                 f"{self.name}: {'; '.join(misfits)}. Choose a size that divides them, or add these layers to ignore"
             )
+        if training.clock is None:
+            self._refuse_rounded(training)
+
+    def objection(self, training: Training, earlier: Modifier, before: Training) -> str | None:
+        if not isinstance(earlier, QuantizationModifier) or not earlier.rewrites:
+            return None
+        mine = {id(module): schemes.weights for module, schemes in self.fixed_layers(training).values()}
+        for name, (module, schemes) in earlier.fixed_layers(before).items():
+            own, theirs = mine.get(id(module)), schemes.weights
+            if own is not None and theirs is not None and not self._keeps(theirs, own):
+                return self._second_rounding(earlier.name, name)
+        return None
 
     def remarks(self, training: Training) -> Sequence[str]:
         others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets())]
@@ -135,7 +164,7 @@ class QuantizationModifier(TargetedModifier):
 
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
         """Why a layer is left alone, or None."""
-        return reason_to_refuse(module)
+        return reason_to_refuse(module) or reason_not_to_be_called(training, name)
 
     def trials(self, training: Training) -> Sequence[Trial]:
         return width_trials(training, self.layers(training))
@@ -147,6 +176,10 @@ class QuantizationModifier(TargetedModifier):
             for name, module, schemes in self._targets(training)
             if self.refusal(training, name, module) is None
         }
+
+    def fixed_layers(self, training: Training) -> dict[str, tuple[nn.Module, LayerSchemes]]:
+        """The layers whose weights it puts on a grid."""
+        return {name: each for name, each in self.layers(training).items() if each[1].weights is not None}
 
     def schemes_of(self, training: Training, state: QuantizedLayers) -> dict[str, LayerSchemes]:
         """The schemes of the layers in the state, at the widths that the state has."""
@@ -167,8 +200,12 @@ class QuantizationModifier(TargetedModifier):
     def on_start(self, training: Training) -> QuantizedLayers:
         self.check(training)
         state = QuantizedLayers()
-        for name, (_, schemes) in self.layers(training).items():
+        targets = {name: (module, self.refusal(training, name, module)) for name, module, _ in self._targets(training)}
+        training.refuse({name: reason for name, (_, reason) in targets.items() if reason is not None})
+        for name, (module, schemes) in self.layers(training).items():
             state.layers.append(name)
+            if training.clock is None:
+                self._take_grids_over(state, name, module, schemes)
             if schemes.activations is not None and not self.dynamic:
                 state.ranges[f"{name}:input"] = Observation.unseen(schemes.activations, training.device)
         for result in self._rounded_results(training, state.layers):
@@ -194,6 +231,7 @@ class QuantizationModifier(TargetedModifier):
             if schemes.weights is not None and (names is None or name in names):
                 quantizer = self._weight_quantizer_of(training, state, name, schemes.weights)
                 quantizer.fixed = any(f"{name}.{key}" in state.grids for key in quantizer.names)
+                quantizer.rewritten = self.rewrites or state.kept.get(name, False)
                 put_weight_quantizer(training, name, quantizer, state.grids)
 
     def attach_activations(self, training: Training, state: QuantizedLayers, always: bool = False) -> None:
@@ -227,7 +265,7 @@ class QuantizationModifier(TargetedModifier):
 
     def weight_quantizer(self, module: nn.Module, scheme: WeightScheme) -> WeightQuantizer:
         """The quantizer of a layer's weights, whose grid follows them."""
-        return WeightQuantizer(scheme, weight_names(module), channel_of(module))
+        return WeightQuantizer(scheme, weight_names(module), WeightLayout.of(module))
 
     def activation_quantizer(
         self, scheme: ActivationScheme, place: Place, observation: Observation | None, always: bool, passing: bool
@@ -236,10 +274,11 @@ class QuantizationModifier(TargetedModifier):
         return ActivationQuantizer(scheme, place, False, observation, always, passing)
 
     def fix_grids(self, training: Training, state: QuantizedLayers, names: Collection[str] | None = None) -> None:
-        """Find the grids of weights as they are now, of all layers or of those named, and keep them in the state."""
+        """Find the grids of weights as they are now, of all layers or of those named, and keep them in the state; those
+        that were taken over stay."""
         modules = named_modules(training.model)
         for name, schemes in self.schemes_of(training, state).items():
-            if schemes.weights is None or (names is not None and name not in names):
+            if schemes.weights is None or name in state.kept or (names is not None and name not in names):
                 continue
             quantizer = self._weight_quantizer_of(training, state, name, schemes.weights)
             for key in quantizer.names:
@@ -272,9 +311,13 @@ class QuantizationModifier(TargetedModifier):
     def freeze(self, training: Training, state: QuantizedLayers) -> None:
         """Let the ranges move no more.
 
+        Layers whose forward was never called, since a parent reads their weight, are left alone.
+
         Raises:
-            ScheduleError: a layer whose forward was never called has no range, nor one that was given NaN or infinity.
+            ScheduleError: another layer whose forward was never called has no range, nor one that was given NaN or
+                infinity.
         """
+        self._leave_alone(training, state, [name for name in state.unseen() if weight_is_read(training.model, name)])
         spoiled = state.spoiled()
         if spoiled and training.clock is not None and not set(spoiled) & set(state.unseen()):
             warnings.warn(
@@ -314,6 +357,50 @@ class QuantizationModifier(TargetedModifier):
         return quantizer
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _keeps(self, earlier: WeightScheme, own: WeightScheme) -> bool:
+        """Whether it leaves weights that an earlier modifier put on a grid where they are."""
+        return not self.chooses and same_grid(earlier, own)
+
+    def _take_grids_over(self, state: QuantizedLayers, name: str, module: nn.Module, schemes: LayerSchemes) -> None:
+        """Keep the grid on which an earlier modifier has the weights, where it is of the same scheme."""
+        link = weight_quantizer(module)
+        if link is None or not link.fixed or schemes.weights is None or not self._keeps(link.scheme, schemes.weights):
+            return
+        state.kept[name] = link.rewritten
+        state.grids.update({f"{name}.{key}": Grid(*link.grid(module, key)) for key in link.names})
+
+    def _refuse_rounded(self, training: Training) -> None:
+        """Refuse weights that another modifier, of this recipe or of one before, wrote onto a grid that is not its own.
+
+        Raises:
+            TargetError: names it and the layer.
+        """
+        for name, (module, schemes) in self.layers(training).items():
+            link = weight_quantizer(module)
+            if link is None or not link.rewritten or schemes.weights is None:
+                continue
+            if not self._keeps(link.scheme, schemes.weights):
+                raise TargetError(f"{training.label}: {self._second_rounding(link.owner, name)}; nothing was changed")
+
+    def _second_rounding(self, earlier: str, layer: str) -> str:
+        return (
+            f"the weights of {layer} are on the grid that {earlier} chose, and would be rounded a second time. Leave "
+            "one of the two out, narrow the targets, or quantize inputs alone: weights of the same scheme as "
+            f"{earlier} has, or weights: null, stay as they are"
+        )
+
+    def _leave_alone(self, training: Training, state: QuantizedLayers, names: Sequence[str]) -> None:
+        """Take the quantizers off layers that turned out not to be called."""
+        for name in names:
+            state.layers.remove(name)
+            state.ranges.pop(f"{name}:input")
+            for key in [key for key in state.grids if key.rpartition(".")[0] == name]:
+                state.grids.pop(key)
+            module = named_modules(training.model)[name]
+            remove_links(module, [link for link in links_of(module) if isinstance(link, Quantizer)])
+        remove_buffers(training.model, names)
+        training.refuse(dict.fromkeys(names, ONLY_READ))
 
     def _targets(self, training: Training) -> Iterator[tuple[str, nn.Module, LayerSchemes]]:
         """Every target, with its schemes."""

@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paredown.framework.calibration.second_moments import refuse_not_finite_inputs
 from paredown.framework.calibration.streaming import InputTaker
 from paredown.framework.distributed.processes import extremes_of_all
 from paredown.framework.errors import TargetError
 from paredown.framework.model.graph.fusion import Scaling, scalings
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.model.weights import weight_rows
+from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.factor_movement import FactorMovement
 from paredown.modifiers.quantization.layers.moved_scales import geometric, move_scale_
 from paredown.modifiers.quantization.post_training import Samples
 
 __all__ = ["Smoothquant", "smoothing"]
 
 
-class Smoothquant(TargetedModifier):
+class Smoothquant(FactorMovement):
     """SmoothQuant (Xiao et al., 2022, arXiv:2211.10438): make activations easy to quantize at the weights' expense.
 
     A few channels of a transformer's activations are many times larger than the others, and one scale for all of them
@@ -37,18 +40,13 @@ class Smoothquant(TargetedModifier):
     """
 
     example: ClassVar = {}
-    claims: ClassVar = frozenset({"scale between layers"})
-    kinds: ClassVar = (nn.Linear,)
+    kinds: ClassVar = LINEAR
 
     type: Literal["smoothquant"] = "smoothquant"
     strength: Share = 0.5
     """How much of the difficulty moves into the weights, 0 to 1; the paper's alpha."""
     samples: Samples | None = None
     """How much of ``data`` is used; 200 are usually enough. Default: all."""
-
-    @property
-    def acts_once(self) -> bool:
-        return True
 
     @property
     def calibrates(self) -> bool:
@@ -76,7 +74,7 @@ class Smoothquant(TargetedModifier):
         modules = named_modules(training.model)
         for place in places:
             if place.after[0][0] in largest:
-                weights = [modules[name].get_parameter("weight").detach() for name, _ in place.after]
+                weights = [weight_rows(modules[name]) for name, _ in place.after]
                 move_scale_(training.model, place, smoothing(largest[place.after[0][0]], weights, self.strength))
         training.record("smooth", places=len(places))
 

@@ -14,7 +14,7 @@ from paredown.framework.calibration.second_moments import WITH_COLUMNS, SecondMo
 from paredown.framework.calibration.streaming import stream
 from paredown.framework.model.graph.fusion import Scaling
 from paredown.framework.model.targets import named_modules, named_parameters
-from paredown.framework.model.weights import tied_to
+from paredown.framework.model.weights import WeightLayout, tied_to
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers
 from paredown.modifiers.quantization.numbers.scheme import WeightScheme
@@ -31,9 +31,14 @@ class WeightReconstruction(PostTrainingQuantization):
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = WITH_COLUMNS
+    chooses: ClassVar = True
 
     weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128)
     """Width and grid of the weights."""
+
+    @property
+    def rewrites(self) -> bool:
+        return True
 
     @property
     def calibrates(self) -> bool:
@@ -45,7 +50,8 @@ class WeightReconstruction(PostTrainingQuantization):
 
     @abstractmethod
     def reconstructed(self, weight: Tensor, moments: SecondMoments, scheme: WeightScheme) -> tuple[Tensor, Grid]:
-        """The new weight, all of it on the grid, of a layer whose inputs have these second moments."""
+        """The new weight, all of it on the grid, of a layer whose inputs have these second moments; weights have their
+        output channels first."""
 
     def movable(self, training: Training, layers: Collection[str]) -> Sequence[Scaling]:
         """Where factors are to be moved before weights are reconstructed."""
@@ -71,6 +77,8 @@ class WeightReconstruction(PostTrainingQuantization):
         schemes = {name: each.weights for name, each in self.schemes_of(training, state).items() if each.weights}
         with Rollback() as kept:
             self._reconstruct_all(training, state, schemes, kept)
+        if not self.rewrites:
+            return
         unseen = [name for name in schemes if f"{name}.weight" not in state.grids]
         super().fix_grids(training, state, unseen)
         training.record("quantize", layers=list(schemes), without_data=unseen)
@@ -87,7 +95,9 @@ class WeightReconstruction(PostTrainingQuantization):
             inside = [place for place in places if {name for name, _ in place.after} <= called.keys()]
             for parameter in _changed(training, called, inside):
                 kept.keep(parameter)
-            self._reconstruct(training, state, called, self.move(training, inside, called, moments))
+            moments = self.move(training, inside, called, moments)
+            if self.rewrites:
+                self._reconstruct(training, state, called, moments)
 
     def _reconstruct(
         self,
@@ -98,10 +108,11 @@ class WeightReconstruction(PostTrainingQuantization):
     ) -> None:
         modules = named_modules(training.model)
         for name, scheme in schemes.items():
-            weight = modules[name].get_parameter("weight")
-            new, state.grids[f"{name}.weight"] = self.reconstructed(weight.detach(), moments[name], scheme)
+            weight, layout = modules[name].get_parameter("weight"), WeightLayout.of(modules[name])
+            rows = layout.rows(weight.detach())
+            new, state.grids[f"{name}.weight"] = self.reconstructed(rows, moments[name], scheme)
             with torch.no_grad():
-                weight.copy_(new)
+                weight.copy_(layout.kept(new))
 
 
 def _changed(training: Training, layers: Collection[str], places: Sequence[Scaling]) -> Iterator[nn.Parameter]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sample_models import mlp, recipe_of
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from paredown import Recipe, ScheduledManager
 from paredown.framework.errors import ExportError
@@ -142,6 +143,67 @@ def test_tables_recurrent_layers_and_attentions(tmp_path, layer):
     result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
     assert result.agreement.difference <= result.agreement.step
     assert {"INT8"} <= types_in(tmp_path / "model.onnx")
+
+
+class TransposedLinear(nn.Module):
+    """Two of GPT-2's layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([Conv1D(32, 16), Conv1D(8, 32)])
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "operator"),
+    [
+        ("static_quantization", {}, "QGemm"),
+        ("dynamic_quantization", {}, "DynamicQuantizeMatMul"),
+        ("weight_quantization", {"weights": {"bits": 4, "group_size": 8}}, None),
+    ],
+)
+def test_linear_layers_that_keep_the_transpose(kind, fields, operator, tmp_path):
+    model, inputs = TransposedLinear(), (torch.randn(4, 5, 16),)
+    model = quantized(model, kind, inputs, **fields)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+    assert result.agreement.difference <= 1e-3
+    assert operator is None or result.operators[operator] == 2
+    assert (tmp_path / "model.onnx").stat().st_size < 6000
+
+
+@pytest.mark.parametrize("kind", ["static_quantization", "dynamic_quantization", "weight_quantization"])
+def test_batch_norms_are_folded_into_linear_layers(kind, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = (
+        nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)),
+        (torch.randn(64, 16),),
+    )
+    nn.init.normal_(model[1].weight)
+    with torch.no_grad():
+        model(*inputs)
+    result = export(quantized(model.eval(), kind, inputs), inputs, tmp_path / "model.onnx", repetitions=0)
+    assert "BatchNormalization" not in result.operators
+    assert result.agreement.difference <= 1e-3
+
+
+@pytest.mark.parametrize("fields", [{}, {"weights": {"bits": 4, "group_size": 9}}], ids=str)
+def test_transposed_convolutions_in_groups(fields, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(8, 12, 3, groups=2), nn.BatchNorm2d(12), nn.ReLU())
+    model[0].weight.data[:4] *= 100
+    nn.init.normal_(model[1].weight)
+    inputs = (torch.randn(2, 8, 5, 5),)
+    with torch.no_grad():
+        model(*inputs)
+    model = quantized(model, "weight_quantization", inputs, **fields)
+    result = export(model, inputs, tmp_path / "model.onnx", repetitions=0)
+    assert result.agreement.difference <= 1e-4
+    assert "BatchNormalization" not in result.operators
 
 
 def test_a_model_without_quantizers_is_plain_float(tmp_path):

@@ -30,23 +30,29 @@ __all__ = [
 
 
 def batch_norms_after(graph: Graph) -> dict[str, str]:
-    """For each convolution whose result one batch-norm alone reads: the batch-norm's name.
+    """For each convolution or linear layer whose result one batch-norm alone reads: the batch-norm's name.
 
-    Both are called once, with parameters that nobody shares, and the batch-norm keeps running statistics.
+    Both are called once, with parameters that nobody shares, and the batch-norm keeps running statistics. A module that
+    does more than normalise (with its activation inside) is none.
     """
     found = {}
-    for node in filter(is_convolution, graph.nodes):
-        convolution = owner_of(graph, node)
+    for node in filter(_can_be_folded_into, graph.nodes):
+        layer = owner_of(graph, node)
         norm = only_reader(graph, node)
         name = None if norm is None else batch_norm_of(graph, norm)
-        if convolution is not None and name is not None:
-            found[convolution] = name
+        if layer is not None and name is not None:
+            found[layer] = name
     return found
 
 
 def is_convolution(node: Node) -> bool:
     """Whether a node is a convolution, transposed or not."""
     return operator_name(node) in CONVOLUTIONS + TRANSPOSED
+
+
+def _can_be_folded_into(node: Node) -> bool:
+    """Convolutions, and linear layers of vectors: the dimension that they give is the one that is normalised."""
+    return is_convolution(node) or (operator_name(node) == "linear" and node.meta["val"].dim() == 2)
 
 
 def owner_of(graph: Graph, node: Node) -> str | None:
@@ -72,4 +78,6 @@ def batch_norm_of(graph: Graph, node: Node) -> str | None:
         return None
     own = {graph.own_parameter(argument) for argument in node.args[1:5] if isinstance(argument, Node)}
     alone = not own & graph.shared and all(str(each).rpartition(".")[0] == name for each in own)
-    return name if alone and graph.calls_of(name) == 1 else None
+    around = [each for each in (node.args[0], *graph.users_of(node)) if isinstance(each, Node)]
+    whole = all(name not in graph.stack_of(each) for each in around)
+    return name if alone and whole and graph.calls_of(name) == 1 else None

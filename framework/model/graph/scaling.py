@@ -39,7 +39,7 @@ class Scaling:
     Attributes:
         before: parameters, each with a dimension, that are divided by s along it.
         after: modules, each with the dimension of its weight that is multiplied by s: 1, the inputs; for a
-            transposed convolution and a depthwise one 0.
+            transposed convolution, a depthwise one and transformers' Conv1D 0.
         channels: the number of elements of s.
     """
 
@@ -97,6 +97,8 @@ def _producer(graph: Graph, node: Node, homogeneous: bool) -> _Producer | None:
     name = operator_name(node)
     if name == "linear":
         return _made(graph, node, node.args[1:3], (0, 0), -1)
+    if name == "addmm":
+        return None if node.kwargs else _made(graph, node, (node.args[2], node.args[0]), (1, 0), -1)
     if name in CONVOLUTIONS or name in TRANSPOSED:
         grouped = name in TRANSPOSED and _groups(node) > 1
         return None if grouped else _made(graph, node, node.args[1:3], (int(name in TRANSPOSED), 0), 1)
@@ -169,19 +171,26 @@ def _reader(
 ) -> tuple[str, int] | None:
     """The layer that the node is, with the dimension of its weight that makes up for the factor."""
     name = operator_name(node)
-    if name != "linear" and name not in CONVOLUTIONS and name not in TRANSPOSED:
+    if name not in ("linear", "addmm") and name not in CONVOLUTIONS and name not in TRANSPOSED:
         return None
-    weight = graph.own_parameter(node.args[1])
+    inputs, factor = node.args[1:3] if name == "addmm" else node.args[:2]
+    weight = graph.own_parameter(factor)
     layer, _, own = (weight or "").rpartition(".")
-    if node.args[0] is not scaled or own != "weight" or weight in graph.shared or layer not in layers:
+    if (
+        inputs is not scaled
+        or node.kwargs.keys() & {"alpha", "beta"}
+        or own != "weight"
+        or weight in graph.shared
+        or layer not in layers
+    ):
         raise _BlockedError
-    _require_order(channels, -1 if name == "linear" else 1)
+    _require_order(channels, -1 if name in ("linear", "addmm") else 1)
     return layer, _input_dimension(node, name)
 
 
 def _input_dimension(node: Node, name: str) -> int:
-    groups = _groups(node) if name != "linear" else 1
-    if name in TRANSPOSED:
+    groups = 1 if name in ("linear", "addmm") else _groups(node)
+    if name in TRANSPOSED or name == "addmm":
         return 0
     if groups == 1:
         return 1

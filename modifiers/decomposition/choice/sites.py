@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
+from paredown.framework.model.kinds import Conv1D
 from paredown.framework.model.links import base_class
+from paredown.framework.model.read_layers import uses_of
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.model.weights import COMPUTED
@@ -140,13 +142,24 @@ def _reason_to_refuse(training: Training, name: str, module: Any) -> str | None:
         return "an embedding with max_norm changes its rows as it reads them"
     if getattr(module, "groups", 1) > 1 and module.groups == module.in_channels:
         return "a depthwise convolution has no rank to take away"
-    return refusal_to_replace(training.model, name, training.states)
+    return refusal_to_replace(training.model, name, training.states) or _reason_to_doubt(training, name)
+
+
+def _reason_to_doubt(training: Training, name: str) -> str | None:
+    """Why the model may not run with other layers in its place, where there is nothing to try it on."""
+    if training.data.has_example:
+        return None
+    read = {use.path[0] for use in uses_of(training.model, name) if use.path}
+    missing = sorted(key for key in read if not hasattr(nn.Sequential(), key))
+    if not missing:
+        return None
+    return f"its parent reads its {missing[0]}; with example_inputs it is tried whether the model runs without"
 
 
 def _has_own_forward(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a layer computes something else than the torch.nn class it comes from."""
+    """Whether a layer computes something else than the class of a kind that it comes from."""
     kind: Any = base_class(module)
-    origin = next(each for each in kind.__mro__ if each in kinds)
+    origin = next(each for each in kind.__mro__ if each in kinds or each.__name__ == Conv1D.__name__)
     methods = ("forward", "_conv_forward")
     changed = any(getattr(kind, name, None) is not getattr(origin, name, None) for name in methods)
     return changed or "forward" in vars(module)

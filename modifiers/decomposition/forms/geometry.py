@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR, TRANSPOSED, Conv1D
 
 __all__ = ["KINDS", "Geometry", "Kernel"]
 
 #: the layers that can be decomposed
 KINDS: tuple[type[nn.Module], ...] = (
-    nn.Linear,
+    *LINEAR,
     *CONVOLUTIONS,
     *TRANSPOSED,
     nn.Embedding,
@@ -65,6 +65,7 @@ class Geometry:
     """A layer without its weight; plain values throughout.
 
     ``inputs`` and ``outputs`` are channels or features; of an embedding the number of its rows, and their size.
+    ``inputs_first``: a linear layer that keeps its weight as (inputs, outputs), as transformers' Conv1D does.
     """
 
     kind: Literal["linear", "embedding", "convolution"]
@@ -73,16 +74,20 @@ class Geometry:
     groups: int = 1
     kernel: Kernel = Kernel()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs_first: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> Geometry:
-        """Of a Linear, an Embedding, or a convolution of one to three axes, transposed or not.
+        """Of a Linear, a Conv1D, an Embedding, or a convolution of one to three axes, transposed or not.
 
         Raises:
             TypeError: another kind of layer.
         """
         if isinstance(module, nn.Linear):
             return cls("linear", module.in_features, module.out_features)
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.get_parameter("weight").shape
+            return cls("linear", inputs, outputs, inputs_first=True)
         if isinstance(module, nn.Embedding):
             names = ("padding_idx", "scale_grad_by_freq", "sparse")
             options = {name: getattr(module, name) for name in names}
@@ -132,7 +137,7 @@ class Geometry:
 
     def tensor_of(self, weight: Tensor) -> Tensor:
         """The weight of such a layer as (groups, out, in, positions): what every decomposition starts from."""
-        if self.kind == "embedding":
+        if self.kind == "embedding" or self.inputs_first:
             return weight.T[None, :, :, None]
         groups, out, inputs, positions = self.shape
         if self.kernel.transposed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.modifier.curves import share_of
 from paredown.modifiers.pruning.masks.scope import (
     LayerShares,
@@ -91,5 +92,5 @@ def _distributed(
     if scope == "erk":
         return erdos_renyi_kernel_shares({name: each.view.shape for name, each in prunables.items()}, share)
     convolutions = [name for name, each in prunables.items() if isinstance(each.module, nn.modules.conv._ConvNd)]
-    linear = [name for name, each in prunables.items() if isinstance(each.module, nn.Linear)]
+    linear = [name for name, each in prunables.items() if isinstance(each.module, LINEAR)]
     return uniform_plus_shares(sizes, share, convolutions[0] if convolutions else None, linear[-1] if linear else None)

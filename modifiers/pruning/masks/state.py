@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import any_of_parts, is_sharded, own_part, whole_of_part
 from paredown.framework.errors import TargetError
+from paredown.framework.model.kinds import LINEAR
 from paredown.framework.model.weights import COMPUTED
 from paredown.framework.modifier.training import Training
 from paredown.framework.storage.bits import pack_bits, unpack_bits
@@ -23,7 +24,7 @@ __all__ = ["PRUNABLE", "MaskState", "Masks", "refuse_nan_gradients", "weights_of
 
 
 #: the layers whose weights can be pruned in place
-PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
+PRUNABLE = (*LINEAR, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 class Masks(PerParameter):

@@ -51,12 +51,12 @@ def mask_trials(update: MaskUpdate, state: MaskState, prunables: Mapping[str, Pr
 
 
 def row_trials(
-    weights: Mapping[str, nn.Parameter], known: Iterable[tuple[str, Tensor]], pattern: Pattern | None, prune: RowPruning
+    weights: Mapping[str, Tensor], known: Iterable[tuple[str, Tensor]], pattern: Pattern | None, prune: RowPruning
 ) -> list[Trial]:
     """Each layer as ``prune`` leaves it at each share, the updates of what stays included; what stays is kept.
 
     Args:
-        weights: by layer, in the order of the trials.
+        weights: by layer, in the order of the trials, output channels first: views of what is rewritten.
         known: of each layer's inputs, in any order.
         pattern: N:M, or None.
         prune: see `paredown.modifiers.pruning.masks.rows.prune_rows`.
@@ -125,14 +125,14 @@ def _zeroed(levels: Mapping[nn.Parameter, Tensor], place: int) -> Iterator[None]
 
 
 @contextmanager
-def _rewritten(weight: nn.Parameter, keep: Tensor, values: Tensor) -> Iterator[None]:
+def _rewritten(weight: Tensor, keep: Tensor, values: Tensor) -> Iterator[None]:
     with _put_back([weight]):
         weight.detach().zero_().masked_scatter_(keep, values)
         yield
 
 
 @contextmanager
-def _put_back(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+def _put_back(weights: Sequence[Tensor]) -> Iterator[None]:
     kept = [weight.detach().clone() for weight in weights]
     try:
         yield

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor, nn
 
 from paredown.framework.model.kinds import TRANSPOSED
+from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.fields import Options
 
 __all__ = ["BlockShape", "Pattern", "Structure", "StructureField", "output_first", "pattern_named", "structure_of"]
@@ -55,7 +56,7 @@ StructureField = Annotated[
 
 def output_first(tensor: Tensor, module: nn.Module) -> Tensor:
     """The view (out, in, kernel...) of a tensor in the shape of the module's weight."""
-    return tensor.transpose(0, 1) if isinstance(module, TRANSPOSED) else tensor
+    return tensor.transpose(0, 1) if WeightLayout.of(module).inputs_first else tensor
 
 
 class Structure(ABC):

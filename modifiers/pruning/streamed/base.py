@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paredown.framework.calibration.rollback import Rollback
 from paredown.framework.calibration.second_moments import WITH_COLUMNS, second_moments
 from paredown.framework.calibration.streaming import Unit, stream
-from paredown.framework.model.weights import COMPUTED, refuse_not_finite, tied_to
+from paredown.framework.model.weights import COMPUTED, WeightLayout, refuse_not_finite, tied_to, weight_rows
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
 from paredown.framework.modifier.fields import Share, Trial
@@ -113,9 +113,9 @@ class StreamedPruning(HeldMasks):
         """What is known of the inputs of a unit's layers: second moments (groups, n, n), or their diagonal."""
         return {name: each.matrix for name, each in second_moments(training, unit).items()}
 
-    def without_data(self, weight: Tensor) -> Tensor:
+    def without_data(self, rows: Tensor) -> Tensor:
         """What `moments` gives for a layer whose forward no batch reached: inputs that are all alike."""
-        return torch.eye(weight[0].numel(), device=weight.device)[None]
+        return torch.eye(rows[0].numel(), device=rows.device)[None]
 
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
         """Why a layer is left alone, or None."""
@@ -125,11 +125,12 @@ class StreamedPruning(HeldMasks):
         tied = tied_to(training.model, name)
         if tied is not None:
             return f"its weight is tied to {tied!r}"
-        return None if self.pattern is None else self.pattern.misfit(weight)
+        return None if self.pattern is None else self.pattern.misfit(weight_rows(module))
 
     # -- the contract of a modifier ------------------------------------------------------------------------------------
 
     def check(self, training: Training) -> None:
+        super().check(training)
         layers = self._layers(training)
         self._goals(training, layers)
         for name, module in layers.items():
@@ -151,7 +152,7 @@ class StreamedPruning(HeldMasks):
     def trials(self, training: Training) -> Sequence[Trial]:
         self.check(training)
         layers = self._layers(training)
-        weights = {name: module.get_parameter("weight") for name, module in layers.items()}
+        weights = {name: weight_rows(module) for name, module in layers.items()}
         return row_trials(weights, self._known(training, weights), self.pattern, self.pruned_rows)
 
     def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -168,9 +169,9 @@ class StreamedPruning(HeldMasks):
         with Rollback() as kept:
             unseen = dict(self._goals(training, layers, self._outlier_shares(training, layers)))
             for name, moments in self._streamed(training, list(layers)):
-                self._prune(layers[name].get_parameter("weight"), moments, unseen.pop(name), kept, masks)
+                self._prune(layers[name], moments, unseen.pop(name), kept, masks)
             for name, goal in unseen.items():
-                self._prune(layers[name].get_parameter("weight"), None, goal, kept, masks)
+                self._prune(layers[name], None, goal, kept, masks)
         state.masks = masks
         total = sum(weight.numel() for weight in masks)
         state.share = sum(int((~to_bool(mask)).sum()) for mask in masks.values()) / max(total, 1)
@@ -223,7 +224,7 @@ class StreamedPruning(HeldMasks):
         for unit in stream(training, layers, self.samples):
             yield from self.moments(training, unit).items()
 
-    def _known(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+    def _known(self, training: Training, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """What is known of each layer's inputs in the model as it is."""
         unseen = dict(weights)
         for name, moments in self._streamed(training, list(weights)):
@@ -231,10 +232,11 @@ class StreamedPruning(HeldMasks):
             yield name, moments
         yield from ((name, self.without_data(weight)) for name, weight in unseen.items())
 
-    def _prune(self, weight: nn.Parameter, moments: Tensor | None, goal: Goal, kept: Rollback, masks: Masks) -> None:
+    def _prune(self, module: nn.Module, moments: Tensor | None, goal: Goal, kept: Rollback, masks: Masks) -> None:
         """Write one layer's new weight and its mask."""
-        moments = self.without_data(weight) if moments is None else moments
-        new, keep = prune_rows(weight, moments, goal, self.pruned_rows)
+        weight, rows, layout = module.get_parameter("weight"), weight_rows(module), WeightLayout.of(module)
+        moments = self.without_data(rows) if moments is None else moments
+        new, keep = (layout.kept(each) for each in prune_rows(rows, moments, goal, self.pruned_rows))
         kept.keep(weight)
         with torch.no_grad():
             weight.copy_(new)

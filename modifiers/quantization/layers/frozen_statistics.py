@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paredown.framework.model.links import Link
+from paredown.framework.model.links import Link, base_class
 from paredown.framework.modifier.training import Training
 
 __all__ = ["FrozenStatistics", "freeze_statistics"]
@@ -20,7 +20,13 @@ class FrozenStatistics(Link):
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if not module.training:
             return call(module, *args, **kwargs)
-        return _normalised(module, *args, **kwargs)
+        if base_class(module).forward is _BatchNorm.forward:
+            return _normalised(module, *args, **kwargs)
+        module.training = False  # a subclass may do more, such as an activation
+        try:
+            return call(module, *args, **kwargs)
+        finally:
+            module.training = True
 
 
 def freeze_statistics(training: Training) -> None:

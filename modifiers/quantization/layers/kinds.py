@@ -7,23 +7,28 @@ from typing import Any
 
 from torch import nn
 
-from paredown.framework.model.kinds import CONVOLUTIONS, TRANSPOSED
+from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR, TRANSPOSED
 from paredown.framework.model.links import base_class
+from paredown.framework.model.read_layers import uses_of, weight_is_read
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import COMPUTED
+from paredown.framework.modifier.training import Training
 
 __all__ = [
     "LAYERS",
-    "channel_of",
+    "ONLY_READ",
     "parent_attention",
+    "reason_not_to_be_called",
     "reason_to_refuse",
     "takes_indices",
     "untreated",
     "weight_names",
 ]
 
+#: of a layer that has no input to measure, and whose quantizers would never act
+ONLY_READ = "its parent reads its weight and never calls its forward"
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+LAYERS = (*LINEAR, *CONVOLUTIONS, *TRANSPOSED, *EMBEDDINGS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 
 
 def weight_names(module: nn.Module) -> tuple[str, ...]:
@@ -35,11 +40,6 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
         together = ("in_proj_weight",) if own.get("in_proj_weight") is not None else ()
         return together or tuple(f"{key}_proj_weight" for key in "qkv" if own.get(f"{key}_proj_weight") is not None)
     return ("weight",) if own.get("weight") is not None else ()
-
-
-def channel_of(module: nn.Module) -> int:
-    """The dimension of a weight that counts the output channels (of an embedding, its entries)."""
-    return 1 if isinstance(module, TRANSPOSED) else 0
 
 
 def takes_indices(module: nn.Module) -> bool:
@@ -54,6 +54,16 @@ def reason_to_refuse(module: nn.Module) -> str | None:
     if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
         return "max_norm rewrites its weight in the forward"
     return None
+
+
+def reason_not_to_be_called(training: Training, name: str) -> str | None:
+    """Why quantizers of a layer would not act, or None. Where a parent's code reads the weight and calls the forward
+    too, the example inputs or the data decide."""
+    if not weight_is_read(training.model, name):
+        return None
+    seen = training.data.called()
+    somewhere = any(use.called and not use.path for use in uses_of(training.model, name))
+    return None if (somewhere if seen is None else name in seen) else ONLY_READ
 
 
 def parent_attention(model: nn.Module, name: str) -> str | None:

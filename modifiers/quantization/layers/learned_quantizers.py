@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.model.weights import WeightLayout
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer
 from paredown.modifiers.quantization.layers.stored import Grid
 from paredown.modifiers.quantization.numbers.scales import affine_parameters
@@ -79,8 +80,10 @@ class LearnedWeightQuantizer(WeightQuantizer):
         learned: by the weight's name, as kept.
     """
 
-    def __init__(self, scheme: WeightScheme, names: tuple[str, ...], channel: int, learned: Mapping[str, Grid]) -> None:
-        super().__init__(scheme, names, channel, fixed=True)
+    def __init__(
+        self, scheme: WeightScheme, names: tuple[str, ...], layout: WeightLayout, learned: Mapping[str, Grid]
+    ) -> None:
+        super().__init__(scheme, names, layout, fixed=True)
         self.learned = learned
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,12 +93,12 @@ class LearnedWeightQuantizer(WeightQuantizer):
         if name not in self.learned:
             return super().quantized(module, name)
         weight: Any = module._parameters[name]
-        grid = self.learned[name]
-        view = view_for(weight, self.scheme)
+        rows, grid = self.layout.rows(weight), self.learned[name]
+        view = view_for(rows, self.scheme)
         scale, zero_point = spread(grid.scale, self.scheme), spread(grid.zero_point, self.scheme)
         sharing = view.numel() / max(grid.scale.numel(), 1)
         new = learned_round(view, scale, zero_point, self.scheme, (sharing * self.scheme.highest) ** -0.5)
-        return new.reshape(weight.shape)
+        return self.layout.kept(new.reshape(rows.shape))
 
 
 class LearnedActivationQuantizer(ActivationQuantizer):
@@ -135,8 +138,8 @@ class LearnedActivationQuantizer(ActivationQuantizer):
             learned.scale.copy_(torch.where(unknown, scale, learned.scale))
 
 
-def first_weight_scale(weight: Tensor, scheme: WeightScheme, channel: int) -> Tensor:
-    """`first_scale` of a weight, in the shape in which scales are kept."""
-    view, shared = view_of(weight.detach(), scheme, channel)
+def first_weight_scale(rows: Tensor, scheme: WeightScheme) -> Tensor:
+    """`first_scale` of a weight, output channels first, in the shape in which scales are kept."""
+    view, shared = view_of(rows.detach(), scheme)
     magnitude = view.abs().mean(shared, keepdim=True) if shared else view.abs()
     return kept_scale(first_scale(magnitude if magnitude.dtype == torch.float64 else magnitude.float(), scheme), scheme)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.shards import put_together
 from paredown.framework.model.forward import recomputes
 from paredown.framework.model.links import Link, links_of
+from paredown.framework.model.weights import ROWS_FIRST, WeightLayout
 from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize, quantize, round_through
 from paredown.modifiers.quantization.numbers.observers import Observation
 from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
@@ -49,27 +50,31 @@ class WeightQuantizer(Quantizer):
     Args:
         scheme: of all of them.
         names: of the layer's own parameters.
-        channel: the dimension that counts the output channels.
+        layout: where the weights have their output channels.
         fixed: take the grid from the buffers; otherwise it follows the weight.
         in_eval: in eval mode too.
         norm: a batch-norm behind the layer: what is quantized is the weight times its factor, as after folding.
+
+    Attributes:
+        rewritten: the weights themselves were given values on the grid.
     """
 
     def __init__(
         self,
         scheme: WeightScheme,
         names: tuple[str, ...] = ("weight",),
-        channel: int = 0,
+        layout: WeightLayout = ROWS_FIRST,
         fixed: bool = False,
         in_eval: bool = True,
         norm: nn.Module | None = None,
     ) -> None:
         self.scheme = scheme
         self.names = names
-        self.channel = channel
+        self.layout = layout
         self.fixed = fixed
         self.in_eval = in_eval
         self.norm = norm
+        self.rewritten = False
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         return _with_quantized([(module, self)], call, module, args, kwargs)
@@ -80,7 +85,11 @@ class WeightQuantizer(Quantizer):
 
     def codes(self, module: nn.Module, name: str) -> Tensor:
         """The codes of one weight, in its shape."""
-        weight = self._weight(module, name)
+        return self.layout.kept(self.row_codes(module, name))
+
+    def row_codes(self, module: nn.Module, name: str) -> Tensor:
+        """The codes of one weight, output channels first."""
+        weight = self._rows(module, name)
         scale, zero_point = (spread(part, self.scheme) for part in self.grid(module, name))
         shift, zero_point = _fraction(scale, zero_point)
         return quantize(view_for(weight, self.scheme) + shift, scale, zero_point, self.scheme).reshape(weight.shape)
@@ -88,19 +97,19 @@ class WeightQuantizer(Quantizer):
     def grid(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         """Scale and zero point of one weight, as they are kept."""
         if not self.fixed:
-            return weight_parameters(self._weight(module, name), self.scheme, self.channel)
+            return weight_parameters(self._rows(module, name), self.scheme)
         scale: Tensor = getattr(module, f"{name}_scale")
         zero_point = module._buffers.get(f"{name}_zero_point")
         return scale, torch.zeros_like(scale, dtype=torch.int32) if zero_point is None else zero_point
 
     def quantized(self, module: nn.Module, name: str) -> Tensor:
         """What the layer computes with instead of the weight ``name``."""
-        weight = self._weight(module, name)
+        weight = self._rows(module, name)
         kept = self.grid(module, name)
         if not self.fixed:
             write_grid(module, name, *kept)
         new = self._on_grid(module, weight, *kept)
-        return new if self.norm is None else new / batch_norm_factor(self.norm, weight, self.channel)
+        return self.layout.kept(new if self.norm is None else new / batch_norm_factor(self.norm, weight))
 
     def _on_grid(self, module: nn.Module, weight: Tensor, *kept: Tensor) -> Tensor:
         scale, zero_point = (spread(part, self.scheme) for part in kept)
@@ -114,14 +123,15 @@ class WeightQuantizer(Quantizer):
         clip = stochastic or not self.scheme.narrow or self.scheme.scales != "float"
         return round_through(view, scale, self.scheme, stochastic, clip).reshape(weight.shape)
 
-    def _weight(self, module: nn.Module, name: str) -> Tensor:
-        """One weight; times the batch-norm's factor, where there is one."""
-        weight = put_together(module._parameters[name])
-        return weight if self.norm is None else weight * batch_norm_factor(self.norm, weight, self.channel)
+    def _rows(self, module: nn.Module, name: str) -> Tensor:
+        """One weight, output channels first; times the batch-norm's factor, where there is one."""
+        rows = self.layout.rows(put_together(module._parameters[name]))
+        return rows if self.norm is None else rows * batch_norm_factor(self.norm, rows)
 
     def set_grid(self, module: nn.Module, name: str, scale: Tensor, zero_point: Tensor) -> None:
         """Register the grid of one weight, or put another one in its place."""
         module.register_buffer(f"{name}_scale", scale.clone())
+        module._buffers.pop(f"{name}_zero_point", None)  # of another quantizer
         if not self.scheme.symmetric:
             module.register_buffer(f"{name}_zero_point", zero_point.clone())
 
@@ -241,12 +251,13 @@ class ActivationQuantizer(Quantizer):
             self.set_grid(module, scale, zero_point)
 
 
-def batch_norm_factor(norm: Any, weight: Tensor, channel: int) -> Tensor:
-    """gamma / sqrt(running variance + eps) of each channel, broadcasting against the weight before it; never 0."""
+def batch_norm_factor(norm: Any, rows: Tensor) -> Tensor:
+    """gamma / sqrt(running variance + eps) of each channel, broadcasting against the weight before it, output channels
+    first; never 0."""
     factor = (norm.running_var.detach() + norm.eps).rsqrt()
     factor = factor if norm.weight is None else factor * norm.weight.detach()
-    factor = torch.where(factor == 0, torch.ones_like(factor), factor).to(weight.dtype)
-    return factor.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
+    factor = torch.where(factor == 0, torch.ones_like(factor), factor).to(rows.dtype)
+    return factor.reshape(-1, *[1] * (rows.dim() - 1))
 
 
 def _fraction(scale: Tensor, zero_point: Tensor) -> tuple[Tensor | float, Tensor]:

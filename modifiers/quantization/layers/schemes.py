@@ -12,8 +12,9 @@ from torch import nn
 
 from paredown.framework.errors import TargetError, did_you_mean
 from paredown.framework.model.targets import match
+from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.fields import Options
-from paredown.modifiers.quantization.layers.kinds import channel_of, weight_names
+from paredown.modifiers.quantization.layers.kinds import weight_names
 from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import misfit
 
@@ -77,8 +78,10 @@ def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:
     """Why a layer's weights cannot be divided as the scheme asks, or None."""
     if scheme is None:
         return None
-    shapes: Sequence[tuple[int, ...]] = [tuple(module._parameters[name].shape) for name in weight_names(module)]  # type: ignore[union-attr]
-    return next((reason for shape in shapes if (reason := misfit(shape, scheme, channel_of(module)))), None)
+    layout = WeightLayout.of(module)
+    weights: Sequence[Any] = [module._parameters[name] for name in weight_names(module)]
+    shapes = [tuple(layout.rows(weight.detach()).shape) for weight in weights]
+    return next((reason for shape in shapes if (reason := misfit(shape, scheme))), None)
 
 
 @contextmanager

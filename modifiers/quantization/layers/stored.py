@@ -43,9 +43,10 @@ class QuantizedLayers:
 
     Attributes:
         layers: what is quantized, by name.
+        kept: those whose grid was taken over from an earlier modifier, and whether that one had rewritten the weights.
         bits: widths of weights that differ from the scheme's: chosen under a budget, or on their way down.
         grids: of the weights whose grid is fixed, by "layer.parameter".
-        norms: for convolutions that are quantized as after folding, the batch-norm behind them, by name.
+        norms: for layers that are quantized as after folding, the batch-norm behind them, by name.
         ranges: what was seen of activations, by the place: "layer:input", "layer:output",
             "module:result_3".
         frozen: ranges move no more.
@@ -55,6 +56,7 @@ class QuantizedLayers:
     """
 
     layers: list[str] = field(default_factory=list)
+    kept: dict[str, bool] = field(default_factory=dict)
     bits: dict[str, int] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)

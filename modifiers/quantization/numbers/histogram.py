@@ -71,10 +71,13 @@ def least_squares_range(counts: Tensor, width: Tensor, scheme: ActivationScheme)
 def entropy_range(counts: Tensor, width: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor]:
     """The range whose quantized distribution diverges least (Kullback-Leibler) from the clipped one, as in TensorRT's
     calibration (Migacz, 2017): outliers count at the last bin of the reference; each level spreads its mass evenly over
-    the bins of it that hold something."""
+    the bins of it that hold something. The bin of 0 is left out: 0 is on every grid, and where most values are 0 (after
+    a rectifier) the spread of its level alone would decide, in favour of the narrowest range. What few samples add to a
+    divergence is taken off: (held bins - 1) / 2N for each level."""
     counts, width = _of_all(counts, width)
     low, high = _occupied(counts, width)
     centres, weights = _centres(width, counts), counts.double()
+    weights[BINS // 2] = 0
     candidates = [(low * left, high * right) for left, right in _shrinkings(low, high, scheme)]
     losses = [_divergence(centres, weights, *ends, scheme) for ends in candidates]
     return candidates[int(torch.stack(losses).argmin())]
@@ -155,4 +158,6 @@ def _divergence(centres: Tensor, weights: Tensor, low: Tensor, high: Tensor, sch
     spread = torch.where(held, (mass / bins.clamp(min=1))[level], 0.0)
     p, q = reference / reference.sum(), spread / spread.sum().clamp(min=1)
     present = p > 0
-    return (p[present] * (p[present].log() - q[present].clamp(min=1e-12).log())).sum()
+    divergence = (p[present] * (p[present].log() - q[present].clamp(min=1e-12).log())).sum()
+    noise = (bins - 1).clamp(min=0).sum() / (2 * reference.sum())  # the expected divergence of counts of a flat density
+    return divergence - noise

@@ -37,12 +37,11 @@ def affine_parameters(low: Tensor, high: Tensor, scheme: QuantizationScheme) -> 
     return scale, zero_point.to(torch.int32)
 
 
-def weight_parameters(weight: Tensor, scheme: WeightScheme, channel: int = 0) -> tuple[Tensor, Tensor]:
+def weight_parameters(weight: Tensor, scheme: WeightScheme) -> tuple[Tensor, Tensor]:
     """Scale and zero point of a weight by the scheme's observer, in the shapes of `weight_layout`.
 
     Args:
-        weight: any shape that the scheme can divide.
-        channel: the dimension of the output channels (1 for a transposed convolution).
+        weight: any shape that the scheme can divide, output channels first.
 
     Returns:
         scale: float32 (float64 for float64); where all weights that share it are 0 the smallest normal number, so that
@@ -51,9 +50,9 @@ def weight_parameters(weight: Tensor, scheme: WeightScheme, channel: int = 0) ->
     """
     weight = weight.detach()
     if scheme.symmetric and scheme.observer == "minmax":
-        scale = weight_scale(weight, scheme, channel)
+        scale = weight_scale(weight, scheme)
         return scale, torch.zeros_like(scale, dtype=torch.int32)
-    view, shared = view_of(weight, scheme, channel)
+    view, shared = view_of(weight, scheme)
     low, high = _range(view, shared, scheme)
     if scheme.observer == "mse":
         low, high = _least_squares_range(view, shared, low, high, scheme)
@@ -61,12 +60,12 @@ def weight_parameters(weight: Tensor, scheme: WeightScheme, channel: int = 0) ->
     return kept_scale(scale, scheme), kept_scale(zero_point, scheme)
 
 
-def weight_scale(weight: Tensor, scheme: WeightScheme, channel: int = 0) -> Tensor:
+def weight_scale(weight: Tensor, scheme: WeightScheme) -> Tensor:
     """The symmetric scale at which the largest magnitude is the end of the grid: absmax / (2^(b-1) - 1) for integers.
 
     In the shape in which it is kept; see `weight_parameters`.
     """
-    view, shared = view_of(weight.detach(), scheme, channel)
+    view, shared = view_of(weight.detach(), scheme)
     if not view.numel():
         largest = view.new_zeros([1 if d in shared else size for d, size in enumerate(view.shape)])
     elif not shared:

@@ -10,7 +10,7 @@ from pydantic import Field, Strict, model_validator
 from paredown.framework.modifier.fields import Options
 from paredown.modifiers.quantization.numbers.formats import FLOAT_FORMATS
 
-__all__ = ["ActivationScheme", "Bits", "QuantizationScheme", "WeightScheme"]
+__all__ = ["ActivationScheme", "Bits", "QuantizationScheme", "WeightScheme", "same_grid"]
 
 Bits = Annotated[int, Strict(), Field(ge=2, le=8)]
 Size = Annotated[int, Strict(), Field(ge=1)]
@@ -136,6 +136,12 @@ class ActivationScheme(QuantizationScheme):
     """``minmax``: the extremes of all batches; ``moving_average``: of their extremes, with momentum 0.01;
     ``percentile``, ``histogram`` (least Kullback-Leibler divergence) and ``mse`` (least squared error): from a
     histogram of everything that was seen, at every update."""
+
+
+def same_grid(one: WeightScheme, other: WeightScheme) -> bool:
+    """Whether two schemes mean the same numbers, however their scale is found and values are rounded to them."""
+    ways = {"observer", "percentile", "rounding"}
+    return one.model_dump(exclude=ways) == other.model_dump(exclude=ways)
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:

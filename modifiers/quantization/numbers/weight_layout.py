@@ -1,9 +1,11 @@
 """Which elements of a weight share a scale: views on which scales broadcast, and the shapes of scales.
 
+A weight is given with its output channels first (`paredown.framework.model.weights.WeightLayout.rows`).
+
 | granularity | view of a weight (out, ...), n weights an output channel | kept scale |
 | --- | --- | --- |
 | tensor | itself | 0-d |
-| channel | itself | 1 in every dimension but the channel's |
+| channel | itself | 1 in every dimension but the first |
 | group | (out, n / g, g) | (out, n / g) |
 | block | (out / a, a, n / b, b) | (out / a, n / b) |
 """
@@ -17,11 +19,9 @@ from paredown.modifiers.quantization.numbers.scheme import WeightScheme
 __all__ = ["kept_scale", "misfit", "spread", "view_for", "view_of"]
 
 
-def misfit(shape: tuple[int, ...], scheme: WeightScheme, channel: int = 0) -> str | None:
+def misfit(shape: tuple[int, ...], scheme: WeightScheme) -> str | None:
     """Why a weight of that shape cannot be divided as the scheme asks, or None."""
     rows, columns = shape[0], _columns(shape)
-    if scheme.granularity in ("group", "block") and channel:
-        return f"granularity {scheme.granularity} runs along the input dimension, which is its first"
     if scheme.group_size is not None and columns % scheme.group_size:
         return f"its {columns} weights an output channel are not divisible by group_size {scheme.group_size}"
     if scheme.block is not None and (rows % scheme.block[0] or columns % scheme.block[1]):
@@ -29,15 +29,14 @@ def misfit(shape: tuple[int, ...], scheme: WeightScheme, channel: int = 0) -> st
     return None
 
 
-def view_of(weight: Tensor, scheme: WeightScheme, channel: int = 0) -> tuple[Tensor, tuple[int, ...]]:
+def view_of(weight: Tensor, scheme: WeightScheme) -> tuple[Tensor, tuple[int, ...]]:
     """The view of a weight, and the dimensions of it that share a scale."""
     view = view_for(weight, scheme)
     if scheme.granularity == "group":
         return view, (2,)
     if scheme.granularity == "block":
         return view, (1, 3)
-    every = range(weight.dim())
-    return view, tuple(d for d in every if scheme.granularity == "tensor" or d != channel % weight.dim())
+    return view, tuple(range(0 if scheme.granularity == "tensor" else 1, weight.dim()))
 
 
 def view_for(tensor: Tensor, scheme: WeightScheme) -> Tensor:

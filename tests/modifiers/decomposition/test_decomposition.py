@@ -6,11 +6,11 @@ import pytest
 import torch
 from decomposing import METHODS, manager_of
 from resuming import assert_resumes, going
-from sample_models import batches, conv_net, mlp, pruning, train
+from sample_models import batches, conv_net, mlp, pruning, recipe_of, train
 from torch import nn
 
 import paredown
-from paredown import ScheduleError
+from paredown import Recipe, ScheduledManager, ScheduleError
 
 DATA = batches(image=True)
 
@@ -170,3 +170,25 @@ def test_prepare_before_an_optimizer():
     train(model, optimizer, batches(), 2)
     manager.finalize()
     assert all(isinstance(model[place], nn.Sequential) for place in (0, 2, 4))
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.read, self.called = nn.Linear(32, 32, bias=False), nn.Linear(32, 32)
+
+    def forward(self, x):
+        return self.called(nn.functional.linear(x, self.read.weight))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_layer_whose_weight_the_parent_reads_is_left_alone(known):
+    model, x = Reader(), torch.randn(4, 32)
+    recipe = Recipe.load(recipe_of(1, low={"type": "svd_decomposition", "rank": 4, "guard": "none"}))
+    report = ScheduledManager(recipe).apply(model, **({"example_inputs": (x,)} if known else {}))
+    assert isinstance(model.read, nn.Linear)
+    assert isinstance(model.called, nn.Sequential)
+    assert model(x).shape == x.shape
+    reasons = {event["layer"]: event["reason"] for event in report.events if event["event"] == "left alone"}
+    assert ("its parent reads its weight" in reasons["read"]) != known
+    assert ("does not run with other layers" in reasons["read"]) == known

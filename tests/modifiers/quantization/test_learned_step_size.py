@@ -55,7 +55,7 @@ def test_the_gradient_of_the_zero_point_is_that_of_the_clipped():
 
 def test_the_first_scale():
     weight = torch.randn(4, 10)
-    scale = first_weight_scale(weight, WeightScheme(bits=4, narrow=False), 0)
+    scale = first_weight_scale(weight, WeightScheme(bits=4, narrow=False))
     assert torch.allclose(scale, 2 * weight.abs().mean(1, keepdim=True) / 7**0.5)
 
 

@@ -240,3 +240,19 @@ def test_inputs_that_are_not_finite_are_named(bad, observer):
         manager_of(q=fields).apply(model, data=data)
     assert model.state_dict().keys() == before.keys()
     assert type(model[0]) is nn.Linear
+
+
+class ActivatedNorm(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_frozen_statistics_leave_the_rest_of_a_batch_norm():
+    model = nn.Sequential(nn.Linear(16, 8), ActivatedNorm(8), nn.Linear(8, 4))
+    optimizer, manager = sgd(model), manager_of(1, q={**INT8, "freeze_batch_norm": 0})
+    manager.modify(model, optimizer, 10)
+    train(model, optimizer, batches(10), 1)
+    x = torch.randn(5, 8)
+    assert torch.equal(model[1].train()(x), model[1].eval()(x))
+    assert model[1].train()(x).min() == 0
+    assert model[1].training

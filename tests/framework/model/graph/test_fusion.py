@@ -257,6 +257,39 @@ def test_batch_norms_that_cannot_be_folded_are_left_out():
     assert batch_norms_after(export_graph(Peeked(), (torch.randn(1, 3, 4, 4),))) == {}
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class PreparedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize("kind", [ActivatedNorm, PreparedNorm])
+def test_what_does_more_than_normalise_is_not_folded(kind):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.Conv2d(4, 4, 1), type("Renamed", (nn.BatchNorm2d,), {})(4))
+    assert batch_norms_after(export_graph(model, (torch.randn(1, 3, 4, 4),))) == {"2": "3"}
+
+
+class Tokens(nn.Module):
+    """A batch-norm over the tokens, and one over what a linear layer gives for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed, self.over_tokens = nn.Linear(6, 6), nn.BatchNorm1d(5)
+        self.linear, self.norm = nn.Linear(6, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        x = self.over_tokens(self.mixed(x)).mean(1)
+        return self.norm(self.linear(x))
+
+
+def test_batch_norms_behind_linear_layers():
+    assert batch_norms_after(export_graph(Tokens(), (torch.randn(2, 5, 6),))) == {"linear": "norm"}
+
+
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()

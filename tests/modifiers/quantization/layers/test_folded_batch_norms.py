@@ -6,7 +6,7 @@ import pytest
 import torch
 from sample_models import recipe_of
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import paredown
 from paredown import Recipe, ScheduledManager
@@ -103,3 +103,22 @@ def test_it_exports(tmp_path):
     made = export(model, (x,), tmp_path / "m.onnx", repetitions=0)
     assert made.agreement.difference <= made.agreement.step
     assert made.operators.get("QLinearConv", 0) >= 1
+
+
+def test_a_linear_layer_is_folded_alike():
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        torch.randn(9, 8),
+    )
+    nn.init.normal_(model[1].weight)
+    model[1].running_var.uniform_(0.1, 4)
+    model[1].running_mean.normal_()
+    model.eval()
+    folded = fuse_linear_bn_eval(copy.deepcopy(model[0]), copy.deepcopy(model[1]))
+    scheme = WeightScheme(bits=4, granularity="tensor")
+    with torch.no_grad():
+        folded.weight.copy_(fake_quantize(folded.weight, *weight_parameters(folded.weight, scheme), scheme))
+    want = folded(x)
+    quantized(model, x, weights={"bits": 4, "granularity": "tensor"})
+    assert torch.allclose(model[1](model[0](x)), want, atol=1e-5)

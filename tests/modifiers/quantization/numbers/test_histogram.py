@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize
 from paredown.modifiers.quantization.numbers.histogram import BINS, SOLVERS, count_, percentile_range
@@ -91,6 +92,29 @@ def test_entropy_clips_outliers_and_keeps_the_bulk():
     other = Observation.unseen(scheme)
     other.observe(uniform, scheme)
     assert SOLVERS["histogram"](other.counts, other.width, scheme)[1] > 0.9
+
+
+def _activations(kind, n):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, generator=generator)
+    if kind == "mostly zeros":
+        return torch.where(torch.rand(n, generator=generator) < 0.9, 0.0, x)
+    shapes = {"relu": torch.relu, "relu6": lambda x: nn.functional.relu6(4 * x), "gelu": nn.functional.gelu}
+    return shapes[kind](x)
+
+
+@pytest.mark.parametrize("count", [4_000, 130_000])
+@pytest.mark.parametrize("kind", ["mostly zeros", "relu", "relu6", "gelu"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_entropy_keeps_the_range_of_what_is_zero_or_near_it_for_the_most_part(kind, count, symmetric):
+    x = _activations(kind, count)
+    errors = {}
+    for observer in ("mse", "histogram"):
+        scheme = ActivationScheme(observer=observer, symmetric=symmetric)
+        seen = Observation.unseen(scheme)
+        seen.observe(x, scheme)
+        errors[observer] = (fake_quantize(x, *seen.solved(scheme), scheme) - x).square().mean().item()
+    assert errors["histogram"] < 2 * errors["mse"]
 
 
 @pytest.mark.parametrize("observer", SOLVERS)

@@ -15,13 +15,13 @@ from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, Wei
 from paredown.modifiers.quantization.numbers.weight_layout import misfit, spread, view_for
 
 
-def blocks_of(weight, scheme, channel=0):
+def blocks_of(weight, scheme):
     """The pieces that share a scale, as index tensors into the flat weight, by plain loops."""
     index = torch.arange(weight.numel()).reshape(weight.shape)
     if scheme.granularity == "tensor":
         return [index.flatten()]
     if scheme.granularity == "channel":
-        return [row.flatten() for row in index.unbind(channel)]
+        return [row.flatten() for row in index.unbind(0)]
     rows = index.reshape(weight.shape[0], -1)
     if scheme.granularity == "group":
         return [row[at : at + scheme.group_size] for row in rows for at in range(0, rows.shape[1], scheme.group_size)]
@@ -33,8 +33,8 @@ def blocks_of(weight, scheme, channel=0):
     ]
 
 
-def on_grid(weight, scheme, channel=0):
-    scale, zero_point = (spread(part, scheme) for part in weight_parameters(weight, scheme, channel))
+def on_grid(weight, scheme):
+    scale, zero_point = (spread(part, scheme) for part in weight_parameters(weight, scheme))
     return fake_quantize(view_for(weight, scheme), scale, zero_point, scheme).reshape(weight.shape)
 
 
@@ -185,7 +185,6 @@ def test_sizes_that_do_not_divide_are_told():
     assert "576" in misfit((3, 576), WeightScheme(group_size=128))
     assert misfit((3, 576), WeightScheme(group_size=64)) is None
     assert "blocks of 128 x 128" in misfit((100, 256), WeightScheme(granularity="block"))
-    assert "input dimension" in misfit((4, 8), WeightScheme(group_size=4), channel=1)
 
 
 @pytest.mark.parametrize(
