@@ -108,7 +108,8 @@ def _marks(update: MaskUpdate, one: Prunable, scores: UnitScores, shares: Sequen
         return
     units = {one.name: scores.of(one.name)}
     for share in shares:
-        contest = Competition((one.name,), share_of(share, update.structure.count(one.view.shape)))
+        count = share_of(share, update.structure.count(one.view.shape))
+        contest = Competition((one.name,), count, (count,))
         yield marks_of(one, chosen_units(units, contest, update.structure)[one.name], update.structure)
 
 
