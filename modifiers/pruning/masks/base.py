@@ -23,6 +23,7 @@ from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import to_bool
 from paredown.modifiers.pruning.masks.competitions import overall
+from paredown.modifiers.pruning.masks.floor import checked_floor
 from paredown.modifiers.pruning.masks.held_masks import HeldMasks
 from paredown.modifiers.pruning.masks.scope import LayerShares, ScopeField, shares_by_pattern
 from paredown.modifiers.pruning.masks.state import (
@@ -90,14 +91,9 @@ class MaskPruning(HeldMasks):
     @field_validator("layer_floor")
     @classmethod
     def _floor_leaves_room(cls, value: float | None, info: ValidationInfo) -> float | None:
-        scope, shares = info.data.get("scope"), [info.data.get("final_sparsity")]
-        shares += scope.layers.values() if isinstance(scope, LayerShares) else []
-        most = max((share for share in shares if share is not None), default=0.0)
-        if value is not None and value > 1 - most + 1e-9:
-            raise ValueError(
-                f"each layer keeps {value:g} of its weights, and a sparsity of {most:g} leaves {1 - most:g}"
-            )
-        return value
+        scope = info.data.get("scope")
+        layers = scope.layers.values() if isinstance(scope, LayerShares) else ()
+        return checked_floor(value, [info.data.get("final_sparsity"), *layers])
 
     # -- the axes ------------------------------------------------------------------------------------------------
 
@@ -131,8 +127,7 @@ class MaskPruning(HeldMasks):
     def check(self, training: Training) -> None:
         usable = self.usable(training)
         finals = self._final_shares(training, usable)
-        with self._named_in_errors():
-            self._update(training).sharing(usable, finals).competitions(self.final(training, usable))
+        self._update(training).contests(MaskState(), usable, self.final(training, usable), finals)
         self.ranking.check(training)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
@@ -150,8 +145,7 @@ class MaskPruning(HeldMasks):
         weights = {name: one.weight for name, one in usable.items()}
         state = MaskState(watched=ranking.start(training, weights))
         update = replace(self._update(training), criterion=ranking)
-        with self._named_in_errors():
-            return update.foreseen(state, usable, self.final(training, usable), finals)
+        return update.foreseen(state, usable, self.final(training, usable), finals)
 
     @property
     def _estimated(self) -> bool:
@@ -216,7 +210,7 @@ class MaskPruning(HeldMasks):
         empty = [name for name, one in held.items() if not any_of_parts(bool((state.masks[one] != 0).any()), one)]
         unasked = [name for name in empty if finals[name] < 1]
         if unasked:
-            kept = "another scope (erk, local), or ignore, keeps weights there"
+            kept = "a layer_floor above 0, or ignore, keeps weights there"
             training.record("empty", remark=f"nothing is left of {', '.join(unasked)}; {kept}")
 
     # -- which weights -------------------------------------------------------------------------------------------
@@ -261,20 +255,15 @@ class MaskPruning(HeldMasks):
         sizes = {name: each.weight.numel() for name, each in usable.items()}
         return overall(sizes, self._final_shares(training, usable))
 
-    @contextmanager
-    def _named_in_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except TargetError as error:
-            raise TargetError(f"{self.name}: {error}") from None
-
     def _final_shares(self, training: Training, usable: Mapping[str, Prunable]) -> dict[str, float]:
         weights = {name: each.weight for name, each in usable.items()}
         otherwise = self.final_sparsity or 0.0
         if not isinstance(self.scope, LayerShares):
             return dict.fromkeys(weights, otherwise)
-        with self._named_in_errors():
+        try:
             return shares_by_pattern(training.model, weights, self.scope.layers, otherwise)
+        except TargetError as error:
+            raise TargetError(f"{self.name}: {error}") from None
 
     # -- pruning ---------------------------------------------------------------------------------------------------
 

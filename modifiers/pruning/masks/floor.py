@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from paredown.framework.errors import TargetError
 
-__all__ = ["DEFAULT_FLOOR", "least_kept", "limits_of", "refuse_more_than"]
+__all__ = ["DEFAULT_FLOOR", "checked_floor", "least_kept", "limits_of", "refuse_more_than"]
 
 #: of each layer's weights, where the recipe says nothing
 DEFAULT_FLOOR = 0.01
+
+
+def checked_floor(floor: float | None, shares: Iterable[float | None]) -> float | None:
+    """A recipe's floor. Raises ValueError where it leaves no room for one of the shares of zeros."""
+    most = max((share for share in shares if share is not None), default=0.0)
+    if floor is not None and floor > 1 - most + 1e-9:
+        raise ValueError(f"each layer keeps {floor:g} of its weights, and a sparsity of {most:g} leaves {1 - most:g}")
+    return floor
 
 
 def least_kept(sizes: Mapping[str, int], shares: Mapping[str, float], floor: float | None) -> dict[str, int]:

@@ -55,7 +55,7 @@ class MaskUpdate:
         Everything is chosen before the first weight is changed.
         """
         if self._needs_no_scores:
-            contests = self._contests(state, prunables, share, finals)
+            contests = self.contests(state, prunables, share, finals)
             return self._by_magnitude(prunables, contests)
         _refuse_nan(prunables)
         return self._zeroed(state, prunables, dict(self._chosen(state, prunables, share, finals)))
@@ -68,10 +68,10 @@ class MaskUpdate:
             if not self._needs_no_scores:
                 chosen = self._chosen(state, prunables, share, finals)
                 return {name: float(marks.double().mean()) for name, marks in chosen}
-            thresholds = self._thresholds(prunables, self._contests(state, prunables, share, finals))
+            thresholds = self._thresholds(prunables, self.contests(state, prunables, share, finals))
             counts = [(members, selected(_weights(prunables, members), each)) for members, each in thresholds]
         else:
-            counts = [(each.members, [each.count]) for each in self._contests(state, prunables, share, finals)]
+            counts = [(each.members, [each.count]) for each in self.contests(state, prunables, share, finals)]
         units = self.sharing(prunables, finals).sizes
         pairs = [pair for members, numbers in counts for pair in zip(members, numbers, strict=True)]
         return {name: number / units[name] for name, number in pairs}
@@ -92,16 +92,24 @@ class MaskUpdate:
         scores = UnitScores(self, state, prunables)
         self._spread_by_outliers(state, scores, share)
         sizes = self.sharing(prunables, finals).sizes
-        for contest in separated(self._contests(state, prunables, share, finals), sizes, self.structure):
+        for contest in separated(self.contests(state, prunables, share, finals), sizes, self.structure):
             units = ranked({name: scores.of(name) for name in contest.members}, self.scope == "lamp")
             for name, marks in chosen_units(units, contest, self.structure).items():
                 yield name, marks_of(prunables[name], marks, self.structure)
 
-    def _contests(
+    def contests(
         self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
     ) -> list[Competition]:
+        """Who competes for how many units.
+
+        Raises:
+            TargetError: so many cannot go, since each layer keeps its least.
+        """
         held = held_units(self.structure, prunables, state.masks)
-        return self.sharing(prunables, finals).competitions(share, held, state.deviations)
+        try:
+            return self.sharing(prunables, finals).competitions(share, held, state.deviations)
+        except TargetError as error:
+            raise TargetError(f"{self.training.name}: {error}") from None
 
     def _spread_by_outliers(self, state: MaskState, scores: UnitScores, share: float) -> None:
         if self.scope == "owl" and not state.deviations:
