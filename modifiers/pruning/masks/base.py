@@ -17,7 +17,7 @@ from paredown.framework.distributed.shards import any_of_parts
 from paredown.framework.errors import TargetError
 from paredown.framework.model.optimizers import clear_momenta_
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.base import Foreseen, Recalibrating
 from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -44,7 +44,7 @@ __all__ = ["MaskPruning"]
 ORIGINS = {"model": "the whole model's output", "data": "data", "gradients": "gradients"}
 
 
-class MaskPruning(HeldMasks):
+class MaskPruning(HeldMasks, Recalibrating):
     """Base: weights of low worth become zero in place, and stay zero.
 
     A subclass gives the criterion, ``ranking``, and decides when to `prune`. Of n units exactly floor(share x n +

@@ -14,7 +14,7 @@ from paredown.framework.calibration.rollback import Rollback
 from paredown.framework.calibration.second_moments import WITH_COLUMNS, second_moments
 from paredown.framework.calibration.streaming import Unit, stream
 from paredown.framework.model.weights import COMPUTED, refuse_not_finite, tied_to
-from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.base import Foreseen, Recalibrating
 from paredown.framework.modifier.curves import share_of
 from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.training import Training
@@ -50,7 +50,7 @@ def _known_scope(value: Any) -> Any:
     return LayerShares.model_validate(value) if isinstance(value, dict) else value
 
 
-class StreamedPruning(HeldMasks):
+class StreamedPruning(HeldMasks, Recalibrating):
     """Base of the modifiers that act once, at ``start``: each layer is pruned for the inputs that the layers pruned
     before it give, in the memory of one block; its zeros are held from then on.
 
@@ -108,6 +108,10 @@ class StreamedPruning(HeldMasks):
     @property
     def calibrates(self) -> bool:
         return True
+
+    @property
+    def recalibration_samples(self) -> int | None:
+        return self.samples
 
     def unused_fields(self) -> Sequence[str]:
         return ["scope"] if self.pattern is not None and self.scope != "local" else []
