@@ -59,11 +59,11 @@ class Recalibration:
         if modifier.recalibrates is False or not has_batch_norms(self.run.model):
             yield
             return
-        before = _marks(self.run.model)
+        at_once = self.run.clock is None or modifier.acts_once
+        before = _marks(self.run.model) if at_once else {}
         yield
-        changed = _changed_since(before, self.run.model)
-        if self.run.clock is None or modifier.acts_once:
-            self._at_once(modifier, training, changed)
+        if at_once:
+            self._at_once(modifier, training, _changed_since(before, self.run.model))
         self._note(modifier)
 
     def finish(self, modifiers: Sequence[Modifier], training: Training | None) -> None:
@@ -86,6 +86,8 @@ class Recalibration:
         statistics = mean_statistics(self._of_the_loop(frozen))
         set_statistics_(self.run.model, statistics)
         training.record("batch-norms", estimated=len(statistics), of="the loop's own batches")
+        if asked or any(modifier.structural for modifier in modifiers):
+            self._tell_what_is_older(training, {*statistics, *frozen})
 
     def to_plain(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -158,6 +160,15 @@ class Recalibration:
     def _is_quantized(self, modifiers: Sequence[Modifier]) -> bool:
         """Whether something was rounded for the statistics as they are."""
         return any("grid" in modifier.claims for modifier in modifiers)
+
+    def _tell_what_is_older(self, training: Training, known: Collection[str]) -> None:
+        older = [name for name in batch_norms_of(self.run.model) if name not in known]
+        if older:
+            training.record(
+                "batch-norms",
+                remark=f"no batch followed the last change: the statistics of {len(older)} batch-norms ({older[0]}) are "
+                "those from before it; let the window end earlier, or give modify(..., data=loader)",
+            )
 
     def _of_the_loop(self, frozen: Collection[str]) -> Statistics:
         """The averages over what the loop has trained on since the last change that enough steps followed."""

@@ -37,7 +37,7 @@ from paredown.modifiers.decomposition.forms.projected_attention import projected
 __all__ = ["Decomposition"]
 
 
-class Decomposition(TargetedModifier, Recalibrating):
+class Decomposition(Recalibrating, TargetedModifier):
     """Base: each layer becomes several ordinary ones whose product is near it.
 
     Where ``every`` is set, ranks fall over the window, from those that have as many parameters as the layer to the

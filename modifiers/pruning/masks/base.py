@@ -44,7 +44,7 @@ __all__ = ["MaskPruning"]
 ORIGINS = {"model": "the whole model's output", "data": "data", "gradients": "gradients"}
 
 
-class MaskPruning(HeldMasks, Recalibrating):
+class MaskPruning(Recalibrating, HeldMasks):
     """Base: weights of low worth become zero in place, and stay zero.
 
     A subclass gives the criterion, ``ranking``, and decides when to `prune`. Of n units exactly floor(share x n +

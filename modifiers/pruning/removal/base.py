@@ -19,7 +19,7 @@ from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
 __all__ = ["StructuredPruning"]
 
 
-class StructuredPruning(TargetedModifier, Recalibrating):
+class StructuredPruning(Recalibrating, TargetedModifier):
     """Base: what is of low worth leaves the model."""
 
     claims: ClassVar = frozenset({"structure"})

@@ -50,7 +50,7 @@ def _known_scope(value: Any) -> Any:
     return LayerShares.model_validate(value) if isinstance(value, dict) else value
 
 
-class StreamedPruning(HeldMasks, Recalibrating):
+class StreamedPruning(Recalibrating, HeldMasks):
     """Base of the modifiers that act once, at ``start``: each layer is pruned for the inputs that the layers pruned
     before it give, in the memory of one block; its zeros are held from then on.
 

@@ -165,6 +165,14 @@ def test_a_loop_without_data_ends_with_those_of_its_own_batches(change):
     assert distance(statistics(model), wanted) < 0.05
 
 
+def test_a_change_at_the_last_step_is_told():
+    model, data = trained()
+    report = run(manager_of(**CUT, every=3), model, data)
+    assert any(
+        "no batch followed the last change" in note and "modify(..., data=loader)" in note for note in report.notes
+    )
+
+
 def test_of_a_cumulative_average_only_what_came_after_the_change_is_left():
     model, data = trained(momentum=None)
     run(manager_of(**CUT, start=1), model, data)
