@@ -166,8 +166,8 @@ class Recalibration:
         if older:
             training.record(
                 "batch-norms",
-                remark=f"no batch followed the last change: the statistics of {len(older)} batch-norms ({older[0]}) are "
-                "those from before it; let the window end earlier, or give modify(..., data=loader)",
+                remark=f"no batch followed the last change: the statistics of {len(older)} batch-norms ({older[0]}) "
+                "are those from before it; let the window end earlier, or give modify(..., data=loader)",
             )
 
     def _of_the_loop(self, frozen: Collection[str]) -> Statistics:
