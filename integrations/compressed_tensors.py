@@ -151,8 +151,8 @@ def _compared(model: Any, folder: Path, inputs: Any, forward: Forward | None, to
         try:
             loaded = base_class(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
             for batch in samples_of(inputs, None, forward):
-                want = [outputs_of(each, batch, forward) for each in models]
-                agreements.add(*want, outputs_of(loaded, batch, forward), str(folder))
+                want, near = (outputs_of(each, batch, forward) for each in models)
+                agreements.add(want, near, outputs_of(loaded, batch, forward), str(folder))
         except ExportError:
             raise
         except Exception as error:  # transformers lets many kinds through

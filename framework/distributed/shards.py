@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "sharded_in",
     "split_in_forward",
     "sum_of_parts",
+    "sums_of_parts",
     "whole_of_part",
 ]
 
@@ -97,6 +98,22 @@ def sum_of_parts(numbers: Tensor, like: Tensor) -> Tensor:
     for group in _groups(like):
         dist.all_reduce(numbers, group=group)
     return numbers
+
+
+def sums_of_parts(counts: Sequence[int], likes: Sequence[Tensor]) -> list[int]:
+    """The sum of one count for each tensor over the processes among which it is split, in as few reductions as there
+    are ways of splitting."""
+    kinds: dict[object, list[int]] = {}
+    for place, like in enumerate(likes):
+        if is_sharded(like):
+            kinds.setdefault((like.device_mesh, like.placements), []).append(place)  # type: ignore[attr-defined]
+    sums = list(counts)
+    for places in kinds.values():
+        like = likes[places[0]]
+        own = torch.tensor([counts[place] for place in places], dtype=torch.int64, device=own_part(like).device)
+        for place, total in zip(places, sum_of_parts(own, like).tolist(), strict=True):
+            sums[place] = total
+    return sums
 
 
 def any_of_parts(found: bool, like: Tensor) -> bool:

@@ -95,11 +95,16 @@ class Exported:
     def _rows(self) -> list[tuple[str, str, str, str]]:
         sizes = (self.reference_bytes, self.float_bytes, self.bytes)
         times = (self.reference_latency, self.float_latency, self.latency)
-        rows = [("bytes", *("" if each is None else f"{each:,}" for each in sizes))]
+        rows = [_row("bytes", ("" if each is None else f"{each:,}" for each in sizes))]
         if self.latency is not None:
-            rows.append(("CPU time", *("" if each is None else f"{each.median:.3g} ms" for each in times)))
+            rows.append(_row("CPU time", ("" if each is None else f"{each.median:.3g} ms" for each in times)))
         share = self.integer_share
         return rows if share is None else [*rows, ("integer layers", "", "", f"{share:.0%}")]
+
+
+def _row(name: str, cells: Iterable[str]) -> tuple[str, str, str, str]:
+    reference, plain, own = cells
+    return name, reference, plain, own
 
 
 def export(
@@ -187,8 +192,8 @@ class _Making:
         dense, simulated = plain_copy(self.model), eval_copy(self.model)
         agreements = Agreements()
         for batch in samples:
-            want = [outputs_of(each, batch, self.forward) for each in (dense, simulated)]
-            agreements.add(*want, session.run(batch), str(self.path))
+            want, near = (outputs_of(each, batch, self.forward) for each in (dense, simulated))
+            agreements.add(want, near, session.run(batch), str(self.path))
         found = agreements.found()
         layers = self._layers(written, session, dense, simulated, samples)
         faults = (each.fault(tolerance, mended) for each in found)

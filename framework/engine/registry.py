@@ -28,7 +28,7 @@ def engines() -> Mapping[str, type[Engine]]:
     """
     found: dict[str, type[Engine]] = {}
     modules = [*modules_of_package(BUILT_IN_PACKAGE), *modules_of_plug_ins(ENTRY_POINT_GROUP, {})]
-    for engine in classes_in(modules, Engine):
+    for engine in classes_in(modules, Engine):  # type: ignore[type-abstract]
         if inspect.isabstract(engine):
             continue
         if found.setdefault(engine.name, engine) is not engine:

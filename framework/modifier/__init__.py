@@ -1,14 +1,14 @@
 """The contract of a modifier: what a plug-in imports.
 
-`Modifier` and `TargetedModifier` are the base classes, `Foreseen` a line of the plan, `Training` what a modifier may
-reach of a run. `Time`, `Share`, `ScheduledNumber`, `Curve` and `Options` are types of fields, `PerParameter` keeps
-tensors by parameter in a state, `Link` acts around a forward, `Term` and `Pass` are an auxiliary loss, and `register`
-makes a class known.
+`Modifier`, `TargetedModifier` and `Recalibrating` are base classes, `Foreseen` is a line of the plan, `Training` what a
+modifier may reach of a run. `Time`, `Share`, `ScheduledNumber`, `Curve` and `Options` are types of fields,
+`PerParameter` keeps tensors by parameter in a state, `Link` acts around a forward, `Term` and `Pass` are an auxiliary
+loss, and `register` makes a class known.
 """
 
 from paredown.framework.auxiliary.losses import Pass, Term
 from paredown.framework.model.links import Link
-from paredown.framework.modifier.base import Foreseen, Modifier, TargetedModifier
+from paredown.framework.modifier.base import Foreseen, Modifier, Recalibrating, TargetedModifier
 from paredown.framework.modifier.curves import Curve, Ramp, ScheduledNumber, curve_value, value_at
 from paredown.framework.modifier.fields import Budget, Options, Share, Trial
 from paredown.framework.modifier.registry import register
@@ -26,6 +26,7 @@ __all__ = [
     "Pass",
     "PerParameter",
     "Ramp",
+    "Recalibrating",
     "ScheduledNumber",
     "Share",
     "TargetedModifier",

@@ -20,7 +20,7 @@ from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Span, Time
 from paredown.framework.modifier.training import Training
 
-__all__ = ["Foreseen", "Modifier", "TargetedModifier"]
+__all__ = ["Foreseen", "Modifier", "Recalibrating", "TargetedModifier"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Foreseen:
     parameters: int | None = None
     density: float | None = None
     bits: int | None = None
+
+
+#: with a few thousand, statistics are as good as those of all data (Wu & Johnson, 2021, arXiv:2105.07576, section 3)
+RECALIBRATION_SAMPLES = 2048
 
 
 class Modifier(Options):
@@ -134,6 +138,16 @@ class Modifier(Options):
     def calibrates(self) -> bool:
         """Whether it needs ``data`` in `ScheduledManager.apply`."""
         return False
+
+    @property
+    def recalibrates(self) -> bool | None:
+        """Whether batch-norms are estimated anew after what it changed; None: where that can be done."""
+        return False
+
+    @property
+    def recalibration_samples(self) -> int | None:
+        """How much of ``data`` is used for that; None: all."""
+        return RECALIBRATION_SAMPLES
 
     @property
     def keeps_initial_model(self) -> bool:
@@ -260,3 +274,16 @@ class TargetedModifier(Modifier):
 
     def remarks(self, training: Training) -> Sequence[str]:
         return [f"ignore {pattern!r} matches nothing" for pattern in training.matches().idle_ignores]
+
+
+class Recalibrating(Modifier):
+    """Base of modifiers after which batch-norms get other inputs than those that their statistics are of."""
+
+    recalibrate_batch_norm: bool | None = None
+    """Estimate the statistics of batch-norms anew: on ``data``, where nothing is trained at once, else in ``finalize``
+    where they are still those of the model before; without ``data`` from what the batches of the training loop have
+    left since. Default: where ``data`` is given or the loop trains."""
+
+    @property
+    def recalibrates(self) -> bool | None:
+        return self.recalibrate_batch_norm

@@ -141,7 +141,9 @@ def check_one_shot(modifiers: Iterable[Modifier], data: Any) -> None:
         ScheduleError: names the modifiers.
     """
     modifiers = list(modifiers)
-    hungry = [f"{modifier.name} ({modifier.type})" for modifier in modifiers if modifier.calibrates]
+    hungry = [
+        f"{modifier.name} ({modifier.type})" for modifier in modifiers if modifier.calibrates or modifier.recalibrates
+    ]
     if hungry and data is None:
         raise ScheduleError(f"{', '.join(hungry)} needs batches to calibrate on: apply(model, data=loader)")
     names = [f"{modifier.name} ({modifier.type})" for modifier in modifiers if modifier.needs_training]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from paredown.framework.calibration.batch_norms import has_batch_norms
 from paredown.framework.errors import ParedownError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.batches import Batches
@@ -112,6 +113,7 @@ def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
     if modifier.acts_once and "end" in modifier.model_fields_set:
         remarks.append("end is set but has no effect: it acts once, at start")
     remarks += modifier.remarks(training)
+    remarks += _recalibration(modifier, training)
     window = training.window
     end = str(modifier.end) if modifier.end is not None else "the end of the run"
     return PlannedModifier(
@@ -123,6 +125,15 @@ def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
         layers=tuple(modifier.foresee(training)),
         remarks=tuple(remarks),
     )
+
+
+def _recalibration(modifier: Modifier, training: Training) -> Sequence[str]:
+    first = next(iter(training.targets()), None) if modifier.recalibrates is None else None
+    if first is None or training.data.available or not has_batch_norms(training.model, behind=first):
+        return ()
+    return [
+        "the statistics of batch-norms are estimated again where data is given, or from the training loop's batches"
+    ]
 
 
 def _modifier_lines(modifier: PlannedModifier, steps_per_epoch: int | None) -> list[str]:

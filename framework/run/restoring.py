@@ -53,6 +53,7 @@ def state_dict(recipe: Recipe, run: Run, schedule: Schedule, teacher: bool = Fal
         "initial_teacher": None if initial is None else fingerprint(initial),
         "teacher": None if initial is None or not teacher else initial.state_dict(),
         "auxiliary_modules": run.modules.state_dict(),
+        "batch_norms": schedule.recalibration.to_plain(),
         "events": [dict(event) for event in run.events],
         "modifiers": {
             modifier.name: {
@@ -139,6 +140,8 @@ def go_on(run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
     if run.clock is not None and state["clock"] is not None:
         _restore_clock(run, state["clock"])
         _reopen(run, schedule)
+    if state.get("batch_norms") is not None:
+        schedule.recalibration.restore(state["batch_norms"])
     run.events.restore(state["events"])
     schedule.attach()
     run.rebuild_past(None)

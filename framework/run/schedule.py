@@ -11,6 +11,7 @@ from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Window
 from paredown.framework.modifier.training import Training
+from paredown.framework.run.recalibration import Recalibration
 from paredown.framework.storage.state import PerParameter, containers
 
 __all__ = ["Phase", "Schedule", "check_claims", "in_order"]
@@ -38,6 +39,7 @@ class Schedule:
         modifiers: in order.
         windows: by name, in optimizer steps; none where nothing is trained.
         phases: by name.
+        recalibration: of the model's batch-norms.
     """
 
     def __init__(self, modifiers: Mapping[str, Modifier], run: Run) -> None:
@@ -47,6 +49,7 @@ class Schedule:
         self.windows = {} if clock is None else {each.name: clock.window(each.span) for each in self.modifiers}
         self._trainings = {modifier.name: modifier.bind(run) for modifier in self.modifiers}
         self.phases = {modifier.name: Phase.WAITING for modifier in self.modifiers}
+        self.recalibration = Recalibration(run)
 
     def of(self, modifier: Modifier) -> Training:
         """The run as one of the modifiers sees it."""
@@ -132,7 +135,12 @@ class Schedule:
         for modifier in self._opened():
             modifier.on_finalize(self.of(modifier), self.run.states[modifier.name])
             self.of(modifier).record("finalize")
+        self._finish_batch_norms()
         self.detach()
+
+    def _finish_batch_norms(self) -> None:
+        asking = [modifier for modifier in self._opened() if modifier.recalibrates is not False]
+        self.recalibration.finish(self._opened(), self.of(asking[-1]) if asking else None)
 
     def attach(self, permanent: bool = False) -> None:
         """Build what is not state, of every modifier whose window opened, or of those that are permanent."""
@@ -174,15 +182,20 @@ class Schedule:
         if final:
             self._end(modifier)
         else:
-            modifier.on_update(self.of(modifier), self.run.states[modifier.name])
+            self._act(modifier)
 
     def _end(self, modifier: Modifier) -> None:
         training, state = self.of(modifier), self.run.states[modifier.name]
         self.run.end(modifier.name)
-        modifier.on_update(training, state)
+        self._act(modifier)
         self.phases[modifier.name] = Phase.ENDED
         modifier.on_end(training, state)
         training.record("end")
+
+    def _act(self, modifier: Modifier) -> None:
+        training = self.of(modifier)
+        with self.recalibration.around(modifier, training):
+            modifier.on_update(training, self.run.states[modifier.name])
 
     def _take_over(self, modifier: Modifier) -> PerParameter:
         """What an earlier modifier with the same claim holds of the same parameters is the later one's now."""

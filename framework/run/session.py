@@ -42,7 +42,9 @@ class Session:
             ParedownError: something does not fit; the model is as it was.
         """
         schedule = Schedule(recipe.modifiers, run)
-        schedule.phases.update({} if prepared is None else prepared.schedule.phases)
+        if prepared is not None:
+            schedule.phases.update(prepared.schedule.phases)
+            schedule.recalibration = prepared.schedule.recalibration
         check_parts(schedule.waiting, schedule)
         check_claims(schedule)
         for modifier in schedule.modifiers:

@@ -27,9 +27,9 @@ class TorchEager(Engine):
     """PyTorch's eager mode, the floor that is always there: a ``.pt2`` of aten operators.
 
     `torch.export.load` reads the file where paredown is not installed; ``.module()`` of what it gives is called like
-    the model and returns a tuple of tensors. Weights are int8 (uint8, float8) buffers that the graph dequantizes, one byte
-    each also for narrower ones; activations are clipped and rounded to their grid. It computes in floats: smaller, not
-    faster. Batch-norms are folded into quantized layers.
+    the model and returns a tuple of tensors. Weights are int8 (uint8, float8) buffers that the graph dequantizes, one
+    byte each also for narrower ones; activations are clipped and rounded to their grid. It computes in floats: smaller,
+    not faster. Batch-norms are folded into quantized layers.
 
     Options: ``dynamic_shapes`` as of `torch.export.export`.
     """

@@ -13,7 +13,7 @@ from torch import nn
 
 from paredown.framework.errors import ExportError
 from paredown.framework.model.links import base_class
-from paredown.integrations.export.verification import quiet
+from paredown.integrations.export.calling import quiet
 
 __all__ = ["refuse_fused_experts", "refuse_other_layers"]
 

@@ -69,12 +69,13 @@ def write_onnx(
     written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent, narrow, integer_bias))
     layers = [name for name, module in written.model.named_modules() if _is_layer(module)]
     trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
-    names = {"input_names": input_names, "output_names": output_names}
+    named = {"input_names": input_names, "output_names": output_names}
+    given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     with quiet("torch.onnx"):
         try:
             program: Any = torch.onnx.export(
                 trace.program, (), dynamo=True, opset_version=opset, verbose=False, optimize=True,
-                custom_translation_table=translations(), **{k: v for k, v in names.items() if v is not None},
+                custom_translation_table=translations(), **given,
             )  # fmt: skip
             pack(program.model)
             unpack_when_opened(program.model)

@@ -222,7 +222,7 @@ class _WrittenProjections(Projections):
         bias, size = weights["in_proj_bias"], query.shape[-1]
         together = own.get("in_proj_weight")
         if together is not None and query is key and key is value:
-            q, k, v = self._product(query, together, bias).split(size, -1)
+            q, k, v = torch.split(self._product(query, together, bias), size, -1)
             return q, k, v
         parts = [own[f"{name}_proj_weight"] for name in "qkv"] if together is None else _thirds(together, size)
         biases = (None, None, None) if bias is None else bias.split(size)

@@ -66,7 +66,7 @@ def _program(
     called = model if forward is None else Called(model, forward)
     args, kwargs = arguments(example_inputs, forward)
     if batch is not None:
-        collection = torch.export.ShapesCollection()
+        collection: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for tensor in inputs_of(example_inputs):
             if tensor.dim() and tensor.shape[0] == batch:
                 collection[tensor] = {0: torch.export.Dim.DYNAMIC}

@@ -9,11 +9,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, Strict
 from torch import nn
 
-from paredown.framework.calibration.batch_norms import has_batch_norms
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
-from paredown.framework.modifier.base import Foreseen, TargetedModifier
+from paredown.framework.modifier.base import Foreseen, Recalibrating, TargetedModifier
 from paredown.framework.modifier.curves import Curve, curve_value
 from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.time import Time
@@ -38,7 +37,7 @@ from paredown.modifiers.decomposition.forms.projected_attention import projected
 __all__ = ["Decomposition"]
 
 
-class Decomposition(TargetedModifier):
+class Decomposition(Recalibrating, TargetedModifier):
     """Base: each layer becomes several ordinary ones whose product is near it.
 
     Where ``every`` is set, ranks fall over the window, from those that have as many parameters as the layer to the
@@ -58,9 +57,6 @@ class Decomposition(TargetedModifier):
     samples: Annotated[int, Strict(), Field(ge=1)] | None = 512
     """How much of ``data`` is used: to keep activations, to share out a budget, to estimate batch-norms anew; null:
     all."""
-    recalibrate_batch_norm: bool | None = None
-    """Estimate the statistics of the batch-norms behind decomposed layers anew on ``data``. Default: where there is
-    data."""
     guard: GuardKind | None = None
     """What decides whether a layer pays: measured latency, a rule of thumb, or nothing. Default: latency where
     ``example_inputs`` are given, else the rule; of what saves size and no time (embeddings, trains of matrices) only
@@ -86,7 +82,11 @@ class Decomposition(TargetedModifier):
 
     @property
     def calibrates(self) -> bool:
-        return self.activation_aware or self.recalibrate_batch_norm is True or isinstance(self.rank, Budgeted)
+        return self.activation_aware or isinstance(self.rank, Budgeted)
+
+    @property
+    def recalibration_samples(self) -> int | None:
+        return self.samples
 
     def unused_fields(self) -> Sequence[str]:
         idle = {"min_speedup"} if self.guard in ("rule", "none") else set()
@@ -100,13 +100,6 @@ class Decomposition(TargetedModifier):
         super().check(training)
         for name, module in training.targets().items():
             refuse_not_finite(name, module, UNCHANGED, ("weight", "in_proj_weight"))
-
-    def remarks(self, training: Training) -> Sequence[str]:
-        lines = list(super().remarks(training))
-        undecided = self.recalibrate_batch_norm is None and not training.data.available
-        if undecided and has_batch_norms(training.model, behind=next(iter(training.targets()))):
-            lines.append("the statistics of batch-norms are estimated again where data is given, else they stay")
-        return lines
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         sites = self._sites(training)
@@ -176,7 +169,7 @@ class Decomposition(TargetedModifier):
     def _decompose(self, training: Training, sites: Sites, final: Mapping[str, Ranks]) -> None:
         ranks = {name: self._ranks_now(training, sites.layers[name], final[name]) for name in final}
         fields = {name: getattr(self, name) for name in self.form_fields}
-        use = UseOfData(self.activation_aware, self.recalibrate_batch_norm, self.samples)
+        use = UseOfData(self.activation_aware, self.samples)
         decompose_layers(training, sites, ranks, final, fields, use)
 
     def _ranks_now(self, training: Training, site: Site, final: Ranks) -> Ranks:

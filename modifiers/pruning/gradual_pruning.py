@@ -11,6 +11,7 @@ from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.registry import type_name
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.base import MaskPruning
+from paredown.modifiers.pruning.masks.floor import checked_floor
 from paredown.modifiers.pruning.masks.state import MaskState, refuse_nan_gradients
 from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionModifier
 
@@ -33,6 +34,7 @@ class GradualPruning(MaskPruning, CriterionModifier):
         final = info.data.get("final_sparsity")
         if any(not 0 <= share <= 1 for _, share in curve):
             raise ValueError(f"{curve!r}: the points of a curve are (progress, share of zeros), both in 0..1")
+        checked_floor(info.data.get("layer_floor"), [share for _, share in curve])
         if final is not None and curve[-1][1] != final:
             raise ValueError(f"the curve ends at {curve[-1][1]:g}, and final_sparsity is {final:g}")
         return curve

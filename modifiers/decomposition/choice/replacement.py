@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.calibration.batch_norms import Statistics, has_batch_norms, new_statistics, set_statistics_
 from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import attributes_without_fast_path
-from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.calibration import calibrated_factors
@@ -26,11 +24,9 @@ UNCHANGED = "it cannot be decomposed; nothing was changed"
 
 @dataclass(frozen=True)
 class UseOfData:
-    """What calibration data is used for: to keep activations, to estimate batch-norms again (None: where there is
-    data), and how many samples of it (None: all)."""
+    """Whether calibration data is used to keep activations, and how many samples of it (None: all)."""
 
     activation_aware: bool
-    recalibrate_batch_norm: bool | None
     samples: int | None
 
 
@@ -60,8 +56,6 @@ def decompose_layers(
         refuse_not_finite(name, site.module, UNCHANGED)
     with sites.standing(training.model):
         news = _new_modules(training, layers, ranks, use)
-        with modules_replaced(training.model, news):
-            statistics = _statistics(training, news, use)
     _leave_fast_paths(training, news)
     for name in dict.fromkeys(site.attention for name, site in layers.items() if site.attention and name in news):
         training.surgery.replace(name, sites.attentions[name], training.name, {"attention": True})
@@ -70,7 +64,6 @@ def decompose_layers(
         spec = {"ranks": list(ranks[name]), "final": list(final[name]), "geometry": geometry, "fields": dict(fields)}
         training.surgery.replace(name, new, training.name, spec)
         training.record("decompose", layer=name, rank=list(ranks[name]))
-    set_statistics_(training.model, statistics)
 
 
 def _leave_fast_paths(training: Training, news: Mapping[str, nn.Module]) -> None:
@@ -113,12 +106,3 @@ def _factors(site: Site, ranks: Ranks) -> list[Tensor]:
     if not all(bool(torch.isfinite(each).all()) for each in factors):
         raise TargetError(f"{site.name} was not decomposed, its factors hold NaN or infinity; nothing was changed")
     return factors
-
-
-def _statistics(training: Training, news: Mapping[str, nn.Module], use: UseOfData) -> Statistics:
-    wanted = use.recalibrate_batch_norm
-    if not news or wanted is False or (wanted is None and not training.data.repeatable):
-        return {}
-    if not has_batch_norms(training.model):
-        return {}
-    return new_statistics(training, news.values(), use.samples)

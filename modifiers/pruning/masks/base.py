@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -16,13 +17,13 @@ from paredown.framework.distributed.shards import any_of_parts
 from paredown.framework.errors import TargetError
 from paredown.framework.model.optimizers import clear_momenta_
 from paredown.framework.model.targets import named_modules
-from paredown.framework.modifier.base import Foreseen
-from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.base import Foreseen, Recalibrating
 from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import to_bool
-from paredown.modifiers.pruning.masks.competitions import competitions, overall
+from paredown.modifiers.pruning.masks.competitions import overall
+from paredown.modifiers.pruning.masks.floor import checked_floor
 from paredown.modifiers.pruning.masks.held_masks import HeldMasks
 from paredown.modifiers.pruning.masks.scope import LayerShares, ScopeField, shares_by_pattern
 from paredown.modifiers.pruning.masks.state import (
@@ -31,16 +32,19 @@ from paredown.modifiers.pruning.masks.state import (
     weights_of,
 )
 from paredown.modifiers.pruning.masks.trials import layer_shares, mask_trials
-from paredown.modifiers.pruning.masks.update import MaskUpdate, held_units
-from paredown.modifiers.pruning.scoring.criterion import Criterion
+from paredown.modifiers.pruning.masks.update import SCORED, MaskUpdate, held_units
+from paredown.modifiers.pruning.scoring.criterion import Criterion, criterion_named
 from paredown.modifiers.pruning.scoring.prunable import Prunable, layer_of
 from paredown.modifiers.pruning.scoring.scores import watch
 from paredown.modifiers.pruning.scoring.units import Pattern, Structure, StructureField, structure_of
 
 __all__ = ["MaskPruning"]
 
+#: where scores come from that the weights alone do not give, by what a criterion needs
+ORIGINS = {"model": "the whole model's output", "data": "data", "gradients": "gradients"}
 
-class MaskPruning(HeldMasks):
+
+class MaskPruning(Recalibrating, HeldMasks):
     """Base: weights of low worth become zero in place, and stay zero.
 
     A subclass gives the criterion, ``ranking``, and decides when to `prune`. Of n units exactly floor(share x n +
@@ -61,6 +65,9 @@ class MaskPruning(HeldMasks):
 
     An N:M pattern implies it; beside ``scope: {layers: ...}`` it is for the layers that no pattern means, which
     otherwise stay as they are."""
+    layer_floor: Share | None = None
+    """The least share of its weights that each layer keeps, rounded up to whole units; the others give more, so that
+    the share of all is reached. Default: 0.01, or half of what the final share leaves where that is less; 0: none."""
     clear_momenta: bool = True
     """Set to zero what the optimizer remembers of weights when they are pruned, and when they are handed back."""
 
@@ -80,6 +87,13 @@ class MaskPruning(HeldMasks):
         if value is None and not isinstance(scope, LayerShares):
             raise PydanticCustomError("missing", "final_sparsity is required")
         return value
+
+    @field_validator("layer_floor")
+    @classmethod
+    def _floor_leaves_room(cls, value: float | None, info: ValidationInfo) -> float | None:
+        scope = info.data.get("scope")
+        layers = scope.layers.values() if isinstance(scope, LayerShares) else ()
+        return checked_floor(value, [info.data.get("final_sparsity"), *layers])
 
     # -- the axes ------------------------------------------------------------------------------------------------
 
@@ -111,30 +125,44 @@ class MaskPruning(HeldMasks):
         return [each.weight for each in self.prunable(training).values()]
 
     def check(self, training: Training) -> None:
-        self._final_shares(training, self.usable(training))
+        usable = self.usable(training)
+        finals = self._final_shares(training, usable)
+        self._update(training).contests(MaskState(), usable, self.final(training, usable), finals)
         self.ranking.check(training)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         usable = self.usable(training)
-        finals = {**self._final_shares(training, usable), **self._foreseen_shares(training, usable)}
-        return [self._foreseen(one, finals) for one in self._meant(training).values()]
+        finals = self._final_shares(training, usable)
+        known = not any(one.weight.is_meta for one in usable.values())
+        shares = {**finals, **self._foreseen_shares(training, usable, finals)} if known else finals
+        return [self._foreseen(one, shares) for one in self._meant(training).values()]
 
-    def _foreseen_shares(self, training: Training, usable: Mapping[str, Prunable]) -> dict[str, float]:
-        """Of the scopes that share out by shape: what each layer gives up."""
-        if self.scope not in ("erk", "uniform_plus"):
-            return {}
-        sizes = {name: self.unit.count(one.view.shape) for name, one in usable.items()}
-        contests = competitions(self.scope, usable, sizes, self.final(training, usable), {}, {}, {})
-        return {name: each.count / sizes[name] for each in contests for name in each.members}
+    def _foreseen_shares(
+        self, training: Training, usable: Mapping[str, Prunable], finals: Mapping[str, float]
+    ) -> dict[str, float]:
+        """What each weight gives up if it stays as it is; by its magnitudes where scores come from elsewhere."""
+        ranking = criterion_named("magnitude") if self._estimated else self.ranking
+        weights = {name: one.weight for name, one in usable.items()}
+        state = MaskState(watched=ranking.start(training, weights))
+        update = replace(self._update(training), criterion=ranking)
+        return update.foreseen(state, usable, self.final(training, usable), finals)
 
-    def _foreseen(self, one: Prunable, finals: Mapping[str, float]) -> Foreseen:
+    @property
+    def _estimated(self) -> bool:
+        """Whether the plan cannot know the scores that decide how much of each layer goes."""
+        return self.scope in SCORED and self.ranking.needs != "weights"
+
+    def _foreseen(self, one: Prunable, shares: Mapping[str, float]) -> Foreseen:
         reason = self._refusal(one)
         if reason is not None:
             return Foreseen(one.layer, reason, refused=True)
-        size = one.weight.numel()
-        together = self.scope in ("global", "lamp", "owl")
-        effect = f"{finals[one.name]:.4g} {'of all together' if together else 'of it'} zero, {self._structure_told}"
-        return Foreseen(one.layer, effect, density=1 - share_of(finals[one.name], size) / size)
+        share = shares[one.name]
+        effect = f"{share:.4g} of it zero, {self._structure_told}"
+        if self._estimated:
+            effect = f"about {effect}: an estimate by magnitude, it is weighed by {ORIGINS[self.ranking.needs]}"
+        elif self.scope in SCORED:
+            effect += ", as the weights are now"
+        return Foreseen(one.layer, effect, density=1 - share)
 
     @property
     def _structure_told(self) -> str:
@@ -151,8 +179,8 @@ class MaskPruning(HeldMasks):
     def on_start(self, training: Training) -> MaskState:
         usable = self.usable(training)
         masks = Masks(training.inherited)
-        counts = [held_units(self.unit, each, masks) for each in usable.values()]
-        share = sum(held for held, _ in counts) / max(sum(total for _, total in counts), 1)
+        units = self._update(training).sharing(usable, {}).sizes
+        share = sum(held_units(self.unit, usable, masks).values()) / max(sum(units.values()), 1)
         weights = {name: each.weight for name, each in usable.items()}
         watched = self.ranking.start(training, weights)
         if training.step:  # the step that led into the window counts
@@ -182,7 +210,7 @@ class MaskPruning(HeldMasks):
         empty = [name for name, one in held.items() if not any_of_parts(bool((state.masks[one] != 0).any()), one)]
         unasked = [name for name in empty if finals[name] < 1]
         if unasked:
-            kept = "another scope (erk, local), or ignore, keeps weights there"
+            kept = "a layer_floor above 0, or ignore, keeps weights there"
             training.record("empty", remark=f"nothing is left of {', '.join(unasked)}; {kept}")
 
     # -- which weights -------------------------------------------------------------------------------------------
@@ -257,7 +285,7 @@ class MaskPruning(HeldMasks):
         self.forget(training, _changed(before, state.masks))
 
     def _update(self, training: Training) -> MaskUpdate:
-        return MaskUpdate(training, self.ranking, self.unit, self.scope, self.masks)
+        return MaskUpdate(training, self.ranking, self.unit, self.scope, self.masks, self.layer_floor)
 
     def hand_back(self, training: Training, state: MaskState) -> None:
         """Let all weights train again, from zero."""

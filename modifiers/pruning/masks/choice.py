@@ -12,7 +12,7 @@ from paredown.modifiers.pruning.masks.competitions import Competition
 from paredown.modifiers.pruning.masks.scope import lamp_scores
 from paredown.modifiers.pruning.scoring.prunable import Prunable
 from paredown.modifiers.pruning.scoring.units import Pattern, Structure
-from paredown.modifiers.pruning.selection.select import smallest
+from paredown.modifiers.pruning.selection.limits import smallest_within
 
 __all__ = ["chosen_units", "marks_of", "ranked", "separated", "unit_scores"]
 
@@ -51,18 +51,18 @@ def separated(contests: Sequence[Competition], sizes: Mapping[str, int], structu
     for contest in contests:
         room = {name: structure.room(sizes[name]) for name in contest.members} if isinstance(structure, Pattern) else {}
         if room and contest.count == sum(room.values()):
-            yield from (Competition((name,), count) for name, count in room.items())
+            yield from (Competition((name,), count, (count,)) for name, count in room.items())
         else:
             yield contest
 
 
 def chosen_units(units: Mapping[str, Tensor], contest: Competition, structure: Structure) -> dict[str, Tensor]:
-    """Bool by weight, True for the units that go: exactly the competition's count of smallest scores; ties by weight,
-    then index, lowest first. Where all goes that a pattern leaves free, nothing is ranked."""
+    """Bool by weight, True for the units that go: exactly the competition's count of smallest scores within its limits;
+    ties by weight, then index, lowest first. Where all goes that a pattern leaves free, nothing is ranked."""
     scores = [units[name] for name in contest.members]
     if isinstance(structure, Pattern) and contest.count == sum(structure.room(each.numel()) for each in scores):
         return {name: each < torch.inf for name, each in units.items()}
-    found = smallest(scores, contest.count, order="value", names=contest.members)
+    found = smallest_within(scores, contest.count, contest.limits, order="value", names=contest.members)
     return dict(zip(contest.members, found, strict=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "lamp_scores",
     "outlier_shares",
     "shares_by_pattern",
+    "shares_within",
     "uniform_plus_shares",
     "whole_counts",
 ]
@@ -174,8 +175,56 @@ def shares_by_pattern(
     return found
 
 
+def shares_within(
+    sizes: Mapping[str, int],
+    shares: Mapping[str, float],
+    total: int,
+    least: Mapping[str, int],
+    most: Mapping[str, int],
+) -> dict[str, float]:
+    """Shares that add up to ``total`` with each layer between its least and its most.
+
+    Where they do already they are as they were. Else what the layers keep is scaled by one factor, up to their limits,
+    so that layers which are not at a limit keep their proportions.
+
+    Args:
+        sizes: of the layers.
+        shares: 0 to 1 of each.
+        total: from the sum of ``least`` to that of ``most``.
+        least, most: of each layer, how many go; a layer without a least may keep everything.
+    """
+    kept = {name: (1 - shares[name]) * size for name, size in sizes.items()}
+    low = {name: sizes[name] - most[name] for name in sizes}
+    high = {name: size - least.get(name, 0) for name, size in sizes.items()}
+
+    def scaled(factor: float) -> dict[str, float]:
+        return {name: min(max(kept[name] * factor, low[name]), high[name]) for name in sizes}
+
+    wanted = sum(sizes.values()) - total
+    inside = all(low[name] - 1 < kept[name] < high[name] + 1 for name in sizes)
+    if inside and abs(sum(kept.values()) - wanted) < 1:  # what rounding settles
+        return dict(shares)
+    factor = _level_of(lambda factor: sum(scaled(factor).values()), wanted)
+    return {name: 1 - value / sizes[name] for name, value in scaled(factor).items()}
+
+
+def _level_of(rising: Callable[[float], float], wanted: float) -> float:
+    """Where a function that rises from 0 on reaches a value, or comes nearest to it from below."""
+    low, high = 0.0, 1.0
+    while rising(high) < wanted and high < 1e12:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) <= wanted else (low, middle)
+    return low
+
+
 def whole_counts(
-    sizes: Mapping[str, int], shares: Mapping[str, float], total: int, least: Mapping[str, int] | None = None
+    sizes: Mapping[str, int],
+    shares: Mapping[str, float],
+    total: int,
+    least: Mapping[str, int] | None = None,
+    most: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Counts near ``shares`` x ``sizes`` that add up to ``total``: those with the largest remainders are rounded up.
 
@@ -184,15 +233,17 @@ def whole_counts(
         shares: 0 to 1 of each.
         total: at most the sum of the sizes.
         least: what a layer has at least, as long as all of that is no more than ``total``.
+        most: what a layer has at most; their sum is at least ``total``. None: its size.
     """
+    most = sizes if most is None else most
     floor = dict.fromkeys(sizes, 0) | dict(least or {})
     floor = floor if sum(floor.values()) <= total else dict.fromkeys(sizes, 0)
     wanted = {name: min(max(shares[name], 0.0), 1.0) * size for name, size in sizes.items()}
-    counts = {name: min(max(int(value), floor[name]), sizes[name]) for name, value in wanted.items()}
+    counts = {name: min(max(int(value), floor[name]), most[name]) for name, value in wanted.items()}
     order = sorted(sizes, key=lambda name: counts[name] - wanted[name])
     while (missing := total - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1
-        able = [n for n in (order if step > 0 else order[::-1]) if floor[n] <= counts[n] + step <= sizes[n]]
+        able = [n for n in (order if step > 0 else order[::-1]) if floor[n] <= counts[n] + step <= most[n]]
         for name in able[: abs(missing)]:
             counts[name] += step
     return counts

@@ -16,6 +16,7 @@ from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.choice import chosen_units, marks_of
 from paredown.modifiers.pruning.masks.competitions import Competition
+from paredown.modifiers.pruning.masks.floor import least_kept
 from paredown.modifiers.pruning.masks.rows import RowPruning, prune_rows
 from paredown.modifiers.pruning.masks.state import MaskState
 from paredown.modifiers.pruning.masks.update import MaskUpdate, UnitScores
@@ -39,7 +40,7 @@ def mask_trials(update: MaskUpdate, state: MaskState, prunables: Mapping[str, Pr
     Raises:
         ScheduleError, TargetError: those of the criterion.
     """
-    scores, shares = UnitScores(update, state, prunables), _shares(update.structure)
+    scores, shares = UnitScores(update, state, prunables), _shares(update.structure, update.floor)
     layers: dict[str, dict[nn.Parameter, Tensor]] = {}
     for one in prunables.values():
         layers.setdefault(one.layer, {})[one.weight] = _levels(update, one, scores, shares)
@@ -51,7 +52,11 @@ def mask_trials(update: MaskUpdate, state: MaskState, prunables: Mapping[str, Pr
 
 
 def row_trials(
-    weights: Mapping[str, Tensor], known: Iterable[tuple[str, Tensor]], pattern: Pattern | None, prune: RowPruning
+    weights: Mapping[str, Tensor],
+    known: Iterable[tuple[str, Tensor]],
+    pattern: Pattern | None,
+    floor: float | None,
+    prune: RowPruning,
 ) -> list[Trial]:
     """Each layer as ``prune`` leaves it at each share, the updates of what stays included; what stays is kept.
 
@@ -59,13 +64,14 @@ def row_trials(
         weights: by layer, in the order of the trials, output channels first: views of what is rewritten.
         known: of each layer's inputs, in any order.
         pattern: N:M, or None.
+        floor: the least share that each layer keeps; None: the default.
         prune: see `paredown.modifiers.pruning.masks.rows.prune_rows`.
     """
     trials: dict[str, list[Trial]] = {}
     for layer, moments in known:
         weight = weights[layer]
-        for share in _shares(pattern):
-            goal = share_of(share, weight.numel()) if pattern is None else pattern
+        for share in _shares(pattern, floor):
+            goal = _count(share, weight.numel(), floor) if pattern is None else pattern
             new, keep = prune_rows(weight, moments, goal, prune)
             treated = partial(_rewritten, weight, keep, new[keep].to(weight.dtype))
             trials.setdefault(layer, []).append(_trial(layer, share, [weight], int(keep.sum()), treated))
@@ -78,8 +84,15 @@ def layer_shares(training: Training, settings: Mapping[str, float | None]) -> di
     return {"scope": {"layers": shares}, "final_sparsity": None}
 
 
-def _shares(structure: object) -> Sequence[float]:
-    return (structure.share,) if isinstance(structure, Pattern) else SHARES
+def _shares(structure: object, floor: float | None) -> Sequence[float]:
+    if isinstance(structure, Pattern):
+        return (structure.share,)
+    return [share for share in SHARES if floor is None or share <= 1 - floor]
+
+
+def _count(share: float, size: int, floor: float | None) -> int:
+    """How many units of a layer go at a share of its own."""
+    return min(share_of(share, size), size - least_kept({"": size}, {"": share}, floor)[""])
 
 
 def _trial(
@@ -104,11 +117,13 @@ def _marks(update: MaskUpdate, one: Prunable, scores: UnitScores, shares: Sequen
     """Which weights go at each share, chosen as `MaskUpdate.run` does."""
     if update.criterion.by_magnitude and update.structure.free:
         for share in shares:
-            yield smallest([one.weight.detach()], share_of(share, one.weight.numel()), names=[one.name])[0]
+            count = _count(share, one.weight.numel(), update.floor)
+            yield smallest([one.weight.detach()], count, names=[one.name])[0]
         return
     units = {one.name: scores.of(one.name)}
     for share in shares:
-        contest = Competition((one.name,), share_of(share, update.structure.count(one.view.shape)))
+        count = _count(share, update.structure.count(one.view.shape), update.floor)
+        contest = Competition((one.name,), count, (count,))
         yield marks_of(one, chosen_units(units, contest, update.structure)[one.name], update.structure)
 
 

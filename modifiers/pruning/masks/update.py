@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from paredown.framework.distributed.shards import sum_of_parts
+from paredown.framework.distributed.shards import sums_of_parts
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import MaskForm, apply_masks_, mask_keeping, prune_at_, to_bool
 from paredown.modifiers.pruning.masks.choice import chosen_units, marks_of, ranked, separated, unit_scores
-from paredown.modifiers.pruning.masks.competitions import SHARED_OUT, Competition, Scope, competitions
+from paredown.modifiers.pruning.masks.competitions import Competition, Scope, Sharing
 from paredown.modifiers.pruning.masks.scope import outlier_shares
 from paredown.modifiers.pruning.masks.state import Masks, MaskState
 from paredown.modifiers.pruning.scoring.criterion import Criterion
 from paredown.modifiers.pruning.scoring.prunable import Prunable
 from paredown.modifiers.pruning.scoring.scores import gather, scores_of
 from paredown.modifiers.pruning.scoring.units import Structure
-from paredown.modifiers.pruning.selection.select import find_threshold
+from paredown.modifiers.pruning.selection.limits import find_thresholds, selected
+from paredown.modifiers.pruning.selection.select import Threshold
 
-__all__ = ["MaskUpdate", "UnitScores", "held_units"]
+__all__ = ["SCORED", "MaskUpdate", "UnitScores", "held_units"]
+
+#: scopes where scores decide how much of each weight goes
+SCORED = ("global", "lamp", "owl")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class MaskUpdate:
         training: the run as the modifier sees it for which masks are chosen.
         criterion, structure, scope: the axes.
         form: of the masks.
+        floor: the least share of units that each weight keeps; None: the default.
     """
 
     training: Training
@@ -40,6 +45,7 @@ class MaskUpdate:
     structure: Structure
     scope: Scope
     form: MaskForm
+    floor: float | None = None
 
     def run(
         self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
@@ -48,32 +54,62 @@ class MaskUpdate:
 
         Everything is chosen before the first weight is changed.
         """
-        sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
-        plain = self.structure.free and self.scope not in ("lamp", "owl")
-        if self.criterion.by_magnitude and plain:
-            return self._by_magnitude(prunables, self._contests(state, prunables, sizes, share, finals))
+        if self._needs_no_scores:
+            contests = self.contests(state, prunables, share, finals)
+            return self._by_magnitude(prunables, contests)
         _refuse_nan(prunables)
+        return self._zeroed(state, prunables, dict(self._chosen(state, prunables, share, finals)))
+
+    def foreseen(
+        self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The share of each weight that `run` would make zero; nothing is changed."""
+        if self.scope in SCORED:
+            if not self._needs_no_scores:
+                chosen = self._chosen(state, prunables, share, finals)
+                return {name: float(marks.double().mean()) for name, marks in chosen}
+            thresholds = self._thresholds(prunables, self.contests(state, prunables, share, finals))
+            counts = [(members, selected(_weights(prunables, members), each)) for members, each in thresholds]
+        else:
+            counts = [(each.members, [each.count]) for each in self.contests(state, prunables, share, finals)]
+        units = self.sharing(prunables, finals).sizes
+        pairs = [pair for members, numbers in counts for pair in zip(members, numbers, strict=True)]
+        return {name: number / units[name] for name, number in pairs}
+
+    def sharing(self, prunables: Mapping[str, Prunable], finals: Mapping[str, float]) -> Sharing:
+        """How zeros are shared out over the weights."""
+        sizes = {name: self.structure.count(each.view.shape) for name, each in prunables.items()}
+        return Sharing(self.scope, prunables, sizes, finals, self.floor)
+
+    @property
+    def _needs_no_scores(self) -> bool:
+        return self.criterion.by_magnitude and self.structure.free and self.scope not in ("lamp", "owl")
+
+    def _chosen(
+        self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What goes of each weight, bool."""
         scores = UnitScores(self, state, prunables)
         self._spread_by_outliers(state, scores, share)
-        contests = self._contests(state, prunables, sizes, share, finals)
-        pruned: dict[str, Tensor] = {}
-        for contest in separated(contests, sizes, self.structure):
+        sizes = self.sharing(prunables, finals).sizes
+        for contest in separated(self.contests(state, prunables, share, finals), sizes, self.structure):
             units = ranked({name: scores.of(name) for name in contest.members}, self.scope == "lamp")
             for name, marks in chosen_units(units, contest, self.structure).items():
-                pruned[name] = marks_of(prunables[name], marks, self.structure)
-        return self._zeroed(state, prunables, pruned)
+                yield name, marks_of(prunables[name], marks, self.structure)
 
-    def _contests(
-        self,
-        state: MaskState,
-        prunables: Mapping[str, Prunable],
-        sizes: Mapping[str, int],
-        share: float,
-        finals: Mapping[str, float],
+    def contests(
+        self, state: MaskState, prunables: Mapping[str, Prunable], share: float, finals: Mapping[str, float]
     ) -> list[Competition]:
-        shared_out = prunables if self.scope in SHARED_OUT else {}
-        held = {name: held_units(self.structure, each, state.masks)[0] for name, each in shared_out.items()}
-        return competitions(self.scope, prunables, sizes, share, finals, state.deviations, held)
+        """Who competes for how many units.
+
+        Raises:
+            TargetError: so many cannot go, since each layer keeps its least.
+        """
+        held = held_units(self.structure, prunables, state.masks)
+        try:
+            return self.sharing(prunables, finals).competitions(share, held, state.deviations)
+        except TargetError as error:
+            raise TargetError(f"{self.training.name}: {error}") from None
 
     def _spread_by_outliers(self, state: MaskState, scores: UnitScores, share: float) -> None:
         if self.scope == "owl" and not state.deviations:
@@ -83,14 +119,22 @@ class MaskUpdate:
 
     def _by_magnitude(self, prunables: Mapping[str, Prunable], contests: Sequence[Competition]) -> Masks:
         """The same without a tensor of scores, in one pass over the weights."""
-        groups = [[prunables[name].weight for name in each.members] for each in contests]
-        thresholds = [
-            find_threshold(group, each.count, names=each.members) for group, each in zip(groups, contests, strict=True)
-        ]
         masks = Masks()
-        for group, threshold in zip(groups, thresholds, strict=True):
+        for members, threshold in self._thresholds(prunables, contests):
+            group = _weights(prunables, members)
             masks.update(zip(group, prune_at_(group, threshold, form=self.form), strict=True))
         return masks
+
+    def _thresholds(
+        self, prunables: Mapping[str, Prunable], contests: Sequence[Competition]
+    ) -> list[tuple[tuple[str, ...], Threshold]]:
+        """By magnitude: weights with the threshold that they share."""
+        thresholds = []
+        for contest in contests:
+            group = _weights(prunables, contest.members)
+            found = find_thresholds(group, contest.count, contest.limits, names=contest.members)
+            thresholds += [(tuple(contest.members[place] for place in places), each) for places, each in found]
+        return thresholds
 
     @torch.no_grad()
     def _zeroed(self, state: MaskState, prunables: Mapping[str, Prunable], pruned: Mapping[str, Tensor]) -> Masks:
@@ -105,15 +149,22 @@ class MaskUpdate:
         return masks
 
 
-def held_units(structure: Structure, one: Prunable, masks: Masks) -> tuple[int, int]:
-    """How many of a weight's units are pruned, and how many there are."""
-    total = structure.count(one.view.shape)
-    if one.weight not in masks:
-        return 0, total
-    kept = structure.view(to_bool(masks[one.weight]), one.module)
-    whole = kept if structure.single else structure.units(kept.float())
-    held = torch.tensor([int((whole == 0).sum())], device=kept.device)
-    return int(sum_of_parts(held, one.weight)), total
+def held_units(structure: Structure, prunables: Mapping[str, Prunable], masks: Masks) -> dict[str, int]:
+    """How many units of each weight are pruned."""
+    own = {name: _held(structure, one, masks[one.weight]) for name, one in prunables.items() if one.weight in masks}
+    sums = sums_of_parts(list(own.values()), [prunables[name].weight for name in own])
+    return dict.fromkeys(prunables, 0) | dict(zip(own, sums, strict=True))
+
+
+def _held(structure: Structure, one: Prunable, mask: Tensor) -> int:
+    if structure.single:
+        return mask.numel() - int(mask.count_nonzero())
+    units = structure.units(structure.view(to_bool(mask), one.module).float())
+    return int((units == 0).sum())
+
+
+def _weights(prunables: Mapping[str, Prunable], names: Sequence[str]) -> list[nn.Parameter]:
+    return [prunables[name].weight for name in names]
 
 
 def _refuse_nan(prunables: Mapping[str, Prunable]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.modifier.base import TargetedModifier
+from paredown.framework.modifier.base import Recalibrating, TargetedModifier
 from paredown.framework.modifier.curves import Curve, curve_value
 from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.time import Time
@@ -19,7 +19,7 @@ from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
 __all__ = ["StructuredPruning"]
 
 
-class StructuredPruning(TargetedModifier):
+class StructuredPruning(Recalibrating, TargetedModifier):
     """Base: what is of low worth leaves the model."""
 
     claims: ClassVar = frozenset({"structure"})

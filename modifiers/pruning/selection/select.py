@@ -13,7 +13,7 @@ from paredown.modifiers.pruning.selection.chunks import INTEGER_OF_WIDTH, chunks
 from paredown.modifiers.pruning.selection.sharded import RadixSearch
 from paredown.modifiers.pruning.selection.threshold import Order, Search, ordered_keys
 
-__all__ = ["Threshold", "find_threshold", "smallest", "tied"]
+__all__ = ["Threshold", "find_threshold", "marked", "smallest", "tied"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,16 @@ def smallest(
     >>> smallest([torch.tensor([3.0, -1.0]), torch.tensor([1.0, 0.5])], 2)
     [tensor([False,  True]), tensor([False,  True])]
     """
-    threshold = find_threshold(scores, count, order=order, names=names)
+    return marked(scores, find_threshold(scores, count, order=order, names=names))
+
+
+def marked(scores: Sequence[Tensor], threshold: Threshold) -> list[Tensor]:
+    """Mark what a threshold of theirs selects; see `smallest`."""
     scores = [own_part(tensor) for tensor in scores]
     marks = [torch.empty_like(tensor, dtype=torch.bool, requires_grad=False) for tensor in scores]
     for tensor, mark in zip(scores, marks, strict=True):
         for part, target in chunks(tensor, mark):
-            torch.le(ordered_keys(part, threshold.dtype, order), threshold.last, out=target)
+            torch.le(ordered_keys(part, threshold.dtype, threshold.order), threshold.last, out=target)
     for part, target in tied(threshold, scores, marks):
         target.masked_fill_(part, True)
     return marks

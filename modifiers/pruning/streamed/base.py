@@ -14,14 +14,21 @@ from paredown.framework.calibration.rollback import Rollback
 from paredown.framework.calibration.second_moments import WITH_COLUMNS, second_moments
 from paredown.framework.calibration.streaming import Unit, stream
 from paredown.framework.model.weights import COMPUTED, WeightLayout, refuse_not_finite, tied_to, weight_rows
-from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.base import Foreseen, Recalibrating
 from paredown.framework.modifier.curves import share_of
 from paredown.framework.modifier.fields import Share, Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.masks.apply import converted, fast_mask, to_bool
+from paredown.modifiers.pruning.masks.floor import checked_floor, least_kept, limits_of
 from paredown.modifiers.pruning.masks.held_masks import HeldMasks
 from paredown.modifiers.pruning.masks.rows import Goal, prune_rows
-from paredown.modifiers.pruning.masks.scope import LayerShares, outlier_shares, shares_by_pattern
+from paredown.modifiers.pruning.masks.scope import (
+    LayerShares,
+    outlier_shares,
+    shares_by_pattern,
+    shares_within,
+    whole_counts,
+)
 from paredown.modifiers.pruning.masks.state import Masks, MaskState, weights_of
 from paredown.modifiers.pruning.masks.trials import layer_shares, row_trials
 from paredown.modifiers.pruning.scoring.criterion import criterion_named
@@ -43,7 +50,7 @@ def _known_scope(value: Any) -> Any:
     return LayerShares.model_validate(value) if isinstance(value, dict) else value
 
 
-class StreamedPruning(HeldMasks):
+class StreamedPruning(Recalibrating, HeldMasks):
     """Base of the modifiers that act once, at ``start``: each layer is pruned for the inputs that the layers pruned
     before it give, in the memory of one block; its zeros are held from then on.
 
@@ -68,6 +75,10 @@ class StreamedPruning(HeldMasks):
     """``local``: the same share in each layer; ``owl``: blocks with more outliers give up less (Yin et al., 2023,
     arXiv:2310.05175), for which the data runs through the dense model once more; or ``{layers: {pattern: share}}``."""
 
+    layer_floor: Share | None = None
+    """The least share of its weights that each layer keeps; with ``owl`` the others give more, so that the share of all
+    is reached. Default: 0.01, or half of what the final share leaves where that is less; 0: none."""
+
     @model_validator(mode="after")
     def _one_share(self) -> StreamedPruning:
         if self.pattern is None and self.final_sparsity is None and not isinstance(self.scope, LayerShares):
@@ -77,6 +88,12 @@ class StreamedPruning(HeldMasks):
                 f"final_sparsity {self.final_sparsity:g} does not fit structure {self.structure}, which has a share of "
                 f"{self.pattern.share:g}: leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _floor_leaves_room(self) -> StreamedPruning:
+        layers = self.scope.layers.values() if isinstance(self.scope, LayerShares) else ()
+        checked_floor(self.layer_floor, [self.pattern.share if self.pattern else self.final_sparsity, *layers])
         return self
 
     @property
@@ -91,6 +108,10 @@ class StreamedPruning(HeldMasks):
     @property
     def calibrates(self) -> bool:
         return True
+
+    @property
+    def recalibration_samples(self) -> int | None:
+        return self.samples
 
     def unused_fields(self) -> Sequence[str]:
         return ["scope"] if self.pattern is not None and self.scope != "local" else []
@@ -153,7 +174,7 @@ class StreamedPruning(HeldMasks):
         self.check(training)
         layers = self._layers(training)
         weights = {name: weight_rows(module) for name, module in layers.items()}
-        return row_trials(weights, self._known(training, weights), self.pattern, self.pruned_rows)
+        return row_trials(weights, self._known(training, weights), self.pattern, self.layer_floor, self.pruned_rows)
 
     def with_settings(self, training: Training, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         return None if self.pattern is not None else layer_shares(training, settings)
@@ -194,11 +215,15 @@ class StreamedPruning(HeldMasks):
         if self.pattern is not None:
             return dict.fromkeys(layers, self.pattern)
         weights = weights_of(layers)
-        shares = found or self._shares(training, weights)
-        return {
-            name: share_of(shares[key], weight.numel())
-            for name, (key, weight) in zip(layers, weights.items(), strict=True)
-        }
+        sizes = {name: weight.numel() for name, weight in weights.items()}
+        shares = self._shares(training, weights)
+        most = limits_of(sizes, least_kept(sizes, shares, self.layer_floor), {})
+        if found:
+            total = share_of(self.final_sparsity or 0.0, sum(sizes.values()))
+            counts = whole_counts(sizes, shares_within(sizes, found, total, {}, most), total, most=most)
+        else:
+            counts = {name: min(share_of(shares[name], size), most[name]) for name, size in sizes.items()}
+        return dict(zip(layers, counts.values(), strict=True))
 
     def _shares(self, training: Training, weights: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """The share of zeros of each weight, by parameter name."""
@@ -218,7 +243,10 @@ class StreamedPruning(HeldMasks):
         total = module.get_parameter("weight").numel()
         if isinstance(goal, Pattern):
             return Foreseen(name, f"{self.structure} along its inputs, {self.way}", density=1 - goal.share)
-        return Foreseen(name, f"{goal} of {total} weights zero, {self.way}", density=1 - goal / total)
+        effect = f"{goal} of {total} weights zero, {self.way}"
+        if self.scope == "owl":
+            effect = f"about {effect}: an estimate, blocks with more outliers in data give up less"
+        return Foreseen(name, effect, density=1 - goal / total)
 
     def _streamed(self, training: Training, layers: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         for unit in stream(training, layers, self.samples):

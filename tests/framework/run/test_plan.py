@@ -28,7 +28,9 @@ def test_what_is_foreseen():
     ]
     assert [line.layer for line in plan.modifiers[1].layers] == ["stem", "body"]
     assert plan.modifiers[0].remarks == ("end is set but has no effect: it acts once, at start",)
-    assert plan.modifiers[1].remarks == ("ignore 'nothing_at_all' matches nothing",)
+    unmatched, statistics = plan.modifiers[1].remarks
+    assert unmatched == "ignore 'nothing_at_all' matches nothing"
+    assert "batch-norms are estimated again where data is given" in statistics
     head = 2 * (16 + 4) + 4
     assert plan.parameters[0] - plan.parameters[1] == 16 * 4 + 4 - head
     assert plan.macs[0] == 64 * (9 * 8 + 9 * 8 * 16) + 16 * 4

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -99,8 +100,8 @@ def removable_of(weight, structure):
     return found
 
 
-def reference(weights, structure, scope, share):
-    """Sets of places that are zero, by weight."""
+def reference(weights, structure, scope, share, floor=None):
+    """Sets of places that are zero, by weight: one unit after the other goes, unless its layer is at its floor."""
     pattern = isinstance(structure, str) and ":" in structure
     entries = []
     for number, weight in enumerate(weights):
@@ -115,10 +116,16 @@ def reference(weights, structure, scope, share):
                 score = sum(float(weight[index]) ** 2 for index in unit) / len(unit)
             entries.append((score, number, place, unit))
     groups = [entries] if scope == "global" else [[e for e in entries if e[1] == n] for n in range(len(weights))]
+    part = min(Fraction(1, 100), (1 - Fraction(share)) / 2) if floor is None else Fraction(str(floor))
+    left = [sum(e[1] == n for e in entries) for n in range(len(weights))]
+    least = [math.ceil(part * size) for size in left]
     gone = [set() for _ in weights]
     for group in groups:
-        for _, number, _, unit in sorted(group, key=lambda e: e[:3])[: share_of(share, len(group))]:
-            gone[number] |= set(unit)
+        going = share_of(share, len(group))
+        for _, number, _, unit in sorted(group, key=lambda e: e[:3]):
+            if going and left[number] > least[number]:
+                gone[number] |= set(unit)
+                left[number], going = left[number] - 1, going - 1
     return gone
 
 
@@ -152,14 +159,19 @@ def zero_places(weight):
     share=st.sampled_from([0.0, 0.1, 0.35, 0.5, 0.77, 1.0]),
     dtype=st.sampled_from(DTYPES),
     values=st.sampled_from([None, [1.0, -1.0, 0.5], [0.25]]),
+    floor=st.sampled_from([None, 0.0, 0.1, 0.2]),
+    loud=st.sampled_from([1.0, 100.0]),
 )
-def test_exactly_the_least_units_go(structure, scope, share, dtype, values):
+def test_exactly_the_least_units_go(structure, scope, share, dtype, values, floor, loud):
     if isinstance(structure, str) and ":" in structure:
         share = structure_of(structure).share
+    if floor and (share > 0.5 or structure == "channel"):
+        floor = 0.0  # whole units of a small layer leave no room for it
     net = Net(values, dtype)
+    net.conv.weight.data.mul_(loud)
     before = rows_first(net, structure)[: len(applicable(structure))]
-    want = reference([w.clone() for w in before], structure, scope, share)
-    pruned(net, structure, scope, share)
+    want = reference([w.clone() for w in before], structure, scope, share, floor)
+    pruned(net, structure, scope, share, **({} if floor is None else {"layer_floor": floor}))
     after = rows_first(net, structure)[: len(want)]
     assert [zero_places(w) for w in after] == want
 

@@ -67,7 +67,9 @@ def scene(fields, model, data):
 
 
 def applied(fields, model, data, **more):
-    fields = {name: value for name, value in {**fields, **more}.items() if value is not None}
+    fields = {
+        name: value for name, value in {**fields, **more, "recalibrate_batch_norm": False}.items() if value is not None
+    }
     model = copy.deepcopy(model)
     ScheduledManager(Recipe.load(recipe_of(1, p=fields))).apply(model, data=data, example_inputs=(data[0][0],))
     return model.state_dict()

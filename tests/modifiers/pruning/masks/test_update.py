@@ -346,7 +346,7 @@ def test_a_layer_of_which_nothing_is_left_is_told():
     model = mlp()
     with torch.no_grad():
         model[4].weight.mul_(1e-3)
-    fields = {"type": "magnitude_pruning", "final_sparsity": 0.5}
+    fields = {"type": "magnitude_pruning", "final_sparsity": 0.5, "layer_floor": 0.0}
     report = ScheduledManager(Recipe.load(recipe_of(p=fields))).apply(model)
     assert any("nothing is left of 4.weight" in note for note in report.notes)
     for quiet in ({"scope": "local"}, {"final_sparsity": 1.0}):
