@@ -31,8 +31,8 @@ def integer_bias(module: nn.Module, stored: Stored, inputs: ActivationQuantizer)
     """The weights of a layer with quantized inputs, and its bias; None: it stays in floating point.
 
     Where the weights of a channel are so small that its bias does not fit into 32 bits, which would send the whole
-    layer to floating point, the channel's scale is raised to |b| / (S_x 2^30), and its codes are rounded anew: what they
-    lose is less than the bias' own last bit.
+    layer to floating point, the channel's scale is raised to |b| / (S_x 2^30), and its codes are rounded anew: what
+    they lose is less than the bias' own last bit.
     """
     bias, weight = module._parameters.get("bias"), stored.get("weight")
     if bias is None or weight is None or weight.group or weight.is_float or inputs.scheme.format != "int":

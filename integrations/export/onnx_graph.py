@@ -18,6 +18,9 @@ PACKED = {21: "UINT4", 22: "INT4"}
 SCOPES = "pkg.torch.onnx.name_scopes"
 #: between a layer's name and the rest of a node's
 SEPARATOR = "|"
+#: by operator the places of zero points of weights, and by these the places of the weights
+PLACES = {"DequantizeLinear": (2,), "DynamicQuantizeLSTM": (9, 11)}
+WEIGHTS = {2: 0, 9: 1, 11: 2}
 ROUNDING = ("QuantizeLinear", "DequantizeLinear", "Clip")
 
 
@@ -43,12 +46,12 @@ def give_own_zero_points(model: Any) -> None:
     """Let no two stored weights share a zero point: onnxruntime cannot change their types then."""
     ir: Any = require("onnx_ir", "onnx")
     graph, taken = model.graph, set()
-    for node, zero in _stored(graph):
+    for node, place, zero in _zero_points(graph):
         if zero.name in taken:
-            name = f"{node.inputs[0].name}_zero_point"
+            name = f"{node.inputs[WEIGHTS[place]].name}_zero_point"
             copied = ir.Tensor(zero.const_value.numpy(), dtype=zero.dtype, name=name)
             zero = _constant(ir, graph, name, copied)
-            node.replace_input_with(2, zero)
+            node.replace_input_with(place, zero)
         taken.add(zero.name)
 
 
@@ -152,12 +155,13 @@ def strip(model: Any) -> None:
     model.metadata_props.clear()
 
 
-def _stored(graph: Any) -> Iterator[tuple[Any, Any]]:
-    """The nodes that dequantize constants, with their zero points."""
+def _zero_points(graph: Any) -> Iterator[tuple[Any, int, Any]]:
+    """The zero points of stored weights, with the nodes that read them and their places among the inputs."""
     for node in graph:
-        stored = node.op_type == "DequantizeLinear" and len(node.inputs) == 3 and node.inputs[0].is_initializer()
-        if stored and node.inputs[2].is_initializer():
-            yield node, node.inputs[2]
+        for place in PLACES.get(node.op_type, ()):
+            zero = node.inputs[place] if place < len(node.inputs) else None
+            if zero is not None and zero.is_initializer() and node.inputs[WEIGHTS[place]].is_initializer():
+                yield node, place, zero
 
 
 def _layer_of(node: Any, layers: Collection[str], prefix: str) -> str | None:

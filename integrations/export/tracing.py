@@ -51,7 +51,7 @@ def traced(
     given, size = widened(example_inputs), _batch(example_inputs)
     if shapes is not None or not dynamic or size is None:
         return Traced(_program(model, given, forward, shapes), shapes is not None)
-    several = tree_map(lambda leaf: _doubled(leaf, size), given) if size == 1 else given
+    several = tree_map(lambda leaf: _doubled(leaf, size), given)
     try:
         return Traced(_program(model, several, forward, batch=_batch(several)), True)
     except ExportError as error:
@@ -84,6 +84,8 @@ def _batch(example_inputs: Any) -> int | None:
 
 
 def _doubled(leaf: Any, size: int) -> Any:
-    """Twice the same example: `torch.export` takes a 1 for a constant."""
-    batched = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size
-    return torch.cat([leaf, leaf]) if batched else leaf
+    """A tensor of its own, which `torch.export` marks as dynamic; of a single example twice that: a 1 is taken for a
+    constant."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return torch.cat([leaf, leaf]) if size == 1 and leaf.dim() and leaf.shape[0] == 1 else leaf.clone()
