@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/paredown run mnist/prune-quantize-distill --task paredown.integrations.tasks.mnist:task --output runs/demo
+	$(BIN)/paredown run mnist/prune-quantize-distill --task paredown.integrations.tasks.mnist:task --output runs/demo --export onnxruntime
 
 test: $(READY)
 	$(PYTEST)
