@@ -25,8 +25,8 @@ import torch
 from harness import Table, command_line, verdict
 from torch import Tensor, nn
 
-from paredown import Recipe, ScheduledManager
-from paredown.integrations.onnx import OnnxExport, export
+from paredown import Recipe, ScheduledManager, export
+from paredown.framework.engine.exporting import Exported
 from paredown.integrations.tasks.mnist import ResNet, digits
 
 BATCH = 16
@@ -54,7 +54,7 @@ def _cnn(table: Table, quick: bool) -> Iterator[str]:
     _apply(model, {"quantize": {"type": "static_quantization"}}, batches, (x,))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cnn.onnx"
-        made = export(model, (x,), path)
+        made = export(model, (x,), path, allow_slower=True)
         ours, theirs = _outputs(model, path, [(part,) for part in test.images.split(BATCH) if len(part) == BATCH])
     accuracy = [(out.argmax(-1) == test.labels[: len(out)]).float().mean().item() for out in (ours, theirs)]
     yield from _told(table, "CNN, static int8", made, ours, theirs, promised=True)
@@ -87,7 +87,7 @@ def _one_minilm(table: Table, kind: str) -> Iterator[str]:
     _apply(model, modifiers, encoded[:half], encoded[0])
     with tempfile.TemporaryDirectory() as written:
         path = Path(written) / "minilm.onnx"
-        made = export(model, encoded[0], path)
+        made = export(model, encoded[0], path, allow_slower=True)
         ours, theirs = (_pooled(out, encoded[half:]) for out in _outputs(model, path, encoded[half:]))
         exact = _pooled(_outputs(copy.deepcopy(model).double(), path, encoded[half:])[0], encoded[half:]).float()
     yield from _told(table, f"MiniLM, {kind.partition('_')[0]} int8", made, ours, theirs, promised=False)
@@ -106,12 +106,12 @@ def _nearest(vectors: Tensor) -> Tensor:
     return (vectors @ vectors.T).fill_diagonal_(-1).argmax(-1)
 
 
-def _told(table: Table, name: str, made: OnnxExport, ours: Tensor, theirs: Tensor, promised: bool) -> Iterator[str]:
+def _told(table: Table, name: str, made: Exported, ours: Tensor, theirs: Tensor, promised: bool) -> Iterator[str]:
     """Print a row; what it falls short of."""
     step = (ours.max() - ours.min()).item() / 255
     difference = (ours - theirs).abs().max().item() / step
     same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
-    size, speed = made.bytes / (made.dense_bytes or 1), made.speedup or 0.0
+    size, speed = made.bytes / (made.float_bytes or 1), made.speedup or 0.0
     integers = {name: count for name, count in made.operators.items() if name in INTEGER}
     told = ", ".join(f"{operator} {count}" for operator, count in sorted(integers.items()))
     table.row(name, size, f"{speed:.2f}x", same, difference, f"  {told}")

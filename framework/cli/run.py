@@ -145,7 +145,7 @@ def _export(task: str, folder: Path, engine: Engine, quiet: bool) -> None:
     from paredown.framework.experiments.task import load_task
 
     with wrong_use():
-        made = export_run(load_task(task), folder, folder / f"model{engine.suffix}", engine.name)
+        made = export_run(load_task(task), folder, folder / f"model{engine.suffix}", engine.name, allow_slower=True)
     if not quiet:
         typer.echo(f"\n{made}")
 

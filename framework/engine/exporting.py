@@ -150,7 +150,7 @@ def export(
     if repetitions < 2:
         return result
     result = made.measured(result, reference, repetitions)
-    return result if allow_slower else _not_slower(result)
+    return _judged(result, allow_slower)
 
 
 @dataclass
@@ -242,12 +242,13 @@ class _Making:
         )  # fmt: skip
 
 
-def _not_slower(result: Exported) -> Exported:
+def _judged(result: Exported, allow_slower: bool) -> Exported:
+    """With a remark where the file is slower than the same model in floating point, if that is no reason to refuse it."""
     own, plain = result.latency, result.float_latency
     if own is None or plain is None or own.low <= plain.high * SLOWER:
         return result
     told = f"the file takes {own} for a run, the same model in floating point {plain}"
-    if plain.median < MILLISECONDS or result.mended:
+    if allow_slower or plain.median < MILLISECONDS or result.mended:
         return replace(result, remarks=(*result.remarks, told))
     raise ExportError(
         f"{result.path}: {told}: it is smaller, but slower; allow_slower=True accepts that\n{table(result.layers)}"

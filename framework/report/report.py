@@ -59,7 +59,26 @@ class Report:
         body = [HEAD, *self.rows()]
         widths = [max(map(len, column)) for column in zip(*body, strict=True)]
         lines = [f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[c]:>{widths[c]}}" for c in (1, 2, 3)) for row in body]
-        return "\n".join([self.recipe, *lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([f"{self.recipe}: {self.sentence}", *lines, *(f"note: {note}" for note in self.notes)])
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in one sentence: size, speed and accuracy beside the dense model's, as far as they are known.
+
+        >>> Report("r", Summary(100, 100, bytes=600), Summary(100, 50, bytes=200)).sentence
+        '3x smaller'
+        """
+        dense, compressed = self.dense, self.compressed
+        known = dense.bytes is not None and compressed.bytes is not None
+        counts = (dense.bytes or 1, compressed.bytes or 1) if known else (dense.parameters, compressed.parameters)
+        size = _ratio(*counts)
+        told = [f"{size:.3g}x smaller" if size >= 1 else f"{1 / size:.3g}x larger"]
+        if dense.latency is not None and compressed.latency is not None:
+            speed = _ratio(dense.latency[1], compressed.latency[1])
+            faster = f"{speed:.3g}x faster" if speed >= 1 else f"{1 / speed:.3g}x slower"
+            told.append(f"{faster} in {self.engine or 'torch'}")
+        accuracy = _accuracy_row(dense.accuracies, compressed.accuracies)
+        return ", ".join(told if accuracy is None else [*told, f"accuracy {accuracy[-1]}"])
 
     def rows(self) -> list[Row]:
         """The table: (quantity, dense, compressed, ratio), as text."""
@@ -145,6 +164,10 @@ def _count_row(name: str, dense: int | None, compressed: int | None) -> Row | No
     if dense is None or compressed is None:
         return None
     return name, f"{dense:,}", f"{compressed:,}", f"x{compressed / max(dense, 1):.3f}"
+
+
+def _ratio(before: float, after: float) -> float:
+    return before / max(after, 1e-30)
 
 
 def _latency_row(dense: Sequence[float] | None, compressed: Sequence[float] | None, engine: str) -> Row | None:
