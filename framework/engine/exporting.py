@@ -243,7 +243,7 @@ class _Making:
 
 
 def _judged(result: Exported, allow_slower: bool) -> Exported:
-    """With a remark where the file is slower than the same model in floating point, if that is no reason to refuse it."""
+    """With a remark where the file is slower than the same model in floating point, or refused for it."""
     own, plain = result.latency, result.float_latency
     if own is None or plain is None or own.low <= plain.high * SLOWER:
         return result

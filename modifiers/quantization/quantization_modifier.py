@@ -22,6 +22,7 @@ from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
 from paredown.modifiers.quantization.layers.attention import AttentionOutputs
+from paredown.modifiers.quantization.layers.effects import bits_of, effects_of, named_result
 from paredown.modifiers.quantization.layers.folded_batch_norms import folded_batch_norms
 from paredown.modifiers.quantization.layers.kinds import (
     LAYERS,
@@ -155,7 +156,7 @@ class QuantizationModifier(TargetedModifier):
         others = [f"{name} ({kind})" for name, kind in untreated(training.model, training.targets())]
         lines = [f"of a kind that is not quantized, left as they are: {', '.join(others)}"] if others else []
         results = self._rounded_results(training, list(self.layers(training)))
-        named = ", ".join(_described(result) for result in results)
+        named = ", ".join(named_result(result) for result in results)
         lines += [f"also quantized, so that an engine computes in integers: {named}"] if results else []
         return [*super().remarks(training), *lines]
 
@@ -430,21 +431,10 @@ class QuantizationModifier(TargetedModifier):
         reason = self.refusal(training, name, module) or misfit_of(module, schemes.weights)
         if reason is not None:
             return Foreseen(name, reason, refused=True)
-        parts = []
-        if schemes.weights is not None:
-            kind = "" if schemes.weights.format == "int" else f" {schemes.weights.format}"
-            described = (
-                "weights of a width to be chosen" if schemes.weights.bits == "auto" else f"{schemes.weights.bits}-bit"
-            )
-            described += "" if schemes.weights.bits == "auto" else f"{kind} weights"
-            parts.append(f"{described} per {schemes.weights.granularity}")
-        if schemes.activations is not None:
-            parts.append(f"{schemes.activations.bits}-bit inputs{' as they come' if self.dynamic else ''}")
-        known = schemes.weights is not None and schemes.weights.bits != "auto"
-        bits = schemes.weights.width if schemes.weights is not None and known else None
+        parts = effects_of(schemes, self.dynamic)
         if training.engine is not None:
             parts.append(self._computed(training, module, schemes))
-        return Foreseen(name, ", ".join(parts) or "nothing", bits=bits)
+        return Foreseen(name, ", ".join(parts) or "nothing", bits=bits_of(schemes))
 
     def _computed(self, training: Training, module: nn.Module, schemes: LayerSchemes) -> str:
         """How the engine computes a layer, for the plan."""
@@ -467,11 +457,6 @@ def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
     if bits is None or schemes.weights is None:
         return schemes
     return LayerSchemes(schemes.weights.at_width(bits), schemes.activations)
-
-
-def _described(result: Result) -> str:
-    place = result.module or "the model"
-    return f"the result of {place}" if result.call is None else f"a sum or concatenation in {place}"
 
 
 def _passing(link: Link) -> bool:
