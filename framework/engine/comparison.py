@@ -159,25 +159,25 @@ class _Output:
         self.parts.append((wide[0], wide[1], wide[2]))
 
     def agreement(self) -> Agreement:
-        rows = [torch.cat([part[each].flatten(1) for part in self.parts]) for each in range(3)]
-        dense, simulated, engine = rows
-        by_sample = [(_apart(other, dense)).square().mean(1) for other in (simulated, engine)]
-        noise = float(by_sample[0].mean().sqrt())
-        excess = by_sample[1] - SLACK**2 * by_sample[0]
-        error = float(excess.std()) / math.sqrt(max(len(excess), 1)) if len(excess) > 1 else 0.0
-        apart = _apart(engine, simulated)
-        finite = simulated[simulated.isfinite()]
+        dense, simulated, engine = (torch.cat([part[each].flatten() for part in self.parts]) for each in range(3))
+        near, far = (self._squared_errors(each) for each in (1, 2))
+        noise = float(near.mean().sqrt())
+        apart, finite = _apart(engine, simulated), simulated[simulated.isfinite()]
         return Agreement(
             difference=float(apart.max()) if apart.numel() else 0.0,
             step=float(finite.max() - finite.min()) / 255 if finite.numel() else 0.0,
             simulated=noise,
-            engine=float(by_sample[1].mean().sqrt()),
+            engine=float(far.mean().sqrt()),
             spread=float(apart.square().mean().sqrt()),
             magnitude=float(dense[dense.isfinite()].square().mean().sqrt()) if finite.numel() else 0.0,
             argmax=self._same_decisions(noise),
-            samples=len(dense),
-            excess=float(excess.mean()) / error if error > 0 else math.copysign(math.inf, float(excess.mean())),
+            samples=len(near),
+            excess=_standard_errors(far - SLACK**2 * near),
         )
+
+    def _squared_errors(self, which: int) -> Tensor:
+        """For each sample the mean square of the difference from the unquantized model."""
+        return torch.cat([_apart(part[which], part[0]).square().flatten(1).mean(1) for part in self.parts])
 
     def _same_decisions(self, noise: float) -> float:
         same = clear = 0
@@ -262,6 +262,12 @@ class _Seen(Link):
         if tensors:
             self.seen[self.name] = tensors[0].detach().cpu()
         return output
+
+
+def _standard_errors(values: Tensor) -> float:
+    """By how many standard errors the mean of some values lies above zero."""
+    mean, error = float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean / error if error > 0 else math.copysign(math.inf, mean)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -75,6 +75,17 @@ def test_decisions_count_where_they_are_clear():
     assert agreement(noisy + outputs(2, 0.02), noisy, noisy + outputs(1, 0.02)).argmax == 1.0
 
 
+def test_batches_of_different_sizes_and_outputs_without_a_batch():
+    gathered = Agreements()
+    for size in (3, 5):
+        states, loss = torch.randn(2, size, 4), torch.randn(())
+        gathered.add([states, loss], [states + 0.1, loss], [states - 0.1, loss], "m.onnx")
+    found = gathered.found()
+    assert found[0].samples == 4
+    assert found[0].engine == pytest.approx(0.1, rel=1e-5)
+    assert [each.fault() for each in found] == [None, None]
+
+
 def test_a_tolerance_replaces_the_rest():
     found = agreement(outputs(0, 1.0) + outputs(1, 0.02) + 0.5)
     assert found.fault(tolerance=0.6) is None
