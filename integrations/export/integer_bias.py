@@ -35,7 +35,10 @@ def integer_bias(module: nn.Module, stored: Stored, inputs: ActivationQuantizer)
     they lose is less than the bias' own last bit.
     """
     bias, weight = module._parameters.get("bias"), stored.get("weight")
-    if bias is None or weight is None or weight.group or weight.is_float or inputs.scheme.format != "int":
+    plain = (
+        inputs.scheme.format == "int" and inputs.scheme.bits == 8
+    )  # at the scale of narrower inputs it is too coarse
+    if not plain or bias is None or weight is None or weight.group or weight.is_float:
         return stored, None
     input_scale: Any = module._buffers["input_scale"]
     weight = _with_least_scale(weight, bias.detach().abs() / (input_scale * LARGEST))

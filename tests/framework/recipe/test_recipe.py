@@ -70,7 +70,7 @@ MALFORMED = [
     ("run:\n  epochs: 10\n", "", 10, 12, "run.epochs"),
     ("epochs: 10", "epochs: 0", 4, 11, "more than 0"),
     ("epochs: 10", "epochs: ten", 4, 11, "found 'ten'; must be a number of epochs"),
-    ("epochs: 10", "epoch: 10", 4, 3, "run has one, epochs"),
+    ("epochs: 10", "epoch: 10", 4, 3, "did you mean 'epochs'?"),
     ("run:\n  epochs: 10", "run: 10", 3, 6, "must be a mapping: run: {epochs: 30}"),
     # the fields of the recipe
     ("recipe: 1", "recipe: 99", 1, 9, "must be 1"),

@@ -98,7 +98,9 @@ def test_a_teacher_of_another_type(dtype):
 def test_targets_of_a_kind_that_is_not_treated_are_named():
     model = nn.Sequential(nn.Embedding(10, 16), nn.Linear(16, 4))
     manager = manager_of(prune=pruning(0.5, targets=["Linear", "Embedding"]))
-    with pytest.raises(TargetError, match="target 'Embedding' means nothing but Embedding, and only Linear, _ConvNd"):
+    with pytest.raises(
+        TargetError, match="target 'Embedding' means nothing but Embedding, and only Linear, Conv1D, _ConvNd"
+    ):
         manager.modify(model, sgd(model), 10)
 
 

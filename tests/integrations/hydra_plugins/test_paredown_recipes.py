@@ -69,7 +69,7 @@ def test_variables_and_expressions_are_kept():
         ("recipe.modifiers.prune.final_sparsty=0.9", "did you mean 'final_sparsity'"),
         ("recipe.modifiers.prun.final_sparsity=0.9", "did you mean 'prune'"),
         ("recipe.modifers.prune.final_sparsity=0.9", "did you mean 'modifiers'"),
-        ("recipe.run.epoch=9", "run has one, epochs"),
+        ("recipe.run.epoch=9", "did you mean 'epochs'"),
         ("recipe.variables.sparsty=0.9", "did you mean 'sparsity'"),
         ("recipe.variables.sparsity=1.5", "final_sparsity"),
     ],

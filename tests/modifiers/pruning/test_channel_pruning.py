@@ -196,8 +196,8 @@ def test_bad_input_is_refused_before_anything_changes():
         manager_for(final_sparsity=0.5, budget={"macs": 0.5})
     with pytest.raises(RecipeError, match="one of the two"):
         Recipe.load(recipe_of(1, c={"type": "channel_pruning"}))
-    with pytest.raises(RecipeError, match="one of parameters, macs, latency"):
-        manager_for(budget={"macs": 0.5, "latency": 0.5})
+    with pytest.raises(RecipeError, match="one or more of parameters, macs, latency"):
+        manager_for(budget={})
     with pytest.raises(RecipeError, match="is no criterion"):
         manager_for(criterion="taylr")
 

@@ -134,8 +134,9 @@ def test_results_that_an_engine_needs_are_quantized_too():
     ScheduledManager(Recipe.load(recipe_of(1, q=fields))).apply(model, data=[(x,)], example_inputs=(x,))
     outputs = {name for name in dict(model.named_modules()) if f"{name}.output_scale" in model.state_dict()}
     assert outputs == {"norm", "act"}
+    assert "result_1_scale" in model.state_dict(), "the sum"
     plan = ScheduledManager(Recipe.load(recipe_of(1, q=fields))).plan(Residual(), example_inputs=(x,))
-    assert "also the results of norm, act are quantized" in str(plan)
+    assert "also quantized, so that an engine computes in integers: the result of norm, the result of act" in str(plan)
     with torch.no_grad():
         levels = model.act(model.inner(x.expand(4, 4, 8, 8) * 0.1))
     assert levels.unique().numel() <= 256

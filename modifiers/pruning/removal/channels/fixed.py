@@ -21,9 +21,9 @@ def fixed_places(model: nn.Module) -> dict[Place, str]:
     refused: dict[Place, str] = {}
     for name, module in named_modules(model).items():
         if isinstance(module, nn.MultiheadAttention):
-            refused.update(_all_places(name, module, MULTIHEAD))
+            refused.update(_places(name, module, MULTIHEAD))
         if any(link.permanent for link in links_of(module)):
-            refused.update(_all_places(name, module, f"{name} is quantized"))
+            refused.update(_places(name, module, f"{name} is quantized", recurse=False))
     refused.update(_sharing(model))
     return refused
 
@@ -41,7 +41,7 @@ def _sharing(model: nn.Module) -> Iterable[tuple[Place, str]]:
                     yield (each, dimension), f"{each} shares its memory with {with_}, but is another parameter"
 
 
-def _all_places(name: str, module: nn.Module, reason: str) -> Iterable[tuple[Place, str]]:
-    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
+def _places(name: str, module: nn.Module, reason: str, recurse: bool = True) -> Iterable[tuple[Place, str]]:
+    for key, tensor in [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]:
         for dimension in range(tensor.dim()):
             yield ((f"{name}.{key}" if name else key, dimension), reason)

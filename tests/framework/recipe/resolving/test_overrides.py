@@ -36,7 +36,7 @@ def test_overrides():
         ("modifiers..end=3", "write a.b=value"),
         ("run.epochs=", "has no value"),
         ("run.epochs=[1", "is missing"),
-        ("run.epoch=3", "run has one, epochs"),
+        ("run.epoch=3", "did you mean 'epochs'?"),
         ("runn.epochs=3", "did you mean 'run'?"),
     ],
 )
