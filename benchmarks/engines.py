@@ -1,4 +1,4 @@
-"""What compressed models are worth in an engine: bytes, CPU time and accuracy of their files, beside the engine's tools.
+"""What compressed models are worth in an engine: bytes, CPU time and noise of their files, beside the engine's tools.
 
     python benchmarks/engines.py                      all networks in all engines, about fifteen minutes
     python benchmarks/engines.py --engine openvino    in one
@@ -6,11 +6,11 @@
     python benchmarks/engines.py --refusals           whether forty small trained networks are exported at all
     python benchmarks/engines.py --quick              the CNN alone, or three small networks: to see that it runs
 
-Networks: a CNN, a transformer encoder and an LSTM with random weights, EfficientNet-Lite0 and MiniLM with those in their
-packages. Each is written in floating point, quantized in several ways, and by onnxruntime.quantization (`tool`) or NNCF,
-where they are installed. A row: the bytes and the CPU time (one thread, in turns, batches of 1 and of 16) over those of
-the float file, the signal to quantization noise against the unquantized model on 48 samples, the share of layers that are
-computed in integers, and whether the file was mended for this processor.
+Networks: a CNN, a transformer encoder and an LSTM with random weights, EfficientNet-Lite0 and MiniLM with those in
+their packages. Each is written in floating point, quantized in several ways, and by onnxruntime.quantization (`tool`)
+or NNCF, where they are installed. A row: the bytes and the CPU time (one thread, in turns, batches of 1 and of 16) over
+those of the float file, the signal to quantization noise against the unquantized model on 48 samples, the share of the
+layers that are computed in integers, and whether the file was mended for this processor.
 
 Exits with 1 where a file is refused, or slower than the float one, or slower than that of the engine's own tool by more
 than 5%, or noisier than that by more than 1 dB. 5% is also what two measurements of one file may be apart.
@@ -24,7 +24,7 @@ import importlib.util
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
