@@ -1,6 +1,6 @@
 """What compressed models are worth in an engine: bytes, CPU time and noise of their files, beside the engine's tools.
 
-    python benchmarks/engines.py                      all networks in all engines, about fifteen minutes
+    python benchmarks/engines.py                      all networks in all engines, about twenty minutes
     python benchmarks/engines.py --engine openvino    in one
     python benchmarks/engines.py --net MiniLM         one network
     python benchmarks/engines.py --refusals           whether forty small trained networks are exported at all
@@ -105,13 +105,15 @@ def _in_engine(table: Table, net: Net, engine: str, quick: bool) -> Iterator[str
         return
     with tempfile.TemporaryDirectory() as folder:
         files, refused = _files(net, engine, Path(folder), QUICK if quick else KINDS)
+        yield from (f"{net.name} in {engine}, {kind}: {told}" for kind, told in refused.items())
+        if "float" not in files:
+            return
         _measure(net, engine, files, repetitions=4 if quick else 15)
         dense = files["float"]
         for file in files.values():
             times = [file.times[batch] / dense.times[batch] for batch in BATCHES]
             share = "" if file.share is None else f"{file.share:.0%}"
             table.row(net.name, engine, file.kind, file.bytes / dense.bytes, *times, file.decibels, share, file.told)
-        yield from (f"{net.name} in {engine}, {kind}: {told}" for kind, told in refused.items())
         yield from (f"{net.name} in {engine}, {told}" for told in _shortfalls(files))
 
 
@@ -130,7 +132,8 @@ def _files(
             refused[kind] = f"refused: {str(error).splitlines()[0]}"
             print(f"{net.name}, {kind}: {error}")
     peers = _tool_files if engine == "onnxruntime" else _nncf_files
-    return {**files, **{file.kind: file for file in peers(net, files["float"].path, folder)}}, refused
+    made = peers(net, files["float"].path, folder) if "float" in files else ()
+    return {**files, **{file.kind: file for file in made}}, refused
 
 
 def _ours(net: Net, engine: str, kind: str, modifier: Mapping[str, Any] | None, folder: Path) -> File:
@@ -230,8 +233,7 @@ def decibels(want: Tensor, got: Tensor) -> float:
 
 def _shortfalls(files: Mapping[str, File]) -> Iterator[str]:
     dense = files["float"]
-    for kind in set(KINDS) & set(files):
-        own = files[kind]
+    for kind, own in ((kind, files[kind]) for kind in KINDS if kind in files):
         for batch in BATCHES:
             ratio = own.times[batch] / dense.times[batch]
             if ratio > SLOWER:
