@@ -37,7 +37,7 @@ class AtenSpelling:
     ) -> Tensor:
         return dequantized(codes, scale, zero_point, axis, group)
 
-    def unpacks(self, weight: StoredWeight) -> bool:
+    def unpacks(self, weight: StoredWeight, linear: bool) -> bool:
         return False
 
     def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:

@@ -226,10 +226,10 @@ def _add(module: nn.Module, spelling: Spelling, stored: Stored, inputs: Activati
         if spelling.writes_integer_bias():
             stored, bias = integer_bias(module, stored, inputs)
     integer = inputs is not None and products
-    own = [(module, name, _read(spelling, weight, integer)) for name, weight in stored.items()]
+    own = [(module, name, _read(module, spelling, weight, integer)) for name, weight in stored.items()]
     output = _child_weight(module.out_proj, False) if isinstance(module, nn.MultiheadAttention) else None
     if output is not None:
-        own.append((module.out_proj, "weight", _read(spelling, output, False)))  # type: ignore[arg-type]
+        own.append((module.out_proj, "weight", _read(module, spelling, output, False)))  # type: ignore[arg-type]
     if bias is not None:
         own.append((module, "bias", bias))
     if own:
@@ -238,6 +238,7 @@ def _add(module: nn.Module, spelling: Spelling, stored: Stored, inputs: Activati
         add_link(module, BiasApart())
 
 
-def _read(spelling: Spelling, weight: StoredWeight, integer: bool) -> StoredWeight:
+def _read(module: nn.Module, spelling: Spelling, weight: StoredWeight, integer: bool) -> StoredWeight:
     """A weight that meets quantized inputs, or is unpacked once, when the file is opened."""
-    return weight if integer or not spelling.unpacks(weight) else dataclasses.replace(weight, constant=True)
+    unpacked = spelling.unpacks(weight, isinstance(module, nn.Linear))
+    return weight if integer or not unpacked else dataclasses.replace(weight, constant=True)

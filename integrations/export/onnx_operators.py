@@ -129,8 +129,8 @@ class OnnxSpelling:
         values: Tensor = torch.ops.paredown.dequantize(codes, scale, zero_point, axis, group, bits)
         return values
 
-    def unpacks(self, weight: StoredWeight) -> bool:
-        return not weight.group or not self.narrow
+    def unpacks(self, weight: StoredWeight, linear: bool) -> bool:
+        return not (weight.group and linear and self.narrow)  # what MatMulNBits multiplies by
 
     def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
         if weight.zero_point is not None:

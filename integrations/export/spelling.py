@@ -31,8 +31,12 @@ class Spelling(Protocol):
         """Values of codes, as ONNX's DequantizeLinear has it: a scale for the tensor, an
         axis, or groups of it."""
 
-    def unpacks(self, weight: StoredWeight) -> bool:
-        """Whether a weight that meets floating-point inputs is unpacked once, when the file is opened."""
+    def unpacks(self, weight: StoredWeight, linear: bool) -> bool:
+        """Whether a weight that meets floating-point inputs is unpacked once, when the file is opened.
+
+        Args:
+            linear: it is a linear layer's.
+        """
 
     def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
         """A linear layer of dynamically quantized inputs in one piece; None: write it in two."""
