@@ -72,7 +72,7 @@ def compare(source: Source, task: TaskName, engine: EngineName = None, as_json: 
     from paredown.framework.engine.comparison import table
 
     with tempfile.TemporaryDirectory() as folder:
-        made = _exported(source, task, Path(folder) / "model", engine, allow_slower=True)
+        made = _exported(source, task, Path(folder) / "model", engine, repetitions=0)
     if as_json:
         print_json(_values(made))
     else:
