@@ -50,9 +50,6 @@ class Written:
 class Session(ABC):
     """A file opened in its engine."""
 
-    #: options with which it was opened, beyond the engine's defaults
-    options: Mapping[str, str] = {}
-
     @abstractmethod
     def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
         """The outputs for a tensor, a tuple of positional arguments, or a dict of named ones."""

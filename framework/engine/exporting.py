@@ -50,7 +50,6 @@ class Exported:
         latency: CPU time of one run of the example inputs in one thread, in turns with the others; None: not measured.
         layers: a row a layer: how it is computed, and how far its result is from the unquantized model's.
         operators: how often each operator is in the graph that the engine made of the file.
-        options: with which the file was opened for all that; usually none. Give them to your own session too.
         remarks: what else there is to know.
         mended: whether the file had to be written otherwise for this machine.
     """
@@ -67,7 +66,6 @@ class Exported:
     reference_latency: Latency | None = None
     layers: tuple[LayerComparison, ...] = ()
     operators: Mapping[str, int] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     mended: bool = False
 
@@ -88,8 +86,7 @@ class Exported:
         rows = [("", "reference", "float", "file"), *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
-        options = f"open it with {dict(self.options)}" if self.options else ""
-        notes = [f"note: {each}" for each in (*self.remarks, options) if each]
+        notes = [f"note: {each}" for each in self.remarks]
         return "\n".join([f"{self.path} for {self.engine} {self.version}: {self.agreement}", *lines, *notes])
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
@@ -200,7 +197,7 @@ class _Making:
         worst = max(found, key=lambda each: each.engine / max(each.magnitude, 1e-30))
         result = Exported(
             self.path, worst, self.engine.bytes(self.path), self.engine.name, self.engine.version,
-            layers=tuple(layers), operators=session.operators, options=session.options, remarks=tuple(written.remarks),
+            layers=tuple(layers), operators=session.operators, remarks=tuple(written.remarks),
             mended=mended,
         )  # fmt: skip
         return result, next((each for each in faults if each is not None), None)
