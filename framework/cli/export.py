@@ -14,7 +14,7 @@ from paredown.framework.cli.console import AsJson, Quiet, print_json
 if TYPE_CHECKING:
     from paredown.framework.engine.exporting import Exported
 
-__all__ = ["compare", "export", "register"]
+__all__ = ["compare", "export", "exported", "register"]
 
 EXPORT = """\
 [bold]Examples[/bold]
@@ -57,7 +57,7 @@ def export(
     """Write the compressed model of a run for an engine; checked there, and measured beside the dense one."""
     from paredown.framework.experiments.exporting import zipped
 
-    made = _exported(source, task, output, engine, allow_slower=allow_slower)
+    made = exported(source, task, output, engine, allow_slower=allow_slower)
     packed = zipped(made) if archive else None
     if as_json:
         print_json({**_values(made), **({} if packed is None else {"zip_bytes": packed.stat().st_size})})
@@ -72,14 +72,15 @@ def compare(source: Source, task: TaskName, engine: EngineName = None, as_json: 
     from paredown.framework.engine.comparison import table
 
     with tempfile.TemporaryDirectory() as folder:
-        made = _exported(source, task, Path(folder) / "model", engine, repetitions=0)
+        made = exported(source, task, Path(folder) / "model", engine, repetitions=0)
     if as_json:
         print_json(_values(made))
     else:
         typer.echo(f"{made.engine} {made.version}: {made.agreement}\n{table(made.layers)}")
 
 
-def _exported(source: Path, task: str, path: Path, engine: str | None, **options: Any) -> Exported:
+def exported(source: Path, task: str, path: Path, engine: str | None, **options: Any) -> Exported:
+    """Export what a run left; a wrong task or source is wrong use."""
     from paredown.framework.experiments.exporting import export_run
     from paredown.framework.experiments.task import load_task
 

@@ -11,10 +11,10 @@ import typer
 from paredown.framework.cli.arguments import TASK, Overrides, require_source, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
+from paredown.framework.cli.export import exported
 from paredown.framework.cli.sweep import show_sweep
 
 if TYPE_CHECKING:
-    from paredown.framework.engine.contract import Engine
     from paredown.framework.recipe import Recipe
 
 __all__ = ["register", "run"]
@@ -114,7 +114,8 @@ def run(
             return _run(loaded, task, folder, options, quiet, as_json)
         engine = engine_called(export)  # before anything is trained
         _run(loaded, task, folder, options, quiet, as_json)
-        return _export(task, folder, engine, quiet or as_json)
+        made = exported(folder, task, folder / f"model{engine.suffix}", engine.name, allow_slower=True)
+        return None if quiet or as_json else typer.echo(f"\n{made}")
     from paredown.framework.experiments.sweep.creating import create_sweep
 
     names, wanted = [name.strip() for name in objectives.split(",")], trials if sweeper else 0
@@ -138,16 +139,6 @@ def _run(recipe: Recipe, task: str, folder: Path, options: RunOptions, quiet: bo
         typer.echo(report.to_json())
     elif not quiet:
         typer.echo(f"\n{report}\n\n{folder / 'report.html'}, report.json, recipe.yaml written")
-
-
-def _export(task: str, folder: Path, engine: Engine, quiet: bool) -> None:
-    from paredown.framework.experiments.exporting import export_run
-    from paredown.framework.experiments.task import load_task
-
-    with wrong_use():
-        made = export_run(load_task(task), folder, folder / f"model{engine.suffix}", engine.name, allow_slower=True)
-    if not quiet:
-        typer.echo(f"\n{made}")
 
 
 def _run_sweep(folder: Path, overrides: Sequence[str], quiet: bool, as_json: bool) -> None:

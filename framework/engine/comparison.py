@@ -8,7 +8,7 @@ another order, and a deep network amplifies that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,16 @@ from paredown.framework.errors import ExportError
 from paredown.framework.model.graph.trace import tensors_of
 from paredown.framework.model.links import Link, add_link, remove_links
 
-__all__ = ["Agreement", "Agreements", "LayerComparison", "first_parting", "layer_results", "layer_table", "table"]
+__all__ = [
+    "Agreement",
+    "Agreements",
+    "LayerComparison",
+    "LayerErrors",
+    "Results",
+    "first_parting",
+    "layer_results",
+    "table",
+]
 
 #: how much larger the root mean square of the file's error may be than the simulation's, beyond chance
 SLACK = 1.1
@@ -35,7 +44,7 @@ SAME = 0.99
 #: a decision is clear where the largest is ahead by so many times the simulation's error
 CLEAR = 4.0
 
-Triple = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+Results = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -191,28 +200,34 @@ class _Output:
         return same / clear if clear else 1.0
 
 
-def layer_table(
-    dense: Iterable[Mapping[str, Tensor]],
-    simulated: Iterable[Mapping[str, Tensor]],
-    engine: Iterable[Mapping[str, Tensor]],
-    kinds: Mapping[str, str],
-    computed: Mapping[str, str],
-) -> list[LayerComparison]:
-    """A row a layer, from the results of the layers for each batch."""
-    sums: dict[str, list[float]] = {}
-    for own, theirs, files in zip(dense, simulated, engine, strict=True):
-        for name, want in own.items():
-            row = sums.setdefault(name, [0.0, 0.0, 0.0])
-            row[0] += float(want.double().square().sum())
-            for place, got in ((1, theirs.get(name)), (2, files.get(name))):
-                known = got is not None and got.shape == want.shape
-                row[place] += (
-                    float(_apart(got.double(), want.double()).square().sum()) if known and got is not None else math.nan
-                )
-    return [
-        LayerComparison(name, kind, computed.get(name, ""), *(_ratio(sums.get(name), place) for place in (1, 2)))
-        for name, kind in kinds.items()
-    ]
+class LayerErrors:
+    """Takes in the results of layers, batch after batch, and sums up how far they are from the unquantized model's."""
+
+    def __init__(self) -> None:
+        #: by layer the squares of the unquantized results, and of both differences from them
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, dense: Results, simulated: Results, engine: Results) -> None:
+        """Take in the results for one batch, by layer."""
+        for name, want in dense.items():
+            sums = self._sums.setdefault(name, [0.0, 0.0, 0.0])
+            sums[0] += float(want.double().square().sum())
+            for place, got in ((1, simulated.get(name)), (2, engine.get(name))):
+                sums[place] += _squares_apart(got, want)
+
+    def rows(self, kinds: Mapping[str, str], computed: Mapping[str, str]) -> list[LayerComparison]:
+        """A row a layer.
+
+        Args:
+            kinds: by layer its class.
+            computed: by layer "integer" or "float", where that is known.
+        """
+        return [
+            LayerComparison(
+                name, kind, computed.get(name, ""), *(_ratio(self._sums.get(name), place) for place in (1, 2))
+            )
+            for name, kind in kinds.items()
+        ]
 
 
 def table(layers: Sequence[LayerComparison]) -> str:
@@ -278,6 +293,13 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(one == other, 0.0, (one - other).abs())  # infinities that agree too
+
+
+def _squares_apart(got: Tensor | None, want: Tensor) -> float:
+    """The sum of the squared differences; NaN where there is nothing of that shape to compare."""
+    if got is None or got.shape != want.shape:
+        return math.nan
+    return float(_apart(got.double(), want.double()).square().sum())
 
 
 def _ratio(sums: list[float] | None, place: int) -> float | None:

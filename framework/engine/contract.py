@@ -11,6 +11,7 @@ Adding an engine is two new files: the module in `paredown.integrations.engines`
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -95,9 +96,9 @@ class Engine(ABC):
             raise ExportError(missing)
 
     @property
-    @abstractmethod
     def version(self) -> str:
         """Of the program that is installed."""
+        return importlib.metadata.version(self.name)
 
     @abstractmethod
     def write(
@@ -143,9 +144,12 @@ class Engine(ABC):
             results: of `Written`: what `Session.run_inside` is to hand out.
         """
 
-    def bytes(self, path: Path) -> int:
-        """The size of the file, with the files beside it that belong to it."""
+    def files(self, path: Path) -> list[Path]:
+        """The file, and those beside it that belong to it; of a folder all that are in it."""
         if path.is_dir():
-            return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
-        beside = (path, path.with_name(f"{path.name}.data"))
-        return sum(each.stat().st_size for each in beside if each.is_file())
+            return [each for each in path.rglob("*") if each.is_file()]
+        return [each for each in (path, path.with_name(f"{path.name}.data")) if each.is_file()]
+
+    def bytes(self, path: Path) -> int:
+        """The size of them together."""
+        return sum(each.stat().st_size for each in self.files(path))

@@ -14,12 +14,13 @@ from paredown.framework.engine.comparison import (
     Agreement,
     Agreements,
     LayerComparison,
+    LayerErrors,
+    Results,
     first_parting,
     layer_results,
-    layer_table,
     table,
 )
-from paredown.framework.engine.contract import Engine, Session, Written
+from paredown.framework.engine.contract import Engine, Written
 from paredown.framework.engine.plain import eval_copy, outputs_of, plain_copy
 from paredown.framework.engine.registry import DEFAULT, engine_called
 from paredown.framework.engine.samples import samples_of
@@ -169,11 +170,11 @@ class _Making:
 
     def checked(self, data: Iterable[Any] | None, tolerance: float | None) -> Exported:
         """The file, as the engine wrote it or as it mended it, if it agrees."""
-        data = None if data is None else list(data)
         written, mended = self.write(self.model, self.path), False
+        samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
+        models = plain_copy(self.model), eval_copy(self.model)
         while True:
-            samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
-            result, fault = self._compared(written, samples, tolerance, mended)
+            result, fault = self._compared(written, samples, models, tolerance, mended)
             if fault is None:
                 return result
             remark = self.engine.mend(self.path, samples, first_parting(result.layers))
@@ -182,41 +183,37 @@ class _Making:
             written, mended = replace(written, remarks=tuple(dict.fromkeys([*written.remarks, remark]))), True
 
     def _compared(
-        self, written: Written, samples: Sequence[Any], tolerance: float | None, mended: bool
-    ) -> tuple[Exported, str | None]:
-        """What came out, and what is wrong with it, if anything is."""
-        session = self.engine.open(self.path)
-        dense, simulated = plain_copy(self.model), eval_copy(self.model)
-        agreements = Agreements()
+        self, written: Written, samples: Sequence[Any], models: tuple[nn.Module, nn.Module], tolerance: float | None,
+        mended: bool,
+    ) -> tuple[Exported, str | None]:  # fmt: skip
+        """What came out, and what is wrong with it, if anything is.
+
+        Args:
+            models: the unquantized one and the simulation.
+        """
+        session, inside = self.engine.open(self.path), self.engine.open(self.path, results=written.results)
+        modules = dict(models[0].named_modules())
+        kinds = {name: base_class(modules[name]).__name__ for name in written.results if name in modules}
+        places = {name: written.modules.get(name, name) for name in kinds}
+        agreements, errors = Agreements(), LayerErrors()
         for batch in samples:
-            want, near = (outputs_of(each, batch, self.forward) for each in (dense, simulated))
+            (want, dense), (near, simulated) = (self._run(model, batch, places) for model in models)
             agreements.add(want, near, session.run(batch), str(self.path))
+            errors.add(dense, simulated, inside.run_inside(batch))
         found = agreements.found()
-        layers = self._layers(written, session, dense, simulated, samples)
         faults = (each.fault(tolerance, mended) for each in found)
         worst = max(found, key=lambda each: each.engine / max(each.magnitude, 1e-30))
         result = Exported(
             self.path, worst, self.engine.bytes(self.path), self.engine.name, self.engine.version,
-            layers=tuple(layers), operators=session.operators, remarks=tuple(written.remarks),
-            mended=mended,
+            layers=tuple(errors.rows(kinds, session.layers)), operators=session.operators,
+            remarks=tuple(written.remarks), mended=mended,
         )  # fmt: skip
         return result, next((each for each in faults if each is not None), None)
 
-    def _layers(
-        self, written: Written, session: Session, dense: nn.Module, simulated: nn.Module, samples: Sequence[Any]
-    ) -> list[LayerComparison]:
-        modules = dict(dense.named_modules())
-        kinds = {name: base_class(modules[name]).__name__ for name in written.results if name in modules}
-        places = {name: written.modules.get(name, name) for name in kinds}
-        inside = self.engine.open(self.path, results=written.results)
-        seen: list[list[Mapping[str, Tensor]]] = [[], [], []]
-        for batch in samples:
-            for model, found in ((dense, seen[0]), (simulated, seen[1])):
-                with layer_results(model, places) as results:
-                    outputs_of(model, batch, self.forward)
-                found.append(results)
-            seen[2].append(inside.run_inside(batch))
-        return layer_table(seen[0], seen[1], seen[2], kinds, session.layers)
+    def _run(self, model: nn.Module, batch: Any, places: Mapping[str, str]) -> tuple[Sequence[Tensor], Results]:
+        """A model's outputs, and the results of its layers."""
+        with layer_results(model, places) as results:
+            return outputs_of(model, batch, self.forward), results
 
     def measured(self, result: Exported, reference: nn.Module | None, repetitions: int) -> Exported:
         """With sizes and speeds of the file, of the same model in floating point, and of the reference."""

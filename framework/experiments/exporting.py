@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.framework.engine.exporting import Exported, export
-from paredown.framework.engine.registry import DEFAULT
+from paredown.framework.engine.registry import DEFAULT, engine_called
 from paredown.framework.errors import ArgumentError
 from paredown.framework.experiments.task import Task
 from paredown.framework.recipe import Recipe
@@ -44,9 +44,7 @@ def export_run(task: Task, source: Path, path: Path, engine: str | None = None, 
 def zipped(made: Exported) -> Path:
     """Pack the files of an export into an archive beside them, ``<name>.zip``: zeros and few bits are small only so."""
     archive = made.path.with_name(f"{made.path.name}.zip")
-    beside = (made.path, made.path.with_name(f"{made.path.name}.data"), made.path.with_suffix(".bin"))
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
-        for each in dict.fromkeys(beside):
-            if each.is_file():
-                packed.write(each, each.name)
+        for each in engine_called(made.engine).files(made.path):
+            packed.write(each, each.name)
     return archive

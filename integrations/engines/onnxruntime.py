@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,9 @@ from paredown.framework.engine.contract import Engine, Session, Written
 from paredown.framework.engine.profile import CONVOLUTIONS, PRODUCTS, Profile
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
-from paredown.integrations.export.calling import inputs_of, require, widened
+from paredown.integrations.export.calling import arrays_by_name, require
 from paredown.integrations.export.onnx_file import write_onnx
-from paredown.integrations.export.onnx_graph import SEPARATOR
+from paredown.integrations.export.onnx_graph import computed_by_layer
 from paredown.integrations.export.onnx_overflow import use_unsigned_weights
 
 __all__ = ["OnnxRuntime"]
@@ -59,10 +58,6 @@ class OnnxRuntime(Engine):
     install: ClassVar = "pip install 'paredown[onnx]'"
     suffix: ClassVar = ".onnx"
 
-    @property
-    def version(self) -> str:
-        return importlib.metadata.version("onnxruntime")
-
     def write(
         self,
         model: nn.Module,
@@ -77,7 +72,7 @@ class OnnxRuntime(Engine):
 
     def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
         opened = OnnxSession(path, 1, {})
-        feeds = [opened.feeds(each) for each in samples]
+        feeds = [arrays_by_name(each, opened.names) for each in samples]
 
         def run(content: bytes) -> list[Any]:
             session = _session(content, 1)
@@ -114,18 +109,8 @@ class OnnxSession(Session):
         return dict(zip(self.results, self._run(example_inputs)[self.outputs :], strict=True))
 
     def _run(self, example_inputs: Any) -> tuple[Tensor, ...]:
-        given = self.session.run(None, self.feeds(example_inputs))
+        given = self.session.run(None, arrays_by_name(example_inputs, self.names))
         return tuple(torch.as_tensor(each) for each in given)
-
-    def feeds(self, example_inputs: Any) -> dict[str, Any]:
-        """Example inputs by the names that the file has for them."""
-        example_inputs = widened(example_inputs)
-        if isinstance(example_inputs, Mapping) and set(self.names) <= set(example_inputs):
-            return {name: example_inputs[name].detach().cpu().numpy() for name in self.names}
-        arrays = [tensor.detach().cpu().numpy() for tensor in inputs_of(example_inputs)]
-        if len(arrays) != len(self.names):
-            raise ExportError(f"the exported model wants the inputs {self.names}, and {len(arrays)} tensors are given")
-        return dict(zip(self.names, arrays, strict=True))
 
     @property
     def operators(self) -> Mapping[str, int]:
@@ -133,12 +118,7 @@ class OnnxSession(Session):
 
     @property
     def layers(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for kind, name in self.nodes:
-            layer, separator, _ = name.partition(SEPARATOR)
-            if separator and found.get(layer) != "integer":
-                found[layer] = "integer" if any(part in kind for part in INTEGER) else "float"
-        return found
+        return computed_by_layer((name, any(part in kind for part in INTEGER)) for kind, name in self.nodes)
 
 
 def _session(model: str | bytes, threads: int, optimized: Path | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -17,9 +16,9 @@ from paredown.framework.engine.contract import Engine, Session, Written
 from paredown.framework.engine.profile import CONVOLUTIONS, PRODUCTS, Profile
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
-from paredown.integrations.export.calling import inputs_of, require, widened
+from paredown.integrations.export.calling import arrays_by_name, require
 from paredown.integrations.export.onnx_file import write_onnx
-from paredown.integrations.export.onnx_graph import SEPARATOR
+from paredown.integrations.export.onnx_graph import computed_by_layer
 from paredown.integrations.export.onnx_overflow import limit_pairs
 from paredown.integrations.export.openvino_xml import compact
 
@@ -29,8 +28,6 @@ __all__ = ["OpenVino"]
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 INTEGER = ("u8", "i8")
 NOT_RECOGNISED = "OpenVINO does not recognise inputs that are quantized as they come: use static_quantization"
-
-
 LIMITED = (
     "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
     "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
@@ -58,10 +55,6 @@ class OpenVino(Engine):
 
     def __init__(self) -> None:
         self._sources: dict[Path, tuple[bytes, tuple[str, ...]]] = {}
-
-    @property
-    def version(self) -> str:
-        return importlib.metadata.version("openvino")
 
     def write(
         self,
@@ -95,8 +88,8 @@ class OpenVino(Engine):
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
         return OpenVinoSession(path, threads, results or {})
 
-    def bytes(self, path: Path) -> int:
-        return sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file())
+    def files(self, path: Path) -> list[Path]:
+        return [each for each in (path, path.with_suffix(".bin")) if each.is_file()]
 
 
 class OpenVinoSession(Session):
@@ -127,11 +120,7 @@ class OpenVinoSession(Session):
         }
 
     def _run(self, example_inputs: Any) -> tuple[Tensor, ...]:
-        given = widened(example_inputs)
-        if isinstance(given, Mapping) and set(self.names) <= set(given):
-            arrays = [given[name].detach().cpu().numpy() for name in self.names]
-        else:
-            arrays = [tensor.detach().cpu().numpy() for tensor in inputs_of(given)]
+        arrays = arrays_by_name(example_inputs, self.names).values()
         found = self.request.infer(dict(enumerate(arrays)))
         return tuple(torch.from_numpy(found[place].copy()) for place in range(len(self.compiled.outputs)))
 
@@ -143,15 +132,13 @@ class OpenVinoSession(Session):
 
     @property
     def layers(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for node in self.compiled.get_runtime_model().get_ops():
-            if _info(node, "layerType") in ("Const", "Reorder"):
-                continue
-            for name in _info(node, "originalLayersNames").split(","):
-                layer, separator, _ = name.partition(SEPARATOR)
-                if separator and found.get(layer) != "integer":
-                    found[layer] = "integer" if _info(node, "runtimePrecision") in INTEGER else "float"
-        return found
+        nodes = self.compiled.get_runtime_model().get_ops()
+        return computed_by_layer(
+            (name, _info(node, "runtimePrecision") in INTEGER)
+            for node in nodes
+            if _info(node, "layerType") not in ("Const", "Reorder")
+            for name in _info(node, "originalLayersNames").split(",")
+        )
 
 
 def _convert(source: Path, path: Path, results: Collection[str]) -> None:

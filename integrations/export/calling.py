@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward, call
 
-__all__ = ["Called", "arguments", "inputs_of", "quiet", "reason_of", "require", "widened"]
+__all__ = ["Called", "arguments", "arrays_by_name", "inputs_of", "quiet", "reason_of", "require", "widened"]
 
 
 class Called(nn.Module):
@@ -43,6 +43,22 @@ def arguments(example_inputs: Any, forward: Forward | None) -> tuple[tuple[Any, 
 def inputs_of(example_inputs: Any) -> tuple[Tensor, ...]:
     """The tensors in example inputs, in their order."""
     return tuple(leaf for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor))
+
+
+def arrays_by_name(example_inputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Example inputs as the arrays of NumPy that a file takes, in the order of its names.
+
+    Raises:
+        ExportError: it takes another number of them.
+    """
+    given = widened(example_inputs)
+    if isinstance(given, Mapping) and set(names) <= set(given):
+        tensors = tuple(given[name] for name in names)
+    else:
+        tensors = inputs_of(given)
+    if len(tensors) != len(names):
+        raise ExportError(f"the exported model wants the inputs {list(names)}, and {len(tensors)} tensors are given")
+    return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 def widened(example_inputs: Any) -> Any:

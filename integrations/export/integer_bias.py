@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.integrations.export.stored_weights import StoredWeight
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer
 
-__all__ = ["integer_bias"]
+__all__ = ["as_int8", "integer_bias"]
 
 #: the largest code of a bias: a channel whose bias would need a larger one gets a larger scale
 LARGEST = 2**30
@@ -35,9 +35,8 @@ def integer_bias(module: nn.Module, stored: Stored, inputs: ActivationQuantizer)
     they lose is less than the bias' own last bit.
     """
     bias, weight = module._parameters.get("bias"), stored.get("weight")
-    plain = (
-        inputs.scheme.format == "int" and inputs.scheme.bits == 8
-    )  # at the scale of narrower inputs it is too coarse
+    # at the scale of narrower inputs it is too coarse
+    plain = inputs.scheme.format == "int" and inputs.scheme.bits == 8
     if not plain or bias is None or weight is None or weight.group or weight.is_float:
         return stored, None
     input_scale: Any = module._buffers["input_scale"]

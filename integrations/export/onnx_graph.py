@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,15 @@ import numpy as np
 from paredown.integrations.export.calling import require
 from paredown.integrations.export.stored_weights import CONSTANT
 
-__all__ = ["SEPARATOR", "give_own_zero_points", "name_by_layer", "pack", "strip", "unpack_when_opened"]
+__all__ = [
+    "SEPARATOR",
+    "computed_by_layer",
+    "give_own_zero_points",
+    "name_by_layer",
+    "pack",
+    "strip",
+    "unpack_when_opened",
+]
 
 #: narrow types by their number in onnx.TensorProto, and what they are packed from
 PACKED = {21: "UINT4", 22: "INT4"}
@@ -137,6 +145,20 @@ def name_by_layer(model: Any, layers: Collection[str], prefix: str = "") -> Mapp
         if node.op_type not in ROUNDING:
             results[layer] = node.outputs[0].name
     return results
+
+
+def computed_by_layer(nodes: Iterable[tuple[str, bool]]) -> Mapping[str, str]:
+    """By layer "integer" or "float".
+
+    Args:
+        nodes: of the graph that an engine made: names begun by `name_by_layer`, and whether they compute in integers.
+    """
+    found: dict[str, str] = {}
+    for name, integer in nodes:
+        layer, separator, _ = name.partition(SEPARATOR)
+        if separator and found.get(layer) != "integer":
+            found[layer] = "integer" if integer else "float"
+    return found
 
 
 def strip(model: Any) -> None:

@@ -177,7 +177,9 @@ def test_and_the_file_itself_is_not(written, tmp_path, monkeypatch):
     _, model, data, made = written
     results = paredown.framework.engine.contract.Written(tmp_path / "model.onnx")
     monkeypatch.setattr(OnnxRuntime, "write", lambda self, m, i, path, **o: shutil.copy(made.path, path) and results)
-    paredown.export(model, (images(8),), tmp_path / "model.onnx", data=data, repetitions=0)
+    again = paredown.export(model, (images(8),), tmp_path / "model.onnx", data=data, repetitions=0)
+    assert not again.mended
+    assert again.agreement.fault() is None
 
 
 @pytest.mark.parametrize("bits", [3, 6])
