@@ -39,6 +39,8 @@ import paredown
 from paredown import ExportError, Recipe, ScheduledManager
 from paredown.framework.engine.registry import engine_called
 from paredown.framework.engine.timing import latencies
+from paredown.integrations.engines.onnxruntime import OnnxSession
+from paredown.integrations.export.calling import arrays_by_name
 
 SLOWER, NOISIER = 1.05, 1.0
 ENGINES = ("onnxruntime", "openvino")
@@ -181,8 +183,8 @@ def _tool_files(net: Net, path: Path, folder: Path) -> Iterator[File]:
 
 def _reader(quantization: Any, path: Path, data: Sequence[Inputs]) -> Any:
     """Batches as onnxruntime's tool reads them."""
-    session: Any = engine_called("onnxruntime").open(path)
-    feeds = iter([session.feeds(batch) for batch in data])
+    names = OnnxSession(path, 1, {}).names
+    feeds = iter([arrays_by_name(batch, names) for batch in data])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> Any:

@@ -15,7 +15,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "engines.py"
 
 def quick(*arguments):
     command = [sys.executable, SCRIPT, "--quick", "--engine", "onnxruntime", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 @pytest.mark.slow
