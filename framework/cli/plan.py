@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,9 @@ def plan(
     recipe: Source,
     overrides: Overrides = None,
     task: TaskName = ...,  # type: ignore[assignment]
+    rehearse: Annotated[
+        bool, typer.Option(help="Foresee the file for the recipe's engine, on a copy that is written and measured.")
+    ] = True,
     as_json: AsJson = False,
     output: Output = None,
 ) -> None:
@@ -40,8 +44,13 @@ def plan(
     manager = ScheduledManager.from_yaml(recipe, overrides or [])
     with wrong_use():
         job = load_task(task)
-    length = len(job.train_loader)
-    planned = manager.plan(job.build_model(), steps_per_epoch=length, example_inputs=job.example_inputs)
+    planned = manager.plan(
+        job.build_model(),
+        steps_per_epoch=len(job.train_loader),
+        example_inputs=job.example_inputs,
+        data=job.train_loader,
+        rehearse=rehearse,
+    )
     if as_json:
         print_json(dataclasses.asdict(planned), output)
     else:

@@ -75,7 +75,8 @@ def run_seed(
     dense_accuracy = task.accuracy(dense)
     model = copy.deepcopy(dense)
     manager = ScheduledManager(recipe)
-    plan = manager.plan(model, steps_per_epoch=len(task.train_loader), example_inputs=task.example_inputs)
+    length, example = len(task.train_loader), task.example_inputs
+    plan = manager.plan(model, steps_per_epoch=length, example_inputs=example, rehearse=False)
     if show is not None:
         show(str(plan))
     if one_shot:

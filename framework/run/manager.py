@@ -242,15 +242,23 @@ class ScheduledManager:
         steps_per_epoch: int | Sized | None = None,
         example_inputs: Any = None,
         forward: Forward | None = None,
+        data: Iterable[Any] | None = None,
+        rehearse: bool = True,
     ) -> Plan:
-        """What the recipe will do to the model, without doing it."""
+        """What the recipe will do to the model, without doing it.
+
+        Args:
+            data: batches that a rehearsal is calibrated on; without them it is the example inputs.
+            rehearse: where the recipe names an engine and there are example inputs or data: apply the recipe to a copy
+                and write that, for the bytes and the speed of the file (`paredown.framework.run.rehearsal`).
+        """
         check_module(model)
         clock = None
         if steps_per_epoch is not None:
             clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
         run = Run(model, clock=clock, engine=self._engine)
-        run.take(None, None, example_inputs, forward)
-        return make_plan(self.recipe, Schedule(self.recipe.modifiers, run))
+        run.take(data, None, example_inputs, forward)
+        return make_plan(self.recipe, Schedule(self.recipe.modifiers, run), rehearse)
 
     # -- the loss ------------------------------------------------------------------------------------------------
 

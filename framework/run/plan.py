@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from paredown.framework.calibration.batch_norms import has_batch_norms
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ExportError, ParedownError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Foreseen, Modifier
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
+from paredown.framework.run.rehearsal import ForeseenFile, rehearse
 from paredown.framework.run.schedule import Schedule, check_claims
 
 __all__ = ["Plan", "PlannedModifier", "make_plan"]
@@ -42,7 +43,8 @@ class Plan:
     """What a recipe will do to a model: which layers each modifier matched, when, and the size to be expected.
 
     ``parameters`` and ``bits`` (weights and biases at their widths, zeros not stored) are pairs (before, after);
-    ``macs`` too, None without example inputs.
+    ``macs`` too, None without example inputs. ``file`` is what is foreseen of the file for the recipe's engine; None
+    without engine or example inputs.
     """
 
     recipe: str
@@ -52,12 +54,14 @@ class Plan:
     macs: tuple[int, int] | None
     run_epochs: float | None
     steps_per_epoch: int | None
+    file: ForeseenFile | None = None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"Plan of {self.recipe}" + (f", {self.run_epochs:g} epochs" if self.run_epochs else "")]
         for modifier in self.modifiers:
             lines += ["", *_modifier_lines(modifier, self.steps_per_epoch)]
-        lines += ["", *self._totals()]
+        lines += ["", *self._totals(), *(f"  note: {remark}" for remark in self.remarks)]
         return "\n".join(lines)
 
     def plot(self) -> Any:
@@ -77,17 +81,31 @@ class Plan:
         return figure
 
     def _totals(self) -> list[str]:
-        rows = [("parameters", *self.parameters), ("bytes, zeros not stored", self.bits[0] // 8, self.bits[1] // 8)]
+        rows = [
+            ("parameters", *self.parameters),
+            ("bytes of parameters, zeros not stored", self.bits[0] // 8, self.bits[1] // 8),
+        ]
         if self.macs is not None:
             rows.append(("multiply-accumulates", *self.macs))
-        return [
-            f"  {name:<26}{before:>16,} -> {after:>16,}  (x{after / max(before, 1):.3f})"
-            for name, before, after in rows
-        ]
+        if self.file is not None:
+            rows.append((f"bytes of the file for {self.file.engine}", *self.file.bytes))
+        told = [_row(name, f"{before:,}", f"{after:,}", after / max(before, 1)) for name, before, after in rows]
+        return told if self.file is None else [*told, self._time(self.file)]
+
+    def _time(self, file: ForeseenFile) -> str:
+        before, after = file.latency
+        return _row(f"milliseconds in {file.engine}", f"{before:.3g}", f"{after:.3g}", after / before)
 
 
-def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:
+def _row(name: str, before: str, after: str, ratio: float) -> str:
+    return f"  {name:<38}{before:>16} -> {after:>16}  (x{ratio:.3f})"
+
+
+def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False) -> Plan:
     """The plan of a schedule that has not begun.
+
+    Args:
+        rehearsed: whether the file for the recipe's engine is foreseen too.
 
     Raises:
         ParedownError: what ``modify`` would refuse about the targets, the windows and the claims.
@@ -97,6 +115,7 @@ def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:
     planned = tuple(_planned(modifier, schedule.of(modifier)) for modifier in schedule.modifiers)
     before = {name: _own_parameters(module) for name, module in run.model.named_modules()}
     lines = [line for modifier in planned for line in modifier.layers if not line.refused]
+    file, reason = _file(recipe, run) if rehearsed else (None, None)
     return Plan(
         recipe=recipe.name,
         modifiers=planned,
@@ -105,7 +124,19 @@ def make_plan(recipe: Recipe, schedule: Schedule) -> Plan:
         macs=_macs(run, before, lines),
         run_epochs=recipe.run_epochs,
         steps_per_epoch=None if run.clock is None else run.clock.steps_per_epoch,
+        file=file,
+        remarks=() if reason is None else (reason,),
     )
+
+
+def _file(recipe: Recipe, run: Run) -> tuple[ForeseenFile | None, str | None]:
+    """What is foreseen of the file for the recipe's engine, or why nothing is."""
+    if run.engine is None or not Batches(run.inputs, "plan").has_example:
+        return None, None
+    try:
+        return rehearse(recipe, run.model, run.inputs, run.engine), None
+    except ExportError as error:
+        return None, str(error)
 
 
 def _planned(modifier: Modifier, training: Training) -> PlannedModifier:

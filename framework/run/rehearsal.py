@@ -1,0 +1,99 @@
+"""`rehearse`: the file that a recipe will make, foreseen on a copy of the model of which nothing is trained."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.exporting import export
+from paredown.framework.engine.plain import plain_copy
+from paredown.framework.engine.timing import latencies
+from paredown.framework.errors import ExportError
+from paredown.framework.model.batches import Batches, Inputs
+from paredown.framework.model.forward import Forward, call
+from paredown.framework.model.targets import unwrap
+from paredown.framework.modifier.base import Modifier
+from paredown.framework.modifier.run import Run
+from paredown.framework.recipe import Recipe
+from paredown.framework.run.schedule import Schedule
+
+__all__ = ["ForeseenFile", "rehearse"]
+
+#: of the two files, in turns
+REPETITIONS = 20
+
+
+@dataclass(frozen=True)
+class ForeseenFile:
+    """The files of a model and of the compressed one in an engine, as pairs (before, after).
+
+    Attributes:
+        engine: its name.
+        bytes: of the files.
+        latency: CPU time of one run of the example inputs in one thread, in milliseconds.
+        left_out: the names of the modifiers that were left out: they leave nothing in a file, or need training.
+    """
+
+    engine: str
+    bytes: tuple[int, int]
+    latency: tuple[float, float]
+    left_out: tuple[str, ...] = ()
+
+
+def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -> ForeseenFile:
+    """Apply a recipe's modifiers to a copy, write that and the model for the engine, and measure both files.
+
+    Bytes and speed follow from shapes and types, not from trained values: so the copy is calibrated on the example
+    inputs where there is no data. What depends on values, such as which channels a global share takes, is what it
+    would be for the model as it is now.
+
+    Raises:
+        ExportError: it cannot be foreseen; the message says why.
+    """
+    kept = {name: modifier for name, modifier in recipe.modifiers.items() if modifier.permanent}
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        try:
+            size, latency = _measured(_applied(kept, model, inputs, engine), model, inputs, engine, Path(folder))
+        except Exception as error:  # of any modifier that wants other data, and of any engine
+            raise ExportError(f"its file is not foreseen: {str(error).partition(chr(10))[0]}") from error
+    return ForeseenFile(engine.name, size, latency, tuple(name for name in recipe.modifiers if name not in kept))
+
+
+def _applied(modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs, engine: Engine) -> nn.Module:
+    """A copy of the model to which modifiers were applied."""
+    run = Run(copy.deepcopy(unwrap(model)), engine=engine)
+    if inputs.data is None:
+        given, forward = _example(inputs)
+        run.take([given], None, given, lambda model, batch: call(model, batch, forward))
+    else:
+        run.take(inputs.data, None, inputs.example_inputs, inputs.forward)
+    schedule = Schedule(modifiers, run)
+    schedule.run_once()
+    schedule.finalize()
+    return run.model
+
+
+def _measured(
+    compressed: nn.Module, model: nn.Module, inputs: Inputs, engine: Engine, folder: Path
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Bytes and milliseconds of the files of the model and of the compressed one."""
+    given, forward = _example(inputs)
+    before, after = (folder / f"{name}{engine.suffix}" for name in ("before", "after"))
+    engine.write(plain_copy(model), given, before, forward=forward)
+    export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0)
+    times = latencies({"before": engine.open(before), "after": engine.open(after)}, given, REPETITIONS)
+    return (engine.bytes(before), engine.bytes(after)), (times["before"].median, times["after"].median)
+
+
+def _example(inputs: Inputs) -> tuple[Any, Forward | None]:
+    example = Batches(inputs, "plan").example()
+    assert example is not None
+    return example
