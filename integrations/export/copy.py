@@ -219,13 +219,13 @@ def _add(module: nn.Module, spelling: Spelling, stored: Stored, inputs: Activati
             raise ExportError("onnxruntime looks up no rows of fp8: use integers for embeddings")
         add_link(module, Rows(module, stored["weight"]))
         return
-    products = isinstance(module, (nn.Linear, *CONVOLUTIONS))
+    products, attention = isinstance(module, (nn.Linear, *CONVOLUTIONS)), isinstance(module, nn.MultiheadAttention)
     bias = None
-    if inputs is not None and not inputs.dynamic and products:
+    if inputs is not None and not inputs.dynamic and (products or attention):
         stored = as_int8(stored)
-        if spelling.writes_integer_bias():
+        if spelling.writes_integer_bias() and products:
             stored, bias = integer_bias(module, stored, inputs)
-    integer = inputs is not None and products
+    integer = inputs is not None and (products or attention)
     own = [(module, name, _read(module, spelling, weight, integer)) for name, weight in stored.items()]
     output = _child_weight(module.out_proj, False) if isinstance(module, nn.MultiheadAttention) else None
     if output is not None:

@@ -60,30 +60,46 @@ def limit_pairs(path: Path, layer: str) -> bool:
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
     known = {each.name: each for each in model.graph.initializer}
+    unpacking = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     changed = False
-    for node in model.graph.node:
-        own = node.op_type == "DequantizeLinear" and node.name.startswith(f"{layer}{SEPARATOR}")
-        codes = known.get(node.input[0]) if own else None
+    for node in unpacking:
+        codes = known.get(node.input[0]) if node.name.startswith(f"{layer}{SEPARATOR}") else None
         if codes is None or codes.data_type != onnx.TensorProto.INT8 or len(codes.dims) < 2:
             continue
         axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-        changed |= _limit(onnx, codes, known[node.input[1]], axis)
+        ratio = _limit(onnx, codes, known[node.input[1]], axis)
+        if ratio is not None:
+            changed = True
+            for reader in (each for each in unpacking if each.input[0] == codes.name):
+                _raise_scale(onnx, model, reader, known, ratio)
     onnx.save(model, path)
     return changed
 
 
-def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> bool:
-    values, scales = onnx.numpy_helper.to_array(codes), onnx.numpy_helper.to_array(scale)
-    if scales.ndim != 1:
-        return False
+def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> Any:
+    """Round codes anew where pairs of them are too large; by how much the scale of each channel is larger then, None
+    where nothing is to be done."""
+    values = onnx.numpy_helper.to_array(codes)
+    if len(scale.dims) != 1:
+        return None
     rows = np.moveaxis(values, axis, 0).astype(np.int64)
     ratio = np.maximum(np.maximum(_largest_pair(rows), _largest_pair(np.moveaxis(rows, 1, -1))) / LARGEST_PAIR, 1.0)
     if (ratio <= 1).all():
-        return False
+        return None
     new = np.moveaxis(np.round(rows / ratio.reshape(-1, *[1] * (rows.ndim - 1))).astype(np.int8), 0, axis)
     codes.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(new), codes.name))
-    scale.CopyFrom(onnx.numpy_helper.from_array((scales * ratio).astype(scales.dtype), scale.name))
-    return True
+    return ratio
+
+
+def _raise_scale(onnx: Any, model: Any, node: Any, known: dict[str, Any], ratio: Any) -> None:
+    """Multiply the scale of a node's codes, which other codes may have too."""
+    scales = onnx.numpy_helper.to_array(known[node.input[1]])
+    name = f"{node.name}_scale"
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array((scales * ratio).astype(scales.dtype), f"{name}_{len(known)}")
+    )
+    node.input[1] = model.graph.initializer[-1].name
+    known[node.input[1]] = model.graph.initializer[-1]
 
 
 def _largest_pair(rows: Any) -> Any:
