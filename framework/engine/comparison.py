@@ -35,6 +35,8 @@ __all__ = [
 SLACK = 1.1
 #: how much larger it may be in any case
 LARGEST = math.sqrt(2.0)
+#: the same of a file that was mended, whose scales are up to twice those that were simulated
+MENDED = 2.0
 #: standard errors that are put down to chance
 CHANCE = 3.0
 #: of the outputs' root mean square: floating-point engines differ by that
@@ -99,7 +101,8 @@ class Agreement:
             )
         beyond = self.engine - FLOOR * self.magnitude
         beyond_chance = self.excess > CHANCE and not mended
-        too_far = beyond > LARGEST * self.simulated or (beyond > SLACK * self.simulated and beyond_chance)
+        most = MENDED if mended else LARGEST
+        too_far = beyond > most * self.simulated or (beyond > SLACK * self.simulated and beyond_chance)
         if too_far:
             return (
                 f"the file's outputs differ from the unquantized model's by {self.engine:.3g} (root mean square, "
