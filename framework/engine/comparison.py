@@ -60,7 +60,9 @@ class Agreement:
             model.
         spread: that of the file's difference from the simulation.
         magnitude: that of the unquantized model's output.
-        argmax: of the rows whose largest element is clear, the share with the same one in the file; 1 without such.
+        argmax: of the rows whose largest element is clear in the unquantized model, the share with the same one in the
+            file; 1 without such.
+        simulated_argmax: the same of the simulation.
         samples: how many it was looked at.
         excess: by how many standard errors the file's squared error lies above the allowed one.
     """
@@ -72,6 +74,7 @@ class Agreement:
     spread: float
     magnitude: float
     argmax: float = 1.0
+    simulated_argmax: float = 1.0
     samples: int = 0
     excess: float = 0.0
 
@@ -109,8 +112,11 @@ class Agreement:
                 f"{self.engine_decibels:.1f} dB), the simulation's by {self.simulated:.3g} "
                 f"({self.simulated_decibels:.1f} dB)"
             )
-        if self.argmax < SAME:
-            return f"the decisions differ: only {self.argmax:.1%} of the clear ones agree with the model's"
+        if self.argmax < SAME * self.simulated_argmax:
+            return (
+                f"the decisions differ: only {self.argmax:.1%} of the clear ones agree with the unquantized model's, of "
+                f"the simulation's {self.simulated_argmax:.1%}"
+            )
         return None
 
     def __str__(self) -> str:
@@ -182,7 +188,8 @@ class _Output:
             engine=float(far.mean().sqrt()),
             spread=float(apart.square().mean().sqrt()),
             magnitude=float(dense[dense.isfinite()].square().mean().sqrt()) if finite.numel() else 0.0,
-            argmax=self._same_decisions(noise),
+            argmax=self._same_decisions(2, noise),
+            simulated_argmax=self._same_decisions(1, noise),
             samples=len(near),
             excess=_standard_errors(far - SLACK**2 * near),
         )
@@ -191,15 +198,16 @@ class _Output:
         """For each sample the mean square of the difference from the unquantized model."""
         return torch.cat([_apart(part[which], part[0]).square().flatten(1).mean(1) for part in self.parts])
 
-    def _same_decisions(self, noise: float) -> float:
+    def _same_decisions(self, which: int, noise: float) -> float:
         same = clear = 0
-        for _, simulated, engine in self.parts:
-            if simulated.dim() < 2 or simulated.shape[-1] < 2:
+        for part in self.parts:
+            dense, other = part[0], part[which]
+            if dense.dim() < 2 or dense.shape[-1] < 2:
                 return 1.0
-            first, second = simulated.topk(2, -1).values.unbind(-1)
+            first, second = dense.topk(2, -1).values.unbind(-1)
             known = first - second > CLEAR * noise + 1e-6 * first.abs()
             clear += int(known.sum())
-            same += int((simulated.argmax(-1) == engine.argmax(-1))[known].sum())
+            same += int((dense.argmax(-1) == other.argmax(-1))[known].sum())
         return same / clear if clear else 1.0
 
 

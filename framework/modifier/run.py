@@ -15,6 +15,7 @@ from paredown.framework.auxiliary.teachers import Teachers, frozen_copy
 from paredown.framework.distributed.data_parallel import data_parallel_around, rebuild_reducer, refusal_to_rebuild
 from paredown.framework.distributed.shards import sharded_in
 from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.layer_times import LayerTimes
 from paredown.framework.model.batches import Inputs
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import Links, without_links
@@ -48,6 +49,7 @@ class Run:
         modules: modules beside the model, saved and where wanted trained with it.
         events: what happened when.
         engine: the program that the compressed model is for; None where the recipe names none.
+        layer_times: how long layers take in it, as far as they were measured; None without an engine.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run:
         self.wrappers: list[Any] = []
         self.clock = clock
         self.engine = engine
+        self.layer_times = None if engine is None else LayerTimes(engine)
         self.states: dict[str, Any] = {}
         self.events = EventLog() if events is None else events
         self.surgery = Surgery(self.model, self.optimizers, self.states, _no_surgery(model))

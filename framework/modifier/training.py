@@ -13,6 +13,7 @@ from paredown.framework.auxiliary.losses import OwnLoss
 from paredown.framework.auxiliary.modules import OwnModules
 from paredown.framework.auxiliary.teachers import OwnTeachers
 from paredown.framework.engine.contract import Engine
+from paredown.framework.engine.layer_times import LayerTimes
 from paredown.framework.engine.profile import ANY_ENGINE, Profile
 from paredown.framework.engine.timing import measure_in
 from paredown.framework.errors import TargetError
@@ -88,6 +89,11 @@ class Training:
         """CPU time of one forward of each model, in turns, in the engine, or in torch where none is named: see
         `paredown.framework.engine.timing.measure_in`."""
         return measure_in(self.engine, models, example_inputs, forward, **settings)
+
+    @property
+    def layer_times(self) -> LayerTimes | None:
+        """How long single layers take in the engine; None where the recipe names none."""
+        return self._run.layer_times
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:

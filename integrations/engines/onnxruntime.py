@@ -25,7 +25,8 @@ __all__ = ["OnnxRuntime"]
 
 UNSIGNED = (
     "signed weights overflow on this processor, which has no VNNI: where they do they are written as uint8, which is "
-    "exact everywhere; export on a processor with VNNI for what runs on such"
+    "exact everywhere, and slower here; weights of 7 bits never overflow, and are as fast as signed ones; export on a "
+    "processor with VNNI for what runs on such"
 )
 NO_KERNEL = "onnxruntime has no integer kernel for"
 #: in the names of operators that compute in integers

@@ -89,7 +89,9 @@ class LearnedStepSize(QuantizationModifier):
 
     def on_start(self, training: Training) -> LearnedLayers:
         state = LearnedLayers(**vars(super().on_start(training)))
-        for name, (module, schemes) in self.layers(training).items():
+        modules = named_modules(training.model)
+        for name, schemes in self.schemes_of(training, state).items():
+            module = modules[name]
             for key in weight_names(module):
                 weight: Any = module._parameters[key]
                 assert schemes.weights is not None

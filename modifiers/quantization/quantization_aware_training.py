@@ -150,7 +150,9 @@ class QuantizationAwareTraining(QuantizationModifier):
         """Move the weights' widths along the curve; whether one changed."""
         before = dict(state.bits)
         for name, (_, schemes) in self.layers(training).items():
-            if self.initial_bits is not None and schemes.weights is not None and schemes.weights.format == "int":
+            if name not in state.layers or self.initial_bits is None or schemes.weights is None:
+                continue
+            if schemes.weights.format == "int":
                 width = curve_value(self.curve, training.progress, self.initial_bits, schemes.weights.width)
                 state.bits[name] = math.floor(width + 0.5)
         if state.bits != before and self.initial_bits is not None:

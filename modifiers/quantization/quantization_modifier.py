@@ -64,6 +64,9 @@ from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, Wei
 
 __all__ = ["QuantizationModifier"]
 
+#: why a layer is left alone under a budget of latency
+IN_FLOATS = "the budget allows it to stay in floating point, where it does least damage"
+
 
 class QuantizationModifier(TargetedModifier):
     """Base of the modifiers that put quantizers around layers."""
@@ -203,7 +206,14 @@ class QuantizationModifier(TargetedModifier):
         state = QuantizedLayers()
         targets = {name: (module, self.refusal(training, name, module)) for name, module, _ in self._targets(training)}
         training.refuse({name: reason for name, (_, reason) in targets.items() if reason is not None})
-        for name, (module, schemes) in self.layers(training).items():
+        layers = self.layers(training)
+        if self.budget is not None:
+            chosen = choose_widths(training, layers, self.budget, self.calibration_samples, self.dynamic)
+            layers = {name: each for name, each in layers.items() if chosen.get(name, 0) is not None}
+            training.refuse({name: IN_FLOATS for name in chosen if name not in layers})
+            state.bits.update({name: bits for name, bits in chosen.items() if bits is not None})
+            training.record("choose widths", bits=dict(state.bits))
+        for name, (module, schemes) in layers.items():
             state.layers.append(name)
             if training.clock is None:
                 self._take_grids_over(state, name, module, schemes)
@@ -213,11 +223,7 @@ class QuantizationModifier(TargetedModifier):
             assert self.activations is not None
             key = f"{result.module}:{place_of_call(result.call)}"
             state.ranges[key] = Observation.unseen(self.activations, training.device)
-        state.norms = folded_batch_norms(training, self.layers(training))
-        if self.budget is not None:
-            chosen = choose_widths(training, self.layers(training), self.budget, self.calibration_samples)
-            state.bits.update(chosen)
-            training.record("choose widths", bits=dict(state.bits))
+        state.norms = folded_batch_norms(training, layers)
         return state
 
     def attach(self, training: Training, state: QuantizedLayers) -> None:

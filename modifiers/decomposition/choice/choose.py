@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from paredown.framework.calibration.layer_inputs import layer_inputs
 from paredown.framework.errors import TargetError
 from paredown.framework.model.forward import call
 from paredown.framework.model.targets import match
@@ -15,7 +16,6 @@ from paredown.framework.model.temporary import buffers_kept, evaluating, modules
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.guard import (
-    layer_inputs,
     measured_speedup,
     ranks_text,
     slower_by_latency,
@@ -65,7 +65,7 @@ class Guard:
         """The guard of a kind; by default latency where there are example inputs, else the rule."""
         measured = kind == "latency" or (kind is None and training.data.example_inputs is not None)
         layers = [site for site in sites.layers.values() if measured and (site.form.saves_time or kind == "latency")]
-        inputs = layer_inputs(training, layers) if layers else {}
+        inputs = layer_inputs(training, [site.name for site in layers]) if layers else {}
         return cls(training, kind == "none", inputs, min_speedup)
 
     def objection(self, site: Site, ranks: Ranks) -> str | None:
@@ -88,7 +88,7 @@ def choose_ranks(training: Training, sites: Sites, guard: Guard, rank: Faster | 
     """
     choice = Choice(refused=dict(sites.refused))
     if isinstance(rank, Faster):
-        inputs = layer_inputs(training, sites.layers.values())
+        inputs = layer_inputs(training, sites.layers)
         for site in sites.layers.values():
             _choose_by_latency(training, choice, site, inputs.get(site.name), rank.latency)
         return choice

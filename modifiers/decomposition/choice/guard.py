@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from paredown.framework.calibration.streaming import Unit, run_unit
 from paredown.framework.distributed.processes import mean_of_all
-from paredown.framework.errors import ScheduleError
-from paredown.framework.model.forward import call
-from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.sites import Site
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 
-__all__ = ["layer_inputs", "measured_speedup", "slower_by_latency", "slower_by_rule", "too_large"]
+__all__ = ["measured_speedup", "slower_by_latency", "slower_by_rule", "too_large"]
 
 #: more than this share of the parameters is not worth a second kernel launch
 WORTHWHILE = 0.8
@@ -69,32 +65,16 @@ def slower_by_latency(training: Training, site: Site, ranks: Ranks, inputs: Tens
 
 
 def measured_speedup(training: Training, site: Site, ranks: Ranks, inputs: Tensor) -> float:
-    """How many times faster the layers of these ranks are than the site's module, in the engine, in turns, on one
-    input; the mean over all processes, so that they agree."""
-    models = {"dense": site.module, "parts": site.skeleton(ranks)}
-    measured = training.latency(models, inputs, repetitions=ROUNDS, warm_up=2)
-    own = torch.tensor(measured["dense"].median / measured["parts"].median, device=inputs.device)
-    return float(mean_of_all([own])[0])
-
-
-def layer_inputs(training: Training, sites: Iterable[Site]) -> dict[str, Tensor]:
-    """The first input of each layer when the model runs on the example inputs, or on the first batch, in eval mode.
-
-    Raises:
-        ScheduleError: there is nothing to run it on.
-    """
-    example = training.data.example()
-    if example is None:
-        raise ScheduleError(f"{training.name} measures latency: give example_inputs=(x,), or data=loader")
-    seen: dict[str, Tensor] = {}
-
-    def run() -> None:
-        with evaluating(training.model), buffers_kept(training.model):
-            call(training.model, *example)
-
-    unit = Unit(tuple(site.name for site in sites), run)
-    run_unit(training, unit, lambda name, _, x: seen.setdefault(name, x.detach()))
-    return seen
+    """How many times faster the layers of these ranks are than the site's module on one input: by the engine's table of
+    layer times, or in turns where no engine is named; the mean over all processes, so that they agree."""
+    dense, parts = site.module, site.skeleton(ranks)
+    if training.layer_times is None:
+        measured = training.latency({"dense": dense, "parts": parts}, inputs, repetitions=ROUNDS, warm_up=2)
+        own = measured["dense"].median / measured["parts"].median
+    else:
+        times = training.layer_times
+        own = times.milliseconds(dense, inputs) / times.milliseconds(parts, inputs)
+    return float(mean_of_all([torch.tensor(own, device=inputs.device)])[0])
 
 
 def ranks_text(ranks: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.calibration.allocation import Option, allocate
+from paredown.framework.calibration.layer_inputs import layer_inputs
 from paredown.framework.calibration.sensitivity import scan
 from paredown.framework.errors import ScheduleError
 from paredown.framework.measure.counts import measure_model
@@ -18,7 +19,6 @@ from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.modifier.fields import Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.decomposition.choice.choose import RATIOS, Choice, Guard
-from paredown.modifiers.decomposition.choice.guard import layer_inputs
 from paredown.modifiers.decomposition.choice.ranks import Cost
 from paredown.modifiers.decomposition.choice.sites import Site, Sites
 from paredown.modifiers.decomposition.forms.base import Ranks
@@ -115,7 +115,7 @@ def _costs(training: Training, sites: Sites, kind: str) -> tuple[float, Costs]:
     example = training.data.example()
     if example is None:
         raise ScheduleError(f"{training.name}: a budget of macs needs example_inputs=(x,), or data=loader")
-    inputs = layer_inputs(training, sites.layers.values())
+    inputs = layer_inputs(training, sites.layers)
     layers = measure_model(training.model, *example).layers
     return sum(layer.macs or 0 for layer in layers), lambda site, ranks: _macs(site, ranks, inputs.get(site.name))
 

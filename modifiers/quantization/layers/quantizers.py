@@ -76,6 +76,10 @@ class WeightQuantizer(Quantizer):
         self.norm = norm
         self.rewritten = False
 
+    @property
+    def form(self) -> str:
+        return f"{super().form} {self.scheme!r}"
+
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         return _with_quantized([(module, self)], call, module, args, kwargs)
 
@@ -177,6 +181,10 @@ class ActivationQuantizer(Quantizer):
         self.always = always
         self.passing = passing
         self.in_eval = in_eval
+
+    @property
+    def form(self) -> str:
+        return f"{super().form} {self.scheme!r} {self.place}{' dynamic' * self.dynamic}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observation": None, "always": False}

@@ -7,7 +7,7 @@ from sample_models import conv_net, recipe_of
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from paredown import Recipe, ScheduledManager  # noqa: E402
+from paredown import Recipe, ScheduledManager
 
 CHANNELS = {"type": "channel_pruning", "final_sparsity": 0.5, "end": 1}
 QAT = {"type": "quantization_aware_training", "start": 1}
