@@ -114,8 +114,8 @@ class Agreement:
             )
         if self.argmax < SAME * self.simulated_argmax:
             return (
-                f"the decisions differ: only {self.argmax:.1%} of the clear ones agree with the unquantized model's, of "
-                f"the simulation's {self.simulated_argmax:.1%}"
+                f"the decisions differ: only {self.argmax:.1%} of the clear ones agree with the unquantized model's, "
+                f"of the simulation's {self.simulated_argmax:.1%}"
             )
         return None
 

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from sample_engine import SampleEngine
 from sample_models import batches, recipe_of
 from torch import nn
 
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
+from paredown.framework.modifier.run import Run
+from paredown.framework.run.schedule import Schedule
 from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
 
 AUTO = {"bits": "auto"}
@@ -80,3 +83,45 @@ def test_the_state_keeps_the_widths(tmp_path):
     again = paredown.load(tmp_path / "c.pt", uneven())
     x = batches()[0][0]
     assert torch.equal(again(x), model(x))
+
+
+def by_latency(model, share, engine=None):
+    """The widths of layers under a budget of latency; those that are missing stay in floating point."""
+    fields = {"type": "weight_quantization", "weights": AUTO, "budget": {"latency": share}}
+    modifier = Recipe.load(recipe_of(1, q=fields)).modifiers["q"]
+    run = Run(model, engine=engine)
+    run.take(batches(), None, (batches()[0][0],), None)
+    return modifier.on_start(modifier.bind(run))
+
+
+@pytest.mark.parametrize(("share", "quantized"), [(0.8, 1), (0.55, 2), (0.3, 3)])
+def test_as_many_layers_stay_in_floats_as_the_time_allows(share, quantized):
+    state = by_latency(uneven(), share, SampleEngine())
+    assert len(state.layers) == quantized
+    assert "0" in state.layers, "its result hardly reaches the output"
+    assert set(state.bits.values()) == {8}
+
+
+def test_a_time_that_no_width_gives_is_an_error():
+    with pytest.raises(ScheduleError, match=r"budget latency 0.1: the least that these layers can cost"):
+        by_latency(uneven(), 0.1, SampleEngine())
+
+
+def test_latency_needs_an_engine():
+    with pytest.raises(ScheduleError, match="needs an engine whose kernels are timed"):
+        by_latency(uneven(), 0.5)
+
+
+def test_layers_that_stay_in_floats_have_no_quantizers():
+    model = uneven()
+    fields = {"type": "static_quantization", "weights": AUTO, "budget": {"latency": 0.55}}
+    recipe = {**recipe_of(1, q=fields)}
+    modifiers = Recipe.load(recipe).modifiers
+    run = Run(model, engine=SampleEngine())
+    run.take(batches(), None, (batches()[0][0],), None)
+    schedule = Schedule(modifiers, run)
+    schedule.run_once()
+    schedule.finalize()
+    assert [weight_quantizer(layer) is not None for layer in model] == [True, True, False]
+    assert not [key for key in model[2]._buffers if "scale" in key]
+    assert any(event["event"] == "left alone" and event["layer"] == "2" for event in run.events)
