@@ -195,7 +195,7 @@ def costs(size: Size) -> dict[Key, Scores]:
     """How many times less of everything an untrained network has after its decomposition."""
     torch.manual_seed(0)
     dense = Network()
-    models = {DENSE: dense}
+    models: dict[Key, nn.Module] = {DENSE: dense}
     for ratio in size.ratios:
         for method in METHODS:
             models[method, ratio] = applied(dense, recipe(method, ratio), None)

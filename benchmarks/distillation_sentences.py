@@ -93,7 +93,7 @@ class Sentences:
     positive: Tensor
 
 
-def sentences_of(sdist: Path, batched: Callable[[Sequence[str], int], list[Batch]], size: Size) -> Sentences:
+def sentences_of(sdist: Path, batched: Callable[..., list[Batch]], size: Size) -> Sentences:
     """Sets of sentences, none in two of them; the steps of the training are in random order."""
     rated = [(rating > 0, text) for rating, text in rated_sentences("movieReviewSnippets", sdist) if abs(rating) >= 0.5]
     generator = torch.Generator().manual_seed(0)

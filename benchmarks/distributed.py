@@ -181,14 +181,19 @@ def zeros(width: int, depth: int) -> list[str]:
     return promised(exact, "the number of zeros is exact and they stay")
 
 
+def full(weight: Any) -> torch.Tensor:
+    """A parameter that is split among processes, put together."""
+    return weight.full_tensor()
+
+
 def _zeros(rank: int, world: int, width: int, depth: int) -> dict[str, int]:
     model, optimizer, manager = begun(width, depth, world)
     x = torch.randn(8, width, generator=torch.Generator().manual_seed(rank))
     steps(model, optimizer, x, 20)
     assert manager.done
-    at_once = [weight.full_tensor() == 0 for weight in model.parameters()]
+    at_once = [full(weight) == 0 for weight in model.parameters()]
     steps(model, optimizer, x, 50)
-    later = [weight.full_tensor() == 0 for weight in model.parameters()]
+    later = [full(weight) == 0 for weight in model.parameters()]
     kept = sum(int((a & b).sum()) for a, b in zip(at_once, later, strict=True))
     return {"zeros": sum(int(zero.sum()) for zero in at_once), "kept": kept}
 
@@ -221,8 +226,10 @@ def begun(width: int, depth: int, world: int) -> tuple[nn.Module, torch.optim.Op
     torch.manual_seed(0)
     model = nn.Sequential()
     for _ in range(depth):
-        layer = nn.Linear(width, width, bias=False)
-        model.append(fully_shard(layer) if world > 1 else layer)
+        layer: nn.Module = nn.Linear(width, width, bias=False)
+        model.append(layer)
+        if world > 1:
+            fully_shard(layer)
     if world > 1:
         fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -309,7 +316,7 @@ def promised(kept: bool, promise: str) -> list[str]:
 def in_processes(work: Callable[..., Any], count: int, *given: Any) -> list[Any]:
     """What ``work(rank, count, *given)`` gives in each of so many fresh processes."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, (count, folder, work, given), nprocs=count)
+        mp.spawn(_process, (count, folder, work, given), nprocs=count)  # type: ignore[attr-defined]
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(count)]
 
 

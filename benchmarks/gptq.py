@@ -83,8 +83,8 @@ def save_small(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes)).save_pretrained(folder)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=100, num_hidden_layers=2, **sizes)).save_pretrained(folder)
     torch.save((torch.randint(100, (4, 16)), torch.randint(100, (2, 32))), folder / "tokens.pt")
 
 

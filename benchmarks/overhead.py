@@ -72,7 +72,7 @@ def with_torch_prune(width: int, x: torch.Tensor) -> Step:
 
 
 def with_torch_ao(width: int, x: torch.Tensor) -> Step:
-    from torch.ao.pruning import WeightNormSparsifier
+    from torch.ao.pruning import WeightNormSparsifier  # type: ignore[attr-defined]
 
     model = network(width)
     sparsifier = WeightNormSparsifier(sparsity_level=0.9, sparse_block_shape=(1, 1), zeros_per_block=1)

@@ -27,7 +27,7 @@ import torch
 from harness import Table, command_line, in_turns, verdict, wall_seconds
 from peak_memory import peak_of
 from torch import Tensor, nn
-from torch.ao.pruning import WeightNormSparsifier
+from torch.ao.pruning import WeightNormSparsifier  # type: ignore[attr-defined]
 from torch.nn.utils import prune
 
 from paredown import Recipe, ScheduledManager

@@ -81,9 +81,9 @@ def problem(name: str, half: int) -> Problem:
     x, y = load_digits(return_X_y=True)
     values, labels = torch.tensor(x, dtype=torch.float32) / 8 - 1, torch.tensor(y)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = order[:1437], order[1437:]
+    train, rest = order[:1437], order[1437:]
     epoch = Epoch(values[train], labels[train])
-    return Problem(name, perceptron, epoch, len(train) // 100, (values[test], labels[test]), 4 * half, 0.1)
+    return Problem(name, perceptron, epoch, len(train) // 100, (values[rest], labels[rest]), 4 * half, 0.1)
 
 
 def perceptron() -> nn.Module:

@@ -24,6 +24,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,9 +144,9 @@ def torch_ao(fused: bool) -> Callable[[nn.Module, Tensor], Prepared]:
             qscheme=torch.per_channel_symmetric,
         )
 
-        def replaced(layer: nn.Module) -> nn.Module:
+        def replaced(layer: Any) -> nn.Module:
             layer.qconfig = ao.QConfig(activation, weight)
-            twin = {nn.Conv2d: qat.Conv2d, nn.Linear: qat.Linear}[type(layer)]
+            twin: Any = {nn.Conv2d: qat.Conv2d, nn.Linear: qat.Linear}[type(layer)]
             return nn.Sequential(activation(), twin.from_float(layer))
 
         replace(model, replaced)
@@ -282,7 +283,7 @@ def cases(quick: bool, compiled: bool) -> Iterator[tuple[str, Callable[[], nn.Mo
     for batch in (16,) if compiled else (4, 16):
         widths = (4, 8) if quick else (64, 128, 256, 512)
         images = torch.randn(batch, 3, 32, 32, generator=generator)
-        yield f"ResNet-18, batch {batch}", lambda widths=widths: ResNet18(widths), images
+        yield f"ResNet-18, batch {batch}", partial(ResNet18, widths), images
     layers, width = (1, 32) if quick else (4, 256)
     tokens = torch.randn(16, 64, width, generator=generator)
     yield "encoder, batch 16 x 64 tokens", lambda: Encoder(layers, width), tokens
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one_quiet_thread()
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     torch._dynamo.config.recompile_limit = 64  # nncf compiles its rounding for each shape
-    torch._logging.set_logs(all=logging.ERROR)
+    torch._logging.set_logs(all=logging.ERROR)  # type: ignore[attr-defined]
     short: list[str] = []
     for mode in options.modes:
         compiled = mode == "compiled"

@@ -137,7 +137,7 @@ class Embedder(nn.Module):
         return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
-def minilm() -> tuple[nn.Module, Callable[[Sequence[str]], list[Batch]]]:
+def minilm() -> tuple[nn.Module, Callable[..., list[Batch]]]:
     """The model, and what makes batches of sentences, in their order."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
