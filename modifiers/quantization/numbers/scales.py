@@ -79,7 +79,7 @@ def weight_scale(weight: Tensor, scheme: WeightScheme) -> Tensor:
 
 def stored_scale(scale: Tensor, scheme: QuantizationScheme) -> Tensor:
     """A positive scale as it is stored: with ``scales: float16`` the nearest number of that type, never 0."""
-    if getattr(scheme, "scales", "float") != "float16":
+    if not isinstance(scheme, WeightScheme) or scheme.scales != "float16":
         return scale
     return scale.clamp(*FLOAT16).to(torch.float16).to(scale.dtype)
 
