@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import base_class, links_of, without_links
 from paredown.framework.model.targets import unwrap
-from paredown.integrations.export.calling import quiet, reason_of, require
+from paredown.integrations.export.calling import reason_of, require, silent
 from paredown.integrations.export.compressed_layers import Quantized, compressed_tensors_of, scheme_of
 from paredown.integrations.export.folder_structure import refuse_fused_experts, refuse_other_layers
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer
@@ -88,7 +85,7 @@ def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
 def _write(model: Any, layers: Mapping[str, Quantized], folder: Path) -> None:
     tensors = dict(_tensors(model, layers))
     folder.mkdir(parents=True, exist_ok=True)
-    with without_links(model), _silent():
+    with without_links(model), silent("transformers"):
         try:
             model.save_pretrained(folder, state_dict=tensors)
         except Exception as error:  # transformers lets many kinds through
@@ -147,7 +144,7 @@ def _quantization(model: nn.Module, layers: Mapping[str, Quantized]) -> dict[str
 
 def _compared(model: Any, folder: Path, inputs: Any, forward: Forward | None, tolerance: float | None) -> Agreement:
     models, agreements = (plain_copy(model), eval_copy(model)), Agreements()
-    with _silent():
+    with silent("transformers"):
         try:
             loaded = base_class(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
             for batch in samples_of(inputs, None, forward):
@@ -162,13 +159,6 @@ def _compared(model: Any, folder: Path, inputs: Any, forward: Forward | None, to
     if fault is not None:
         raise ExportError(f"{folder}: {fault}")
     return worst
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without progress bars."""
-    with quiet("transformers"), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _dense_bytes(model: nn.Module) -> int:

@@ -81,6 +81,8 @@ class Engine(ABC):
     install: ClassVar[str] = ""
     #: of its files
     suffix: ClassVar[str] = ""
+    #: why the time that a session takes is not that of the file where it is used; None: it is
+    untimed: ClassVar[str | None] = None
 
     @classmethod
     def missing(cls) -> str | None:

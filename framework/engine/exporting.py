@@ -216,7 +216,8 @@ class _Making:
             return outputs_of(model, batch, self.forward), results
 
     def measured(self, result: Exported, reference: nn.Module | None, repetitions: int) -> Exported:
-        """With sizes and speeds of the file, of the same model in floating point, and of the reference."""
+        """With sizes, and speeds where the engine tells them, of the file, of the same model in floating point, and of
+        the reference."""
         models = {
             "float": plain_copy(self.model),
             **({} if reference is None else {"reference": plain_copy(reference)}),
@@ -226,14 +227,19 @@ class _Making:
             for name, model in models.items():
                 self.write(model, paths[name])
             sizes = {name: self.engine.bytes(path) for name, path in paths.items()}
-            sessions = {name: self.engine.open(path) for name, path in {**paths, "file": self.path}.items()}
-            times = latencies(sessions, self.example_inputs, repetitions)
-            del sessions
+            times = self._times({**paths, "file": self.path}, repetitions)
         original = "float" if reference is None else "reference"
         return replace(
-            result, float_bytes=sizes["float"], reference_bytes=sizes[original], latency=times["file"],
-            float_latency=times["float"], reference_latency=times[original],
+            result, float_bytes=sizes["float"], reference_bytes=sizes[original], latency=times.get("file"),
+            float_latency=times.get("float"), reference_latency=times.get(original),
         )  # fmt: skip
+
+    def _times(self, paths: Mapping[str, Path], repetitions: int) -> dict[str, Latency]:
+        """CPU time of a run of each file; none where the engine's time is not to be measured here."""
+        if self.engine.untimed is not None:
+            return {}
+        sessions = {name: self.engine.open(path) for name, path in paths.items()}
+        return latencies(sessions, self.example_inputs, repetitions)
 
 
 def _judged(result: Exported, allow_slower: bool) -> Exported:

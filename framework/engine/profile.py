@@ -11,10 +11,12 @@ from torch import nn
 
 from paredown.framework.model.links import base_class
 
-__all__ = ["ANY_ENGINE", "CONCATENATION", "CONVOLUTION", "LINEAR", "RETURNED", "SUM", "Profile", "Way"]
+__all__ = ["ANY_ENGINE", "CONCATENATION", "CONVOLUTION", "LINEAR", "RETURNED", "SUM", "Profile", "Scales", "Way"]
 
 #: how a layer is quantized: fixed grids of its inputs, grids that are found at run time, or its weights alone
 Way = Literal["static", "dynamic", "weights"]
+#: the numbers in which scales of weights are stored
+Scales = Literal["float", "float16"]
 #: results that are rounded although no quantized layer reads them
 CONVOLUTION, LINEAR, SUM, CONCATENATION, RETURNED = "convolution", "linear", "sum", "concatenation", "returned"
 CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
@@ -33,6 +35,7 @@ class Profile:
         widths: of weights that are computed in integers beside 8-bit inputs; narrower than 8 they are stored as int8.
         granularities: of weights that are computed in integers.
         symmetric_inputs: whether inputs must have the zero point 0.
+        scales: of weights, as the file stores them; "float": as they are.
         folds_constants: whether weights that are stored as integers and used in floating point are unpacked once, when
             the file is opened.
         reasons: why layers of a kind are computed in floating point, where there is more to say.
@@ -47,6 +50,7 @@ class Profile:
     widths: frozenset[int] = frozenset(range(2, 9))
     granularities: frozenset[str] = frozenset({"tensor", "channel"})
     symmetric_inputs: bool = False
+    scales: Scales = "float"
     folds_constants: bool = True
     reasons: Mapping[str, str] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paredown.framework.engine.contract import Engine, Session
+from paredown.framework.errors import ExportError
 from paredown.framework.measure.latency import Latency, measure_latency
 from paredown.framework.model.forward import Forward
 
@@ -30,11 +31,13 @@ def measure_in(
     Args: see `paredown.framework.measure.latency.measure_latency`.
 
     Raises:
-        ExportError: the engine is not installed, or cannot write a model.
+        ExportError: the engine is not installed, cannot write a model, or its time is not to be measured here.
     """
     if engine is None:
         return measure_latency(models, example_inputs, forward, repetitions=repetitions, warm_up=warm_up)
     engine.require()
+    if engine.untimed is not None:
+        raise ExportError(f"{engine.name}: {engine.untimed}")
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
         for number, (name, model) in enumerate(models.items()):

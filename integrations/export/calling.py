@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward, call
 
-__all__ = ["Called", "arguments", "arrays_by_name", "inputs_of", "quiet", "reason_of", "require", "widened"]
+__all__ = ["Called", "arguments", "arrays_by_name", "inputs_of", "quiet", "reason_of", "require", "silent", "widened"]
 
 
 class Called(nn.Module):
@@ -83,6 +85,13 @@ def quiet(name: str) -> Iterator[None]:
             yield
     finally:
         talker.setLevel(level)
+
+
+@contextmanager
+def silent(name: str) -> Iterator[None]:
+    """`quiet`, and without progress bars."""
+    with quiet(name), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def require(package: str, extra: str) -> Any:

@@ -24,6 +24,7 @@ from paredown.modifiers.quantization.layers.learned_quantizers import (
     first_weight_scale,
 )
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers, put, put_weight_quantizer
+from paredown.modifiers.quantization.numbers.scales import stored_scale
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
 from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
 
@@ -210,8 +211,12 @@ class LearnedStepSize(QuantizationModifier):
                 "called; add them to ignore"
             )
         self._leave_optimizers(training, state)
+        schemes = self.schemes_of(training, state)
         for key, grid in learned.items():
-            state.grids[key] = Grid(grid.scale.detach().clone(), grid.zero_point.detach().round().to(torch.int32))
+            scheme = None if ":" in key else schemes[key.rpartition(".")[0]].weights
+            scale = grid.scale.detach().clone()
+            scale = scale if scheme is None else stored_scale(scale, scheme)
+            state.grids[key] = Grid(scale, grid.zero_point.detach().round().to(torch.int32))
         learned.clear()
         state.frozen = True
         self.attach_weights(training, state)

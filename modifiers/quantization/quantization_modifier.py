@@ -51,6 +51,7 @@ from paredown.modifiers.quantization.layers.schemes import (
     merged,
     misfit_of,
     overrides_by_layer,
+    with_scales,
 )
 from paredown.modifiers.quantization.layers.stored import (
     Grid,
@@ -418,6 +419,7 @@ class QuantizationModifier(TargetedModifier):
             raise TargetError(f"{self.name}: {error}") from None
         for name, module in targets.items():
             schemes = merged(LayerSchemes(self.weights, self.activations), different.get(name, ()))
+            schemes = with_scales(schemes, training.profile.scales)
             weights_alone = takes_indices(module) or parent_attention(training.model, name) is not None
             if weights_alone or self._float_reason(training, module, schemes) is not None:
                 schemes = LayerSchemes(schemes.weights, None)

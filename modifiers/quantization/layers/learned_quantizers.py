@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.model.weights import WeightLayout
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer
 from paredown.modifiers.quantization.layers.stored import Grid
-from paredown.modifiers.quantization.numbers.scales import affine_parameters
+from paredown.modifiers.quantization.numbers.scales import affine_parameters, stored_scale
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import kept_scale, spread, view_for, view_of
 
@@ -89,13 +89,18 @@ class LearnedWeightQuantizer(WeightQuantizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "learned": {}}
 
+    def grid(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().grid(module, name)
+        return stored_scale(scale, self.scheme), zero_point
+
     def quantized(self, module: nn.Module, name: str) -> Tensor:
         if name not in self.learned:
             return super().quantized(module, name)
         weight: Any = module._parameters[name]
         rows, grid = self.layout.rows(weight), self.learned[name]
         view = view_for(rows, self.scheme)
-        scale, zero_point = spread(grid.scale, self.scheme), spread(grid.zero_point, self.scheme)
+        stored = grid.scale + (stored_scale(grid.scale, self.scheme) - grid.scale).detach()  # the gradient passes
+        scale, zero_point = spread(stored, self.scheme), spread(grid.zero_point, self.scheme)
         sharing = view.numel() / max(grid.scale.numel(), 1)
         new = learned_round(view, scale, zero_point, self.scheme, (sharing * self.scheme.highest) ** -0.5)
         return self.layout.kept(new.reshape(rows.shape))

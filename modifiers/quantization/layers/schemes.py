@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 from torch import nn
 
+from paredown.framework.engine.profile import Scales
 from paredown.framework.errors import TargetError, did_you_mean
 from paredown.framework.model.targets import match
 from paredown.framework.model.weights import WeightLayout
@@ -18,7 +19,7 @@ from paredown.modifiers.quantization.layers.kinds import weight_names
 from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import misfit
 
-__all__ = ["LayerSchemes", "Override", "merged", "misfit_of", "overrides_by_layer"]
+__all__ = ["LayerSchemes", "Override", "merged", "misfit_of", "overrides_by_layer", "with_scales"]
 
 S = TypeVar("S", bound=QuantizationScheme)
 
@@ -72,6 +73,14 @@ def overrides_by_layer(
         for name in names:
             found.setdefault(name, []).append(override)
     return found
+
+
+def with_scales(schemes: LayerSchemes, scales: Scales) -> LayerSchemes:
+    """The schemes with weights' scales as an engine stores them, where the recipe does not restrict them further."""
+    weights = schemes.weights
+    if weights is None or weights.scales != "float" or scales == "float":
+        return schemes
+    return LayerSchemes(weights.model_copy(update={"scales": scales}), schemes.activations)
 
 
 def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:

@@ -12,10 +12,12 @@ from paredown.modifiers.quantization.numbers.formats import FLOAT_FORMATS, round
 from paredown.modifiers.quantization.numbers.scheme import QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import kept_scale, view_of
 
-__all__ = ["affine_parameters", "weight_parameters", "weight_scale"]
+__all__ = ["affine_parameters", "stored_scale", "weight_parameters", "weight_scale"]
 
 #: the shares of the extremes that a search for the least squared error tries
 SHRINKING = tuple(1 - step / 50 for step in range(36))
+#: the smallest and the largest positive number of float16
+FLOAT16 = 2.0**-24, 65504.0
 
 
 def affine_parameters(low: Tensor, high: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,7 @@ def affine_parameters(low: Tensor, high: Tensor, scheme: QuantizationScheme) -> 
     if scheme.symmetric:
         scale = _representable(torch.maximum(low.neg(), high), scheme)
         return scale, torch.zeros_like(scale, dtype=torch.int32)
-    scale = _safe((high - low) / (scheme.highest - scheme.lowest))
+    scale = stored_scale(_safe((high - low) / (scheme.highest - scheme.lowest)), scheme)
     zero_point = (scheme.lowest - (low / scale).round()).clamp(scheme.lowest, scheme.highest)
     return scale, zero_point.to(torch.int32)
 
@@ -73,6 +75,13 @@ def weight_scale(weight: Tensor, scheme: WeightScheme) -> Tensor:
     else:  # twice as fast as the maximum of absolute values, and 20 times as fast as `aminmax` along a dimension
         largest = torch.maximum(view.amax(shared, keepdim=True), view.amin(shared, keepdim=True).neg())
     return kept_scale(_representable(_wide(largest), scheme), scheme)
+
+
+def stored_scale(scale: Tensor, scheme: QuantizationScheme) -> Tensor:
+    """A positive scale as it is stored: with ``scales: float16`` the nearest number of that type, never 0."""
+    if not isinstance(scheme, WeightScheme) or scheme.scales != "float16":
+        return scale
+    return scale.clamp(*FLOAT16).to(torch.float16).to(scale.dtype)
 
 
 def _range(view: Tensor, shared: tuple[int, ...], scheme: WeightScheme) -> tuple[Tensor, Tensor]:
@@ -127,7 +136,7 @@ def _representable(largest: Tensor, scheme: QuantizationScheme) -> Tensor:
         factor = _safe(scale.amax() / form.largest) if scale.numel() else scale
         least = 2.0 ** (form.least_exponent - form.mantissa)
         return round_float_(scale / factor, form).clamp_(min=least).mul_(factor)
-    return scale
+    return stored_scale(scale, scheme)
 
 
 def _power_of_two(largest: Tensor, scheme: QuantizationScheme) -> Tensor:

@@ -110,9 +110,9 @@ class WeightScheme(QuantizationScheme):
     128; 32 for fp4."""
     block: tuple[Size, Size] | None = None
     """Rows and columns of a block, for ``granularity: block`` (implied). Default: [128, 128]."""
-    scales: Literal["float", "power_of_two", "fp8_e4m3"] = "float"
-    """What a scale may be: any number, a power of two (MXFP4), or an fp8 number times the weight's own factor
-    (NVFP4)."""
+    scales: Literal["float", "float16", "power_of_two", "fp8_e4m3"] = "float"
+    """What a scale may be: any number (of float16 where the recipe's engine stores that), one of float16, a power of
+    two (MXFP4), or an fp8 number times the weight's own factor (NVFP4)."""
     observer: Literal["minmax", "percentile", "mse"] = "minmax"
     """``minmax``: the largest magnitude, at every step; ``percentile``, ``mse``: searched for when the weight is first
     quantized and at every update, and held in between; ``mse`` minimises the squared error."""

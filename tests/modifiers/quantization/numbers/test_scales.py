@@ -209,3 +209,22 @@ def test_sizes_imply_their_granularity():
     assert WeightScheme(granularity="group").group_size == 128
     assert WeightScheme(format="fp4_e2m1", granularity="group").group_size == 32
     assert ActivationScheme(format="fp8_e4m3").symmetric
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
+def test_scales_of_float16(symmetric, observer):
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64)
+    plain = WeightScheme(bits=4, group_size=32, symmetric=symmetric, observer="minmax")
+    half = WeightScheme(bits=4, group_size=32, symmetric=symmetric, observer=observer, scales="float16")
+    scale, _ = weight_parameters(weight, half)
+    assert torch.equal(scale, scale.half().float())
+    if observer == "minmax":
+        assert torch.equal(scale, weight_parameters(weight, plain)[0].half().float())
+
+
+def test_zeros_and_the_smallest_have_a_scale_of_float16_too():
+    half = WeightScheme(bits=4, group_size=32, scales="float16")
+    scale, _ = weight_parameters(torch.tensor([[0.0], [1e-12]]).expand(2, 32), half)
+    assert torch.equal(scale, torch.full((2, 1), 2.0**-24))
