@@ -22,6 +22,7 @@ __all__ = ["ExecuTorch"]
 
 #: of a batch, where nothing else is said
 LARGEST = 128
+TOO_LARGE = f"which may be more than largest_batch [{LARGEST}], for which memory is planned"
 NO_KERNEL = "XNNPACK has no integer kernel for"
 
 
@@ -113,6 +114,3 @@ class ExecuTorchSession(Session):
     @property
     def layers(self) -> Mapping[str, str]:
         return {} if self.lowered is None else self.lowered.layers
-
-
-TOO_LARGE = f"which may be more than largest_batch={LARGEST}, for which memory is planned"
