@@ -8,9 +8,10 @@
 
 Networks: a CNN, a transformer encoder and an LSTM with random weights, EfficientNet-Lite0 and MiniLM with those in
 their packages. Each is written in floating point, quantized in several ways, and by onnxruntime.quantization (`tool`)
-or NNCF, where they are installed; executorch and inductor have no tool beside them. A row: the bytes and the CPU time (one thread, in turns, batches of 1 and of 16) over
-those of the float file, the signal to quantization noise against the unquantized model on 48 samples, the share of the
-layers that are computed in integers, and whether the file was mended for this processor.
+or NNCF, where they are installed; executorch and inductor have no tool beside them. A row: the bytes and the CPU time
+(one thread, in turns, batches of 1 and of 16) over those of the float file, the signal to quantization noise against
+the unquantized model on 48 samples, the share of the layers that are computed in integers, and whether the file was
+mended for this processor.
 
 Exits with 1 where a file is refused, or slower than the float one, or slower than that of the engine's own tool by more
 than 5%, or noisier than that by more than 1 dB. 5% is also what two measurements of one file may be apart.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +21,17 @@ from paredown.integrations.export.aten import load_program, save_program
 from paredown.integrations.export.calling import arguments, quiet, reason_of, widened
 from paredown.integrations.export.copy import export_copy
 from paredown.integrations.export.decomposed_graph import rearrange_
-from paredown.integrations.export.decomposed_overflow import halve_large_codes_
+from paredown.integrations.export.decomposed_overflow import limit_pairs_
 from paredown.integrations.export.quantized_decomposed import DecomposedSpelling, decomposed
 from paredown.integrations.export.tracing import traced
 
 __all__ = ["Inductor"]
 
 COMPILED = "compiled when it is opened: that takes seconds to minutes, in every process"
-HALVED = (
-    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: weights have codes "
-    "of 7 bits, less exact than those that were simulated; export on a processor with VNNI for what runs on such"
+LIMITED = (
+    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
+    "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
+    "runs on such"
 )
 #: weights become constants, which oneDNN packs for its integer kernels
 SETTINGS = {"freezing": True}
@@ -106,10 +108,10 @@ class Inductor(Engine):
         if torch.cpu._is_vnni_supported():
             return None
         program = load_program(path)
-        if not halve_large_codes_(program.state_dict):
+        if not limit_pairs_(program.state_dict):
             return None
         save_program(program, path)
-        return HALVED
+        return LIMITED
 
 
 class InductorSession(Session):
@@ -125,11 +127,11 @@ class InductorSession(Session):
     def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
         given = widened(example_inputs)
         args, kwargs = ((), {"inputs": given}) if self.called else arguments(given, None)
+        compiled: Any = self.compiled
         settings = {**SETTINGS, "post_grad_custom_post_pass": self._count}
-        configured: Any = torch._inductor.config
-        with quiet("torch"), configured.patch(settings):
+        with quiet("torch"), _settings().patch(settings):
             try:
-                return tensors_of(self.compiled(*args, **kwargs))
+                return tensors_of(compiled(*args, **kwargs))
             except Exception as error:  # the compiler lets many kinds through
                 raise ExportError(f"{self.path}: inductor cannot run it: {reason_of(error)}") from error
 
@@ -140,6 +142,10 @@ class InductorSession(Session):
     @property
     def operators(self) -> Mapping[str, int]:
         return dict(self._counted.most_common())
+
+
+def _settings() -> Any:
+    return importlib.import_module("torch._inductor.config")
 
 
 def _kind(node: Any) -> str:

@@ -40,6 +40,7 @@ def rearrange_(program: Any) -> None:
         if _is_quantize(node):
             _lift(graph, node)
     _share(graph)
+    _split(graph)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
 
@@ -108,6 +109,15 @@ def _share(graph: Any) -> None:
             _replace(graph, node, node.args[0].args[0])
         elif _is_quantize(node) or _is_dequantize(node) or node.target is operators.choose_qparams.tensor:
             _replace(graph, node, known.setdefault((node.target, node.args), node))
+
+
+def _split(graph: Any) -> None:
+    """Let each reader dequantize by itself, so that the two can be computed as one operator, apart from the others."""
+    for node in list(graph.nodes):
+        if _is_dequantize(node):
+            for reader in list(node.users)[1:]:
+                with graph.inserting_before(reader):
+                    reader.replace_input_with(node, graph.node_copy(node))
 
 
 def _replace(graph: Graph, node: Node, other: Node) -> None:

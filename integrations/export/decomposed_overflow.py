@@ -1,4 +1,4 @@
-"""Weights whose products with uint8 inputs fit in 16 bits, for processors without VNNI."""
+"""Programs of quantized_decomposed operators whose products do not overflow on processors without VNNI."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor
 
-__all__ = ["halve_large_codes_"]
+from paredown.integrations.export.limited_pairs import limited_pairs
 
-#: two products of codes up to this with 255 fit in 16 bits
-SAFE = 64
+__all__ = ["limit_pairs_"]
 
 
-def halve_large_codes_(tensors: MutableMapping[str, Tensor]) -> bool:
-    """Double the scale of output channels two of whose codes can overflow, and halve their codes; whether any were.
+def limit_pairs_(tensors: MutableMapping[str, Tensor]) -> bool:
+    """Raise the scales of output channels two of whose codes can overflow; whether there are any.
 
     Args:
         tensors: those of a program, by name; a weight of a product of integers is ``X_codes``, with the output channels
             first, ``X_scale`` and ``X_zero_point`` (int64).
     """
     weights = [name.removesuffix("_zero_point") for name, tensor in tensors.items() if _of_weight(name, tensor)]
-    found = [name for name in weights if _halve_(tensors, f"{name}_codes", f"{name}_scale")]
+    found = [name for name in weights if _limit_(tensors, f"{name}_codes", f"{name}_scale")]
     return bool(found)
 
 
@@ -29,10 +28,9 @@ def _of_weight(name: str, tensor: Tensor) -> bool:
     return name.endswith("_zero_point") and tensor.dim() == 1 and tensor.dtype == torch.int64
 
 
-def _halve_(tensors: MutableMapping[str, Tensor], codes: str, scale: str) -> bool:
-    rows = tensors[codes].flatten(1)
-    large = rows.int().abs().amax(1) > SAFE
-    halved = torch.where(large.unsqueeze(1), (rows / 2).round().to(rows.dtype), rows)
-    tensors[codes] = halved.reshape(tensors[codes].shape)
-    tensors[scale] = torch.where(large, tensors[scale] * 2, tensors[scale])
-    return bool(large.any())
+def _limit_(tensors: MutableMapping[str, Tensor], codes: str, scale: str) -> bool:
+    limited = limited_pairs(tensors[codes].numpy(), tensors[scale].numpy(), 0)
+    if limited is None:
+        return False
+    tensors[codes], tensors[scale] = (torch.from_numpy(each) for each in limited)
+    return True

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from paredown.integrations.export.calling import require
+from paredown.integrations.export.limited_pairs import limited_pairs
 from paredown.integrations.export.onnx_graph import SEPARATOR
 
 __all__ = ["limit_pairs", "use_unsigned_weights"]
@@ -21,8 +22,6 @@ __all__ = ["limit_pairs", "use_unsigned_weights"]
 Run = Callable[[bytes], list[Any]]
 #: of the outputs' root mean square: what changes by less has not overflowed
 TOLERANCE = 1e-4
-#: of the codes of two weights: 255 times that is the largest number of 16 bits
-LARGEST_PAIR = 128
 #: by operator the places of its weights and of their zero points
 PLACES = {"DequantizeLinear": ((0, 2),), "MatMulInteger": ((1, 3),), "DynamicQuantizeLSTM": ((1, 9), (2, 11))}
 
@@ -76,21 +75,13 @@ def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> bool:
     values, scales = onnx.numpy_helper.to_array(codes), onnx.numpy_helper.to_array(scale)
     if scales.ndim != 1:
         return False
-    rows = np.moveaxis(values, axis, 0).astype(np.int64)
-    ratio = np.maximum(np.maximum(_largest_pair(rows), _largest_pair(np.moveaxis(rows, 1, -1))) / LARGEST_PAIR, 1.0)
-    if (ratio <= 1).all():
+    limited = limited_pairs(values, scales, axis)
+    if limited is None:
         return False
-    new = np.moveaxis(np.round(rows / ratio.reshape(-1, *[1] * (rows.ndim - 1))).astype(np.int8), 0, axis)
+    new, new_scales = limited
     codes.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(new), codes.name))
-    scale.CopyFrom(onnx.numpy_helper.from_array((scales * ratio).astype(scales.dtype), scale.name))
+    scale.CopyFrom(onnx.numpy_helper.from_array(new_scales, scale.name))
     return True
-
-
-def _largest_pair(rows: Any) -> Any:
-    """For each row the largest magnitude of the sum of two neighbours."""
-    flat = rows.reshape(len(rows), -1)
-    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
-    return np.abs(flat.reshape(len(rows), -1, 2).sum(2)).max(1)
 
 
 def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:

@@ -8,7 +8,7 @@ from torch import nn
 import paredown
 from paredown import ExportError, Recipe, ScheduledManager
 from paredown.framework.engine.registry import engine_called, engines
-from paredown.integrations.export.decomposed_overflow import halve_large_codes_
+from paredown.integrations.export.decomposed_overflow import limit_pairs_
 
 needs_compiler = pytest.mark.skipif(engines()["inductor"].missing() is not None, reason="needs a C++ compiler")
 
@@ -90,11 +90,12 @@ def test_without_a_compiler_it_says_so(monkeypatch):
         engine_called("inductor")
 
 
-def test_codes_that_can_overflow_are_halved():
-    codes = torch.tensor([[127, -127, 3], [60, -64, 1]], dtype=torch.int8)
+def test_pairs_that_can_overflow_are_limited():
+    codes = torch.tensor([[127, 127, 3, 0], [60, -64, 1, 0]], dtype=torch.int8)
     zero_point = torch.zeros(2, dtype=torch.int64)
     tensors = {"w_codes": codes, "w_scale": torch.tensor([1.0, 2.0]), "w_zero_point": zero_point}
-    assert halve_large_codes_(tensors)
-    assert tensors["w_codes"].tolist() == [[64, -64, 2], [60, -64, 1]]
-    assert tensors["w_scale"].tolist() == [2.0, 2.0]
-    assert not halve_large_codes_(tensors)
+    assert limit_pairs_(tensors)
+    assert int(tensors["w_codes"][0, :2].sum()) * 255 < 2**15
+    assert torch.allclose(tensors["w_codes"][0, :2] * tensors["w_scale"][0], torch.full((2,), 127.0), atol=1.0)
+    assert tensors["w_codes"][1].tolist() == [60, -64, 1, 0]
+    assert not limit_pairs_(tensors)
