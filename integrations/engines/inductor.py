@@ -27,7 +27,7 @@ from paredown.integrations.export.tracing import traced
 
 __all__ = ["Inductor"]
 
-COMPILED = "compiled when it is opened: that takes seconds to minutes, in every process"
+COMPILED = "compiled when it is opened, for each size of a batch: that takes seconds to minutes, in every process"
 LIMITED = (
     "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
     "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
@@ -43,11 +43,11 @@ class Inductor(Engine):
     The file is a program of `torch.export` whose quantization is written in ``torch.ops.quantized_decomposed``. It is
     as small as its int8 weights, and holds no machine code: that is made for the processor on which it is opened, by a
     C++ compiler there. Elsewhere than in paredown, import ``torch.ao.quantization.fx._decomposed`` before
-    `torch.export.load`, and call ``torch.compile(program.module())`` under ``torch.no_grad`` with
+    `torch.export.load`, and call ``torch.compile(program.module(), dynamic=False)`` under ``torch.no_grad`` with
     ``torch._inductor.config.freezing = True``. PyTorch's own passes put oneDNN's kernels in; nothing else is needed.
 
-    Weights that meet inputs in floating point are unpacked when the file is compiled. How a single layer is computed
-    inductor does not tell; ``operators`` counts what it calls.
+    It is compiled anew for each size of a batch. Weights that meet inputs in floating point are unpacked then. How a
+    single layer is computed inductor does not tell; ``operators`` counts what it calls.
 
     Options: ``dynamic_shapes`` as of `torch.export.export`.
     """
@@ -115,12 +115,13 @@ class Inductor(Engine):
 
 
 class InductorSession(Session):
-    """A program that is compiled when it is first called."""
+    """A program that is compiled when it is first called, and again for each size of a batch: oneDNN's convolutions
+    give channels last, which inductor does not expect where sizes are symbols."""
 
     def __init__(self, program: Any, path: Path) -> None:
         self.path = path
         self._counted: Counter[str] = Counter()
-        self.compiled = torch.compile(program.module(), dynamic=bool(program.range_constraints))
+        self.compiled = torch.compile(program.module(), dynamic=False)
         named = program.call_spec.in_spec.child(1).context
         self.called = list(named or ()) == ["inputs"]  # through a callable, see `Called`
 
