@@ -8,9 +8,10 @@
 
 Networks: a CNN, a transformer encoder and an LSTM with random weights, EfficientNet-Lite0 and MiniLM with those in
 their packages. Each is written in floating point, quantized in several ways, and by onnxruntime.quantization (`tool`)
-or NNCF, where they are installed. A row: the bytes and the CPU time (one thread, in turns, batches of 1 and of 16) over
-those of the float file, the signal to quantization noise against the unquantized model on 48 samples, the share of the
-layers that are computed in integers, and whether the file was mended for this processor.
+or NNCF, where they are installed; executorch and inductor have no tool beside them. A row: the bytes and the CPU time
+(one thread, in turns, batches of 1 and of 16) over those of the float file, the signal to quantization noise against
+the unquantized model on 48 samples, the share of the layers that are computed in integers, and whether the file was
+mended for this processor.
 
 Exits with 1 where a file is refused, or slower than the float one, or slower than that of the engine's own tool by more
 than 5%, or noisier than that by more than 1 dB. 5% is also what two measurements of one file may be apart.
@@ -24,7 +25,7 @@ import importlib.util
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -37,13 +38,13 @@ from torch import Tensor, nn
 
 import paredown
 from paredown import ExportError, Recipe, ScheduledManager
-from paredown.framework.engine.registry import engine_called
+from paredown.framework.engine.registry import engine_called, engines
 from paredown.framework.engine.timing import latencies
 from paredown.integrations.engines.onnxruntime import OnnxSession
 from paredown.integrations.export.calling import arrays_by_name
 
 SLOWER, NOISIER = 1.05, 1.0
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "openvino", "executorch", "inductor")
 BATCHES = (1, 16)
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "static int8": {"type": "static_quantization"},
@@ -101,7 +102,7 @@ def _options() -> argparse.ArgumentParser:
 
 def _in_engine(table: Table, net: Net, engine: str, quick: bool) -> Iterator[str]:
     """Print the rows of a network in an engine; what it falls short of."""
-    missing = engine_called(engine).missing()
+    missing = engines()[engine].missing()
     if missing is not None:
         print(missing)
         return
@@ -133,8 +134,8 @@ def _files(
         except ExportError as error:
             refused[kind] = f"refused: {str(error).splitlines()[0]}"
             print(f"{net.name}, {kind}: {error}")
-    peers = _tool_files if engine == "onnxruntime" else _nncf_files
-    made = peers(net, files["float"].path, folder) if "float" in files else ()
+    peers = TOOLS.get(engine)
+    made = peers(net, files["float"].path, folder) if peers is not None and "float" in files else ()
     return {**files, **{file.kind: file for file in made}}, refused
 
 
@@ -210,6 +211,13 @@ def _nncf_files(net: Net, path: Path, folder: Path) -> Iterator[File]:
     yield File("tool, static", written, engine_called("openvino").bytes(written), told="  NNCF")
 
 
+#: what writes files for an engine beside paredown
+TOOLS: Mapping[str, Callable[[Net, Path, Path], Iterable[File]]] = {
+    "onnxruntime": _tool_files,
+    "openvino": _nncf_files,
+}
+
+
 def _measure(net: Net, engine: str, files: Mapping[str, File], repetitions: int) -> None:
     """Fill in the noise and the times of files."""
     sessions = {kind: engine_called(engine).open(file.path) for kind, file in files.items()}
@@ -254,9 +262,9 @@ def _behind(own: File, peer: File) -> Iterator[str]:
         yield f"{own.kind}: {own.decibels:.1f} dB, the engine's tool {peer.decibels:.1f} dB"
 
 
-def _refusals(engines: Iterable[str], nets: int, examples: int) -> Iterator[str]:
+def _refusals(names: Iterable[str], nets: int, examples: int) -> Iterator[str]:
     """Quantize small trained networks and export each with several example batches; those that are refused."""
-    for engine in engines:
+    for engine in names:
         count = refused = mended = 0
         for name, model, drawn in small_nets(nets):
             before = refused

@@ -63,6 +63,7 @@ class Agreement:
         argmax: of the rows whose largest element is clear in the unquantized model, the share with the same one in the
             file; 1 without such.
         simulated_argmax: the same of the simulation.
+        argmax_error: the standard error of the latter.
         samples: how many it was looked at.
         excess: by how many standard errors the file's squared error lies above the allowed one.
     """
@@ -75,6 +76,7 @@ class Agreement:
     magnitude: float
     argmax: float = 1.0
     simulated_argmax: float = 1.0
+    argmax_error: float = 0.0
     samples: int = 0
     excess: float = 0.0
 
@@ -112,7 +114,7 @@ class Agreement:
                 f"{self.engine_decibels:.1f} dB), the simulation's by {self.simulated:.3g} "
                 f"({self.simulated_decibels:.1f} dB)"
             )
-        if self.argmax < SAME * self.simulated_argmax:
+        if self.argmax < SAME * self.simulated_argmax - CHANCE * self.argmax_error:
             return (
                 f"the decisions differ: only {self.argmax:.1%} of the clear ones agree with the unquantized model's, "
                 f"of the simulation's {self.simulated_argmax:.1%}"
@@ -180,6 +182,7 @@ class _Output:
         dense, simulated, engine = (torch.cat([part[each].flatten() for part in self.parts]) for each in range(3))
         near, far = (self._squared_errors(each) for each in (1, 2))
         noise = float(near.mean().sqrt())
+        (kept, clear), (simulated_kept, _) = (self._same_decisions(each, noise) for each in (2, 1))
         apart, finite = _apart(engine, simulated), simulated[simulated.isfinite()]
         return Agreement(
             difference=float(apart.max()) if apart.numel() else 0.0,
@@ -188,8 +191,9 @@ class _Output:
             engine=float(far.mean().sqrt()),
             spread=float(apart.square().mean().sqrt()),
             magnitude=float(dense[dense.isfinite()].square().mean().sqrt()) if finite.numel() else 0.0,
-            argmax=self._same_decisions(2, noise),
-            simulated_argmax=self._same_decisions(1, noise),
+            argmax=kept,
+            simulated_argmax=simulated_kept,
+            argmax_error=math.sqrt(simulated_kept * (1 - simulated_kept) / max(clear, 1)),
             samples=len(near),
             excess=_standard_errors(far - SLACK**2 * near),
         )
@@ -198,17 +202,18 @@ class _Output:
         """For each sample the mean square of the difference from the unquantized model."""
         return torch.cat([_apart(part[which], part[0]).square().flatten(1).mean(1) for part in self.parts])
 
-    def _same_decisions(self, which: int, noise: float) -> float:
+    def _same_decisions(self, which: int, noise: float) -> tuple[float, int]:
+        """Of the clear decisions the share that is the same, and how many there are."""
         same = clear = 0
         for part in self.parts:
             dense, other = part[0], part[which]
             if dense.dim() < 2 or dense.shape[-1] < 2:
-                return 1.0
+                break
             first, second = dense.topk(2, -1).values.unbind(-1)
             known = first - second > CLEAR * noise + 1e-6 * first.abs()
             clear += int(known.sum())
             same += int((dense.argmax(-1) == other.argmax(-1))[known].sum())
-        return same / clear if clear else 1.0
+        return (same / clear if clear else 1.0), clear
 
 
 class LayerErrors:

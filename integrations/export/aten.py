@@ -29,6 +29,12 @@ class AtenSpelling:
             return float_grid(x / scale, scheme.format == "fp8_e5m2") * scale
         return to_grid(x, scale, zero_point, scheme)
 
+    def writes_numbers(self) -> bool:
+        return False
+
+    def stored(self, weight: StoredWeight) -> StoredWeight:
+        return weight
+
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         return dynamic_grid(x, scheme)
 
@@ -57,6 +63,9 @@ class AtenSpelling:
         return False
 
     def writes_integer_bias(self) -> bool:
+        return False
+
+    def rounds_bias(self) -> bool:
         return False
 
 

@@ -223,8 +223,9 @@ def _add(module: nn.Module, spelling: Spelling, stored: Stored, inputs: Activati
     bias = None
     if inputs is not None and not inputs.dynamic and (products or attention):
         stored = as_int8(stored)
-        if spelling.writes_integer_bias() and products:
+        if spelling.rounds_bias() and products:
             stored, bias = integer_bias(module, stored, inputs)
+            bias = bias if spelling.writes_integer_bias() else None
     integer = inputs is not None and (products or attention)
     own = [(module, name, _read(module, spelling, weight, integer)) for name, weight in stored.items()]
     output = _child_weight(module.out_proj, False) if isinstance(module, nn.MultiheadAttention) else None

@@ -114,6 +114,12 @@ class OnnxSpelling:
         values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point, *codes)
         return values
 
+    def writes_numbers(self) -> bool:
+        return False
+
+    def stored(self, weight: StoredWeight) -> StoredWeight:
+        return weight
+
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         plain = scheme.format == "int" and scheme.bits == 8 and not scheme.symmetric
         if plain and scheme.granularity == "tensor":
@@ -172,6 +178,9 @@ class OnnxSpelling:
         return self.recurrent
 
     def writes_integer_bias(self) -> bool:
+        return self.integer_bias
+
+    def rounds_bias(self) -> bool:
         return self.integer_bias
 
 

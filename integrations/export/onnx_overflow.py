@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from paredown.integrations.export.calling import require
+from paredown.integrations.export.limited_pairs import limited_pairs
 from paredown.integrations.export.onnx_graph import SEPARATOR
 
 __all__ = ["limit_pairs", "use_unsigned_weights"]
@@ -21,8 +22,6 @@ __all__ = ["limit_pairs", "use_unsigned_weights"]
 Run = Callable[[bytes], list[Any]]
 #: of the outputs' root mean square: what changes by less has not overflowed
 TOLERANCE = 1e-4
-#: of the codes of two weights: 255 times that is the largest number of 16 bits
-LARGEST_PAIR = 128
 #: by operator the places of its weights and of their zero points
 PLACES = {"DequantizeLinear": ((0, 2),), "MatMulInteger": ((1, 3),), "DynamicQuantizeLSTM": ((1, 9), (2, 11))}
 
@@ -79,16 +78,11 @@ def limit_pairs(path: Path, layer: str) -> bool:
 def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> Any:
     """Round codes anew where pairs of them are too large; by how much the scale of each channel is larger then, None
     where nothing is to be done."""
-    values = onnx.numpy_helper.to_array(codes)
-    if len(scale.dims) != 1:
+    limited = limited_pairs(onnx.numpy_helper.to_array(codes), axis) if len(scale.dims) == 1 else None
+    if limited is None:
         return None
-    rows = np.moveaxis(values, axis, 0).astype(np.int64)
-    ratio = np.maximum(np.maximum(_largest_pair(rows), _largest_pair(np.moveaxis(rows, 1, -1))) / LARGEST_PAIR, 1.0)
-    if (ratio <= 1).all():
-        return None
-    new = np.moveaxis(np.round(rows / ratio.reshape(-1, *[1] * (rows.ndim - 1))).astype(np.int8), 0, axis)
-    codes.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(new), codes.name))
-    return ratio
+    codes.CopyFrom(onnx.numpy_helper.from_array(limited[0], codes.name))
+    return limited[1]
 
 
 def _raise_scale(onnx: Any, model: Any, node: Any, known: dict[str, Any], ratio: Any) -> None:
@@ -100,13 +94,6 @@ def _raise_scale(onnx: Any, model: Any, node: Any, known: dict[str, Any], ratio:
     )
     node.input[1] = model.graph.initializer[-1].name
     known[node.input[1]] = model.graph.initializer[-1]
-
-
-def _largest_pair(rows: Any) -> Any:
-    """For each row the largest magnitude of the sum of two neighbours."""
-    flat = rows.reshape(len(rows), -1)
-    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
-    return np.abs(flat.reshape(len(rows), -1, 2).sum(2)).max(1)
 
 
 def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:

@@ -57,8 +57,10 @@ class Spelled(Written):
         if not self.dynamic:
             if self.scheme.format == "fp4_e2m1":
                 raise ExportError("activations of the format fp4_e2m1 have no operator")
-            zero_point: Any = module._buffers[f"{self.place}_zero_point"]
-            module._buffers[f"{self.place}_zero_point"] = spelling.zero_point(zero_point, self.scheme)
+            scale, zero_point = (module.get_buffer(f"{self.place}_{part}") for part in ("scale", "zero_point"))
+            zero_point = spelling.zero_point(zero_point, self.scheme)
+            module._buffers[f"{self.place}_zero_point"] = zero_point
+            self.numbers = (float(scale), int(zero_point)) if spelling.writes_numbers() else None
 
     def around(self, call: Call, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if self.place == "output":
@@ -81,6 +83,8 @@ class Spelled(Written):
         """A tensor at this place, quantized and dequantized."""
         if self.dynamic:
             return self.spelling.dynamic(x, self.scheme)
+        if self.numbers is not None:
+            return self.spelling.fixed(x, *self.numbers, self.scheme)
         scale, zero_point = (getattr(module, f"{self.place}_{part}") for part in ("scale", "zero_point"))
         return self.spelling.fixed(x, scale, zero_point, self.scheme)
 
@@ -109,7 +113,7 @@ class Dequantizing(Written):
 
     def __init__(self, weights: Sequence[tuple[nn.Module, str, StoredWeight]], spelling: Spelling) -> None:
         self.spelling = spelling
-        self.weights = [(owner, name, weight.moved_to(owner, name)) for owner, name, weight in weights]
+        self.weights = [(owner, name, spelling.stored(weight).moved_to(owner, name)) for owner, name, weight in weights]
         for owner, name, _ in self.weights:
             empty_(owner, name)
         self.empty = [owner._parameters[name] for owner, name, _ in self.weights]
@@ -124,6 +128,15 @@ class Dequantizing(Written):
             for (owner, name, _), empty in zip(self.weights, self.empty, strict=True):
                 owner._parameters[name] = empty
             _refresh_(module)
+
+    def unpack_(self) -> None:
+        """Make the values parameters again, in the place of the codes."""
+        with torch.no_grad():
+            for owner, name, weight in self.weights:
+                values = weight.spelled(owner, name, self.spelling.dequantized)
+                owner._parameters[name] = nn.Parameter(values.contiguous(), requires_grad=False)
+                weight.removed_from(owner, name)
+                _refresh_(owner)
 
 
 def empty_(module: nn.Module, name: str) -> None:
@@ -171,7 +184,7 @@ class DynamicLinear(Written):
 
     def __init__(self, module: nn.Module, spelling: Spelling, weight: StoredWeight, scheme: ActivationScheme) -> None:
         self.spelling, self.scheme = spelling, scheme
-        self.weight = weight.moved_to(module, "weight")
+        self.weight = spelling.stored(weight).moved_to(module, "weight")
         empty_(module, "weight")
 
     def around(self, call: Call, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -201,8 +214,8 @@ class DynamicAttention(Written):
         output: StoredWeight | None, scheme: ActivationScheme,
     ) -> None:  # fmt: skip
         self.spelling, self.scheme = spelling, scheme
-        self.weights = {name: weight.moved_to(module, name) for name, weight in stored.items()}
-        self.output = None if output is None else output.moved_to(module.out_proj, "weight")
+        self.weights = {name: spelling.stored(weight).moved_to(module, name) for name, weight in stored.items()}
+        self.output = None if output is None else spelling.stored(output).moved_to(module.out_proj, "weight")
         for name in stored:
             empty_(module, name)
         if output is not None:

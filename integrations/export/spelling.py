@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,8 +19,15 @@ class Spelling(Protocol):
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         """A zero point (int32) in the type and with the offset of the codes that the exporter uses."""
 
-    def fixed(self, x: Tensor, scale: Tensor, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
-        """Quantize and dequantize with a grid that is known; the zero point is that of `zero_point`."""
+    def fixed(self, x: Tensor, scale: Any, zero_point: Any, scheme: ActivationScheme) -> Tensor:
+        """Quantize and dequantize with a grid that is known: tensors, or the numbers of `writes_numbers`; the zero
+        point is that of `zero_point`."""
+
+    def writes_numbers(self) -> bool:
+        """Whether the grid of `fixed` is Python's numbers, which a tracer writes into the graph."""
+
+    def stored(self, weight: StoredWeight) -> StoredWeight:
+        """A weight with the tensors that are to be made buffers of its layer."""
 
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         """Quantize and dequantize with the grid of the values themselves."""
@@ -73,3 +80,7 @@ class Spelling(Protocol):
 
     def writes_integer_bias(self) -> bool:
         """Whether a bias is stored as int32 at the scale of the products."""
+
+    def rounds_bias(self) -> bool:
+        """Whether the engine adds biases as int32 at that scale, so that a channel's scale must leave room for its
+        bias."""

@@ -70,6 +70,11 @@ class StoredWeight:
                 module.register_buffer(self._key(name, part), tensor.contiguous())
         return self
 
+    def removed_from(self, module: nn.Module, name: str) -> None:
+        """Take the buffers of `moved_to` off a module."""
+        for part in ("scale", "zero_point", "codes"):
+            module._buffers.pop(self._key(name, part), None)
+
     def _key(self, name: str, part: str) -> str:
         return f"{name}_{CONSTANT if self.constant and part == 'codes' else ''}{part}"
 
@@ -87,6 +92,15 @@ class StoredWeight:
         values = dequantize(self.codes, self.scale, self.zero_point, self.axis, self.group, self.bits)
         values = values.t() if self.turned else values
         return self.layout.kept(values if tuple(values.shape) == self.shape else values.reshape(self.shape))
+
+    def turned_over(self) -> StoredWeight:
+        """The same matrix with its codes and scales transposed."""
+        scale, zero_point = self.scale, self.zero_point
+        if scale.dim() == 2:
+            scale, zero_point = scale.t(), None if zero_point is None else zero_point.t()
+        return dataclasses.replace(
+            self, codes=self.codes.t(), scale=scale, zero_point=zero_point, axis=1 - self.axis, turned=not self.turned
+        )
 
     def outputs(self, start: int, end: int) -> StoredWeight:
         """Of a matrix some of the output channels alone."""
@@ -131,7 +145,7 @@ def store_weight(module: nn.Module, link: WeightQuantizer, name: str, turned: bo
         scale, zero_point = scale.flatten(), None if zero_point is None else zero_point.flatten()
     scale, bits = scale.detach().clone(), _stored_bits(link)
     stored = _settled(StoredWeight(codes, scale, zero_point, axis, group, shape, bits, layout=link.layout))
-    return _turned(stored) if turned else _as_kept(stored)
+    return stored.turned_over() if turned else _as_kept(stored)
 
 
 def fold_batch_norm(module: nn.Module, norm: Any, weight: StoredWeight) -> tuple[StoredWeight, Tensor] | None:
@@ -163,15 +177,6 @@ def _parts(module: nn.Module, link: WeightQuantizer, name: str) -> tuple[Tensor,
 
 def _stored_bits(link: WeightQuantizer) -> int:
     return 8 if link.scheme.format != "int" else int(link.scheme.bits)
-
-
-def _turned(stored: StoredWeight) -> StoredWeight:
-    scale, zero_point = stored.scale, stored.zero_point
-    if scale.dim() == 2:
-        scale, zero_point = scale.t(), None if zero_point is None else zero_point.t()
-    return dataclasses.replace(
-        stored, codes=stored.codes.t(), scale=scale, zero_point=zero_point, axis=1 - stored.axis, turned=True
-    )
 
 
 def _as_kept(stored: StoredWeight) -> StoredWeight:

@@ -33,7 +33,12 @@ class Traced:
 
 
 def traced(
-    model: nn.Module, example_inputs: Any, forward: Forward | None, dynamic: Sequence[str], shapes: Any = None
+    model: nn.Module,
+    example_inputs: Any,
+    forward: Forward | None,
+    dynamic: Sequence[str],
+    shapes: Any = None,
+    largest: int | None = None,
 ) -> Traced:
     """Trace a written copy.
 
@@ -41,6 +46,7 @@ def traced(
         dynamic: ``("batch",)``: the first dimension of the inputs may be any, as far as the model allows it (else a
             remark says why not); ``()``: all shapes are fixed.
         shapes: ``dynamic_shapes`` of `torch.export.export`, in its place.
+        largest: the largest batch that must be possible; None: any.
 
     Raises:
         ExportError: the model cannot be traced, or ``dynamic`` names something else.
@@ -53,7 +59,7 @@ def traced(
         return Traced(_program(model, given, forward, shapes), shapes is not None)
     several = tree_map(lambda leaf: _doubled(leaf, size), given)
     try:
-        return Traced(_program(model, several, forward, batch=_batch(several)), True)
+        return Traced(_program(model, several, forward, batch=_batch(several), largest=largest), True)
     except ExportError as error:
         reason = str(error)
     remark = f"the batch is fixed at {size}: {reason}"
@@ -61,15 +67,21 @@ def traced(
 
 
 def _program(
-    model: nn.Module, example_inputs: Any, forward: Forward | None, shapes: Any = None, batch: int | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    forward: Forward | None,
+    shapes: Any = None,
+    batch: int | None = None,
+    largest: int | None = None,
 ) -> Any:
     called = model if forward is None else Called(model, forward)
     args, kwargs = arguments(example_inputs, forward)
     if batch is not None:
         collection: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+        size = torch.export.Dim.DYNAMIC if largest is None else torch.export.Dim.DYNAMIC(max=max(largest, batch))
         for tensor in inputs_of(example_inputs):
             if tensor.dim() and tensor.shape[0] == batch:
-                collection[tensor] = {0: torch.export.Dim.DYNAMIC}
+                collection[tensor] = {0: size}
         shapes = collection
     with quiet("torch"):
         try:

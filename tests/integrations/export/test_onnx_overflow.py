@@ -5,7 +5,8 @@ onnx = pytest.importorskip("onnx")
 
 import numpy as np  # noqa: E402
 
-from paredown.integrations.export.onnx_overflow import LARGEST_PAIR, limit_pairs  # noqa: E402
+from paredown.integrations.export.limited_pairs import LARGEST_PAIR  # noqa: E402
+from paredown.integrations.export.onnx_overflow import limit_pairs  # noqa: E402
 
 
 def written(path, nodes):
