@@ -81,6 +81,7 @@ def _compared(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         made = manager.export(path, data=training, reference=dense, allow_slower=True)
+    assert plan.file.latency is not None
     assert made.reference_bytes is not None
     assert made.speedup is not None
     sizes = plan.file.bytes[1] / plan.file.bytes[0], made.bytes / made.reference_bytes

@@ -90,11 +90,10 @@ class Plan:
         if self.file is not None:
             rows.append((f"bytes of the file for {self.file.engine}", *self.file.bytes))
         told = [_row(name, f"{before:,}", f"{after:,}", after / max(before, 1)) for name, before, after in rows]
-        return told if self.file is None else [*told, self._time(self.file)]
-
-    def _time(self, file: ForeseenFile) -> str:
-        before, after = file.latency
-        return _row(f"milliseconds in {file.engine}", f"{before:.3g}", f"{after:.3g}", after / before)
+        if self.file is not None and self.file.latency is not None:
+            before, after = self.file.latency
+            told.append(_row(f"milliseconds in {self.file.engine}", f"{before:.3g}", f"{after:.3g}", after / before))
+        return told
 
 
 def _row(name: str, before: str, after: str, ratio: float) -> str:

@@ -38,13 +38,14 @@ class ForeseenFile:
     Attributes:
         engine: its name.
         bytes: of the files.
-        latency: CPU time of one run of the example inputs in one thread, in milliseconds.
+        latency: CPU time of one run of the example inputs in one thread, in milliseconds; None where the engine's own
+            time is not measured.
         left_out: the names of the modifiers that were left out: they leave nothing in a file, or need training.
     """
 
     engine: str
     bytes: tuple[int, int]
-    latency: tuple[float, float]
+    latency: tuple[float, float] | None
     left_out: tuple[str, ...] = ()
 
 
@@ -83,14 +84,17 @@ def _applied(modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs
 
 def _measured(
     compressed: nn.Module, model: nn.Module, inputs: Inputs, engine: Engine, folder: Path
-) -> tuple[tuple[int, int], tuple[float, float]]:
+) -> tuple[tuple[int, int], tuple[float, float] | None]:
     """Bytes and milliseconds of the files of the model and of the compressed one."""
     given, forward = _example(inputs)
     before, after = (folder / f"{name}{engine.suffix}" for name in ("before", "after"))
     engine.write(plain_copy(model), given, before, forward=forward)
     export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0)
+    sizes = engine.bytes(before), engine.bytes(after)
+    if engine.untimed is not None:
+        return sizes, None
     times = latencies({"before": engine.open(before), "after": engine.open(after)}, given, REPETITIONS)
-    return (engine.bytes(before), engine.bytes(after)), (times["before"].median, times["after"].median)
+    return sizes, (times["before"].median, times["after"].median)
 
 
 def _example(inputs: Inputs) -> tuple[Any, Forward | None]:

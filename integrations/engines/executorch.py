@@ -22,7 +22,7 @@ __all__ = ["ExecuTorch"]
 
 #: of a batch, where nothing else is said
 LARGEST = 128
-TOO_LARGE = f"which may be more than largest_batch [{LARGEST}], for which memory is planned"
+TOO_LARGE = "which may be more than largest_batch, for which memory was planned when the file was written"
 NO_KERNEL = "XNNPACK has no integer kernel for"
 
 
