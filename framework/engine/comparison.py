@@ -145,9 +145,14 @@ class LayerComparison:
 
 
 class Agreements:
-    """Takes in outputs, batch after batch, and sums up."""
+    """Takes in outputs, batch after batch, and sums up.
 
-    def __init__(self) -> None:
+    Args:
+        mended: the file was written otherwise than it was simulated: fewer decisions are clear.
+    """
+
+    def __init__(self, mended: bool = False) -> None:
+        self._clear = CLEAR * (MENDED if mended else 1.0)
         self._outputs: list[_Output] = []
 
     def add(self, dense: Sequence[Tensor], simulated: Sequence[Tensor], engine: Sequence[Tensor], what: str) -> None:
@@ -165,7 +170,7 @@ class Agreements:
 
     def found(self) -> list[Agreement]:
         """One for each output."""
-        return [output.agreement() for output in self._outputs]
+        return [output.agreement(self._clear) for output in self._outputs]
 
 
 class _Output:
@@ -178,11 +183,16 @@ class _Output:
         wide = [_rows(tensor.detach().cpu()) for tensor in tensors]
         self.parts.append((wide[0], wide[1], wide[2]))
 
-    def agreement(self) -> Agreement:
+    def agreement(self, clear: float) -> Agreement:
+        """What was found.
+
+        Args:
+            clear: how many times the simulation's error the largest is ahead where a decision is clear.
+        """
         dense, simulated, engine = (torch.cat([part[each].flatten() for part in self.parts]) for each in range(3))
         near, far = (self._squared_errors(each) for each in (1, 2))
         noise = float(near.mean().sqrt())
-        (kept, clear), (simulated_kept, _) = (self._same_decisions(each, noise) for each in (2, 1))
+        (kept, count), (simulated_kept, _) = (self._same_decisions(each, clear * noise) for each in (2, 1))
         apart, finite = _apart(engine, simulated), simulated[simulated.isfinite()]
         return Agreement(
             difference=float(apart.max()) if apart.numel() else 0.0,
@@ -193,7 +203,7 @@ class _Output:
             magnitude=float(dense[dense.isfinite()].square().mean().sqrt()) if finite.numel() else 0.0,
             argmax=kept,
             simulated_argmax=simulated_kept,
-            argmax_error=math.sqrt(simulated_kept * (1 - simulated_kept) / max(clear, 1)),
+            argmax_error=math.sqrt(simulated_kept * (1 - simulated_kept) / max(count, 1)),
             samples=len(near),
             excess=_standard_errors(far - SLACK**2 * near),
         )
@@ -202,15 +212,15 @@ class _Output:
         """For each sample the mean square of the difference from the unquantized model."""
         return torch.cat([_apart(part[which], part[0]).square().flatten(1).mean(1) for part in self.parts])
 
-    def _same_decisions(self, which: int, noise: float) -> tuple[float, int]:
-        """Of the clear decisions the share that is the same, and how many there are."""
+    def _same_decisions(self, which: int, margin: float) -> tuple[float, int]:
+        """Of the decisions by more than a margin the share that is the same, and how many there are."""
         same = clear = 0
         for part in self.parts:
             dense, other = part[0], part[which]
             if dense.dim() < 2 or dense.shape[-1] < 2:
                 break
             first, second = dense.topk(2, -1).values.unbind(-1)
-            known = first - second > CLEAR * noise + 1e-6 * first.abs()
+            known = first - second > margin + 1e-6 * first.abs()
             clear += int(known.sum())
             same += int((dense.argmax(-1) == other.argmax(-1))[known].sum())
         return (same / clear if clear else 1.0), clear

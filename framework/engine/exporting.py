@@ -21,7 +21,7 @@ from paredown.framework.engine.comparison import (
     table,
 )
 from paredown.framework.engine.contract import Engine, Written
-from paredown.framework.engine.plain import eval_copy, outputs_of, plain_copy
+from paredown.framework.engine.plain import eval_copy, layers_in, outputs_of, plain_copy
 from paredown.framework.engine.registry import DEFAULT, engine_called
 from paredown.framework.engine.samples import samples_of
 from paredown.framework.engine.timing import latencies
@@ -171,6 +171,7 @@ class _Making:
     def checked(self, data: Iterable[Any] | None, tolerance: float | None) -> Exported:
         """The file, as the engine wrote it or as it mended it, if it agrees."""
         written, mended = self.write(self.model, self.path), False
+        remarks = tuple(written.remarks)
         samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
         models = plain_copy(self.model), eval_copy(self.model)
         while True:
@@ -180,7 +181,7 @@ class _Making:
             remark = self.engine.mend(self.path, samples, first_parting(result.layers))
             if remark is None:
                 raise ExportError(f"{self.path}: {fault}\n{table(result.layers)}")
-            written, mended = replace(written, remarks=tuple(dict.fromkeys([*written.remarks, remark]))), True
+            written, mended = replace(written, remarks=(*remarks, remark)), True
 
     def _compared(
         self, written: Written, samples: Sequence[Any], models: tuple[nn.Module, nn.Module], tolerance: float | None,
@@ -193,9 +194,10 @@ class _Making:
         """
         session, inside = self.engine.open(self.path), self.engine.open(self.path, results=written.results)
         modules = dict(models[0].named_modules())
-        kinds = {name: base_class(modules[name]).__name__ for name in written.results if name in modules}
+        names = written.results or layers_in(models[0])
+        kinds = {name: base_class(modules[name]).__name__ for name in names if name in modules}
         places = {name: written.modules.get(name, name) for name in kinds}
-        agreements, errors = Agreements(), LayerErrors()
+        agreements, errors = Agreements(mended), LayerErrors()
         for batch in samples:
             (want, dense), (near, simulated) = (self._run(model, batch, places) for model in models)
             agreements.add(want, near, session.run(batch), str(self.path))

@@ -13,7 +13,7 @@ from paredown.framework.model.graph.trace import tensors_of
 from paredown.framework.model.links import links_of, remove_links
 from paredown.framework.model.targets import unwrap
 
-__all__ = ["eval_copy", "outputs_of", "plain_copy"]
+__all__ = ["eval_copy", "layers_in", "outputs_of", "plain_copy"]
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
@@ -29,6 +29,15 @@ def plain_copy(model: nn.Module) -> nn.Module:
     for module in list(plain.modules()):
         remove_links(module, links_of(module))
     return plain
+
+
+def layers_in(model: nn.Module) -> list[str]:
+    """The names of the modules with a matrix of their own: those whose results are compared."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(each is not None and each.dim() > 1 for each in module._parameters.values())
+    ]
 
 
 def outputs_of(model: nn.Module, example_inputs: Any, forward: Forward | None) -> tuple[Tensor, ...]:

@@ -38,7 +38,8 @@ class Profile:
         scales: of weights, as the file stores them; "float": as they are.
         folds_constants: whether weights that are stored as integers and used in floating point are unpacked once, when
             the file is opened.
-        reasons: why layers of a kind are computed in floating point, where there is more to say.
+        reasons: why layers of a kind are computed in floating point, or all that are quantized in a way that no kernel
+            knows, where there is more to say.
     """
 
     integer: Mapping[Way, frozenset[str]] = field(
@@ -65,7 +66,8 @@ class Profile:
         kinds = [kind.__name__ for kind in base_class(module).__mro__]
         if any(kind in self.integer.get(way, ()) for kind in kinds):
             return self._weights_reason(bits, granularity)
-        known = next((self.reasons[kind] for kind in kinds if kind in self.reasons), None)
+        keys = kinds if way in self.integer else [*kinds, way]
+        known = next((self.reasons[key] for key in keys if key in self.reasons), None)
         return known or f"it has no integer kernel for {base_class(module).__name__} with {way} inputs"
 
     def _weights_reason(self, bits: int, granularity: str) -> str | None:

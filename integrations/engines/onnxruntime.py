@@ -79,8 +79,7 @@ class OnnxRuntime(Engine):
             session = _session(content, 1)
             return [output for each in feeds for output in session.run(None, each)]
 
-        changed = use_unsigned_weights(path, run)
-        return UNSIGNED if changed else None
+        return UNSIGNED if use_unsigned_weights(path, run) else None
 
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
         return OnnxSession(path, threads, results or {})

@@ -47,7 +47,7 @@ class OpenVino(Engine):
     name: ClassVar = "openvino"
     profile: ClassVar = Profile(
         integer=MappingProxyType({"static": CONVOLUTIONS | PRODUCTS}),
-        reasons=dict.fromkeys(("LSTM", "GRU", "RNN"), NOT_RECOGNISED),
+        reasons={"dynamic": NOT_RECOGNISED},
     )
     needs: ClassVar = ("openvino", "onnx", "onnxscript")
     install: ClassVar = "pip install 'paredown[openvino]'"

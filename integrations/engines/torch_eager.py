@@ -20,7 +20,7 @@ from paredown.integrations.export.tracing import traced
 
 __all__ = ["TorchEager"]
 
-FLOATS = "PyTorch's eager mode computes in floating point: the file is smaller, not faster"
+FLOATS = "PyTorch's eager mode computes in floating point: compressed weights make no file faster there"
 
 
 class TorchEager(Engine):

@@ -1,8 +1,9 @@
-"""Weights of an ONNX file as unsigned numbers, where signed ones overflow on this processor.
+"""Weights of an ONNX file that overflow on this processor, written otherwise.
 
-On x86 processors without VNNI onnxruntime sums pairs of products of unsigned inputs and signed weights in 16 bits,
-which overflow (255 x 127 twice is more than 32,767). Products of two unsigned numbers do not, and are slower. So all
-weights are made unsigned, 128 more with the zero point 128, and then each layer is tried out with signed ones.
+On x86 processors without VNNI pairs of products of unsigned inputs and signed weights are summed in 16 bits, which
+overflow (255 x 127 twice is more than 32,767). Two ways out: products of two unsigned numbers, 128 more with the zero
+point 128, which are the same numbers and slower; or larger scales for the channels with large pairs, as fast and less
+exact.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ PLACES = {"DequantizeLinear": ((0, 2),), "MatMulInteger": ((1, 3),), "DynamicQua
 def use_unsigned_weights(path: Path, run: Run) -> bool:
     """Rewrite a file with unsigned weights where signed ones overflow; whether any does.
 
+    All are made unsigned, which does not overflow, and then each is tried out signed.
+
     Args:
         run: opens a model, given as bytes, and gives its outputs for some samples.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
-    weights = list(_stored(onnx, model))
+    weights = _stored(onnx, model)
     signed = run(model.SerializeToString())
     for tensors in weights:
         _shift(onnx, tensors, 128)
@@ -58,55 +61,70 @@ def limit_pairs(path: Path, layer: str) -> bool:
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(path)
-    known = {each.name: each for each in model.graph.initializer}
-    unpacking = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    changed = False
-    for node in unpacking:
-        codes = known.get(node.input[0]) if node.name.startswith(f"{layer}{SEPARATOR}") else None
-        if codes is None or codes.data_type != onnx.TensorProto.INT8 or len(codes.dims) < 2:
-            continue
-        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-        ratio = _limit(onnx, codes, known[node.input[1]], axis)
-        if ratio is not None:
-            changed = True
-            for reader in (each for each in unpacking if each.input[0] == codes.name):
-                _raise_scale(onnx, model, reader, known, ratio)
+    known, nodes = _known(model), list(_unpacking(model))
+    names = {node.input[0]: None for node in nodes if node.name.startswith(f"{layer}{SEPARATOR}")}
+    signed = [name for name in names if name in known and _is_signed_matrix(onnx, known[name])]
+    changed = [_limit(onnx, model, [node for node in nodes if node.input[0] == name]) for name in signed]
     onnx.save(model, path)
-    return changed
+    return any(changed)
 
 
-def _limit(onnx: Any, codes: Any, scale: Any, axis: int) -> Any:
-    """Round codes anew where pairs of them are too large; by how much the scale of each channel is larger then, None
-    where nothing is to be done."""
+def _limit(onnx: Any, model: Any, readers: Sequence[Any]) -> bool:
+    """Limit the pairs of codes that nodes unpack; whether there is anything to do."""
+    known = _known(model)
+    codes, scale = (known[name] for name in readers[0].input[:2])
+    axis = next((each.i for each in readers[0].attribute if each.name == "axis"), 1)
     limited = limited_pairs(onnx.numpy_helper.to_array(codes), axis) if len(scale.dims) == 1 else None
     if limited is None:
-        return None
+        return False
     codes.CopyFrom(onnx.numpy_helper.from_array(limited[0], codes.name))
-    return limited[1]
+    for node in readers:
+        _rescale(onnx, model, node, limited[1])
+    return True
 
 
-def _raise_scale(onnx: Any, model: Any, node: Any, known: dict[str, Any], ratio: Any) -> None:
+def _rescale(onnx: Any, model: Any, node: Any, ratio: Any) -> None:
     """Multiply the scale of a node's codes, which other codes may have too."""
-    scales = onnx.numpy_helper.to_array(known[node.input[1]])
-    name = f"{node.name}_scale"
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array((scales * ratio).astype(scales.dtype), f"{name}_{len(known)}")
-    )
-    node.input[1] = model.graph.initializer[-1].name
-    known[node.input[1]] = model.graph.initializer[-1]
+    scales = onnx.numpy_helper.to_array(_known(model)[node.input[1]])
+    node.input[1] = _added(onnx, model, f"{node.name}_scale", (scales * ratio).astype(scales.dtype))
 
 
-def _stored(onnx: Any, model: Any) -> Iterable[Sequence[Any]]:
-    """The signed weights of each node, with their zero points, which no other weight has."""
-    known = {each.name: each for each in model.graph.initializer}
+def _added(onnx: Any, model: Any, name: str, values: Any) -> str:
+    """A new constant of the graph; its name."""
+    name = f"{name}_{len(model.graph.initializer)}"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return name
+
+
+def _known(model: Any) -> dict[str, Any]:
+    return {each.name: each for each in model.graph.initializer}
+
+
+def _unpacking(model: Any) -> Iterable[Any]:
+    """The nodes that unpack constants."""
+    known = _known(model)
+    return [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in known]
+
+
+def _is_signed_matrix(onnx: Any, tensor: Any) -> bool:
+    return bool(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1)
+
+
+def _stored(onnx: Any, model: Any) -> list[Sequence[Any]]:
+    """The signed weights, each with the zero points of the nodes that read it; those of one LSTM together."""
+    known = _known(model)
+    found: dict[str, dict[str, Any]] = {}
     for node in list(model.graph.node):
-        found = []
         for codes, zero in PLACES.get(node.op_type, ()):
             tensor = known.get(node.input[codes]) if codes < len(node.input) else None
-            if tensor is not None and tensor.data_type == onnx.TensorProto.INT8 and tensor.dims:
-                found += [tensor, _zero_point(onnx, model, node, zero, known)]
-        if found:
-            yield [tensor for tensor in found if tensor is not None]
+            if tensor is None or tensor.data_type != onnx.TensorProto.INT8 or not tensor.dims:
+                continue
+            group = found.setdefault(node.name if node.op_type == "DynamicQuantizeLSTM" else tensor.name, {})
+            group[tensor.name] = tensor
+            point = _zero_point(onnx, model, node, zero, known)
+            if point is not None:
+                group[point.name] = point
+    return [list(group.values()) for group in found.values()]
 
 
 def _zero_point(onnx: Any, model: Any, node: Any, place: int, known: dict[str, Any]) -> Any:
@@ -114,8 +132,7 @@ def _zero_point(onnx: Any, model: Any, node: Any, place: int, known: dict[str, A
     if place < len(node.input) and node.input[place]:
         return known.get(node.input[place])
     node.input.extend([""] * (place + 1 - len(node.input)))
-    node.input[place] = f"{node.name}_zero_point"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int8), node.input[place]))
+    node.input[place] = _added(onnx, model, f"{node.name}_zero_point", np.array(0, np.int8))
     return model.graph.initializer[-1]
 
 
