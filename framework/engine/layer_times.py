@@ -39,7 +39,7 @@ class LayerTimes:
         Raises:
             ExportError: the engine cannot write the layer.
         """
-        key = (self.engine.name, self.engine.version, _form(layer), _shapes(inputs))
+        key = (_form(layer), _shapes(inputs))
         if key not in self._known:
             measured = measure_in(self.engine, {"it": layer}, inputs, repetitions=REPETITIONS, warm_up=WARM_UP)
             self._known[key] = measured["it"].median

@@ -27,6 +27,8 @@ from paredown.framework.run.schedule import Schedule
 
 __all__ = ["ForeseenFile", "rehearse"]
 
+#: what a model is traced with, and how it is called
+Example = tuple[Any, Forward | None]
 #: of the two files, in turns
 REPETITIONS = 20
 
@@ -62,17 +64,21 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -
     kept = {name: modifier for name, modifier in recipe.modifiers.items() if modifier.permanent}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         try:
-            size, latency = _measured(_applied(kept, model, inputs, engine), model, inputs, engine, Path(folder))
+            example = _example(inputs)
+            compressed = _applied(kept, model, inputs, example, engine)
+            size, latency = _measured(compressed, model, example, engine, Path(folder))
         except Exception as error:  # of any modifier that wants other data, and of any engine
             raise ExportError(f"its file is not foreseen: {str(error).partition(chr(10))[0]}") from error
     return ForeseenFile(engine.name, size, latency, tuple(name for name in recipe.modifiers if name not in kept))
 
 
-def _applied(modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs, engine: Engine) -> nn.Module:
+def _applied(
+    modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs, example: Example, engine: Engine
+) -> nn.Module:
     """A copy of the model to which modifiers were applied."""
     run = Run(copy.deepcopy(unwrap(model)), engine=engine)
     if inputs.data is None:
-        given, forward = _example(inputs)
+        given, forward = example
         run.take([given], None, given, lambda model, batch: call(model, batch, forward))
     else:
         run.take(inputs.data, None, inputs.example_inputs, inputs.forward)
@@ -83,10 +89,10 @@ def _applied(modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs
 
 
 def _measured(
-    compressed: nn.Module, model: nn.Module, inputs: Inputs, engine: Engine, folder: Path
+    compressed: nn.Module, model: nn.Module, example: Example, engine: Engine, folder: Path
 ) -> tuple[tuple[int, int], tuple[float, float] | None]:
     """Bytes and milliseconds of the files of the model and of the compressed one."""
-    given, forward = _example(inputs)
+    given, forward = example
     before, after = (folder / f"{name}{engine.suffix}" for name in ("before", "after"))
     engine.write(plain_copy(model), given, before, forward=forward)
     export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0)
@@ -97,7 +103,7 @@ def _measured(
     return sizes, (times["before"].median, times["after"].median)
 
 
-def _example(inputs: Inputs) -> tuple[Any, Forward | None]:
+def _example(inputs: Inputs) -> Example:
     example = Batches(inputs, "plan").example()
     assert example is not None
     return example

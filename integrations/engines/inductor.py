@@ -17,22 +17,18 @@ from paredown.framework.engine.profile import Profile
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.trace import tensors_of
-from paredown.integrations.export.aten import load_program, save_program
-from paredown.integrations.export.calling import arguments, quiet, reason_of, widened
+from paredown.integrations.export.aten import arguments_of, load_program, save_program
+from paredown.integrations.export.calling import quiet, reason_of
 from paredown.integrations.export.copy import export_copy
 from paredown.integrations.export.decomposed_graph import rearrange_
 from paredown.integrations.export.decomposed_overflow import limit_pairs_
+from paredown.integrations.export.limited_pairs import LIMITED
 from paredown.integrations.export.quantized_decomposed import DecomposedSpelling, decomposed
 from paredown.integrations.export.tracing import traced
 
 __all__ = ["Inductor"]
 
 COMPILED = "compiled when it is opened, for each size of a batch: that takes seconds to minutes, in every process"
-LIMITED = (
-    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
-    "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
-    "runs on such"
-)
 #: weights become constants, which oneDNN packs for its integer kernels
 SETTINGS = {"freezing": True}
 
@@ -119,15 +115,12 @@ class InductorSession(Session):
     give channels last, which inductor does not expect where sizes are symbols."""
 
     def __init__(self, program: Any, path: Path) -> None:
-        self.path = path
+        self.program, self.path = program, path
         self._counted: Counter[str] = Counter()
         self.compiled = torch.compile(program.module(), dynamic=False)
-        named = program.call_spec.in_spec.child(1).context
-        self.called = list(named or ()) == ["inputs"]  # through a callable, see `Called`
 
     def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
-        given = widened(example_inputs)
-        args, kwargs = ((), {"inputs": given}) if self.called else arguments(given, None)
+        args, kwargs = arguments_of(self.program, example_inputs)
         compiled: Any = self.compiled
         settings = {**SETTINGS, "post_grad_custom_post_pass": self._count}
         with quiet("torch"), _settings().patch(settings):

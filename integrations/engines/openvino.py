@@ -17,6 +17,7 @@ from paredown.framework.engine.profile import CONVOLUTIONS, PRODUCTS, Profile
 from paredown.framework.errors import ExportError
 from paredown.framework.model.forward import Forward
 from paredown.integrations.export.calling import arrays_by_name, require
+from paredown.integrations.export.limited_pairs import LIMITED
 from paredown.integrations.export.onnx_file import write_onnx
 from paredown.integrations.export.onnx_graph import computed_by_layer
 from paredown.integrations.export.onnx_overflow import limit_pairs
@@ -28,11 +29,6 @@ __all__ = ["OpenVino"]
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 INTEGER = ("u8", "i8")
 NOT_RECOGNISED = "OpenVINO does not recognise inputs that are quantized as they come: use static_quantization"
-LIMITED = (
-    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
-    "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
-    "runs on such"
-)
 
 
 class OpenVino(Engine):

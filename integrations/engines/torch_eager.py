@@ -13,8 +13,7 @@ from paredown.framework.engine.contract import Engine, Session, Written
 from paredown.framework.engine.profile import Profile
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.trace import tensors_of
-from paredown.integrations.export.aten import AtenSpelling, load_program, save_program
-from paredown.integrations.export.calling import arguments, widened
+from paredown.integrations.export.aten import AtenSpelling, arguments_of, load_program, save_program
 from paredown.integrations.export.copy import export_copy
 from paredown.integrations.export.tracing import traced
 
@@ -66,12 +65,9 @@ class TorchSession(Session):
     """A loaded program that is called with example inputs."""
 
     def __init__(self, program: Any) -> None:
-        self.module = program.module()
-        named = program.call_spec.in_spec.child(1).context
-        self.called = list(named or ()) == ["inputs"]  # through a callable, see `Called`
+        self.program, self.module = program, program.module()
 
     def run(self, example_inputs: Any) -> tuple[Tensor, ...]:
-        given = widened(example_inputs)
-        args, kwargs = ((), {"inputs": given}) if self.called else arguments(given, None)
+        args, kwargs = arguments_of(self.program, example_inputs)
         with torch.no_grad():
             return tensors_of(self.module(*args, **kwargs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,16 @@ import torch
 from torch import Tensor
 
 from paredown.framework.errors import ExportError
-from paredown.integrations.export.calling import quiet, reason_of
+from paredown.integrations.export.calling import arguments, quiet, reason_of, widened
 from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid, to_grid
+from paredown.integrations.export.spelling import Spelling
 from paredown.integrations.export.stored_weights import StoredWeight
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
-__all__ = ["AtenSpelling", "load_program", "save_program"]
+__all__ = ["AtenSpelling", "arguments_of", "load_program", "save_program"]
 
 
-class AtenSpelling:
+class AtenSpelling(Spelling):
     """See `paredown.integrations.export.spelling.Spelling`."""
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
@@ -28,12 +28,6 @@ class AtenSpelling:
         if scheme.format != "int":
             return float_grid(x / scale, scheme.format == "fp8_e5m2") * scale
         return to_grid(x, scale, zero_point, scheme)
-
-    def writes_numbers(self) -> bool:
-        return False
-
-    def stored(self, weight: StoredWeight) -> StoredWeight:
-        return weight
 
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         return dynamic_grid(x, scheme)
@@ -46,27 +40,11 @@ class AtenSpelling:
     def unpacks(self, weight: StoredWeight, linear: bool) -> bool:
         return False
 
-    def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
-        return None
 
-    def lstm_parts(
-        self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
-    ) -> dict[str, Tensor] | None:
-        return None
-
-    def dynamic_lstm(
-        self, x: Tensor, parts: dict[str, Tensor], states: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        raise ExportError("aten has no LSTM of integers")
-
-    def writes_lstm(self) -> bool:
-        return False
-
-    def writes_integer_bias(self) -> bool:
-        return False
-
-    def rounds_bias(self) -> bool:
-        return False
+def arguments_of(program: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named arguments with which a program is called; of one of `Called` the inputs as they are."""
+    named, given = program.call_spec.in_spec.child(1).context, widened(example_inputs)
+    return ((), {"inputs": given}) if list(named or ()) == ["inputs"] else arguments(given, None)
 
 
 def save_program(program: Any, path: Path) -> None:

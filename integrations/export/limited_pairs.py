@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["limited_pairs"]
+__all__ = ["LIMITED", "limited_pairs"]
 
+#: what a user must know of a file whose pairs were limited
+LIMITED = (
+    "products of unsigned inputs and signed weights overflow on this processor, which has no VNNI: the scales of some "
+    "channels are larger than those that were simulated, so that they do not; export on a processor with VNNI for what "
+    "runs on such"
+)
 #: of the codes of two weights: 255 times that is the largest number of 16 bits
 LARGEST_PAIR = 128
 

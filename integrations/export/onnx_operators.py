@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paredown.integrations.export.calling import require
 from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid
+from paredown.integrations.export.spelling import Spelling
 from paredown.integrations.export.stored_weights import StoredWeight
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
@@ -87,7 +88,7 @@ def _dynamic_linear_shape(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor 
     return x.new_empty(*x.shape[:-1], codes.shape[1])
 
 
-class OnnxSpelling:
+class OnnxSpelling(Spelling):
     """See `paredown.integrations.export.spelling.Spelling`.
 
     Args:
@@ -113,12 +114,6 @@ class OnnxSpelling:
         codes = (scheme.lowest + offset, scheme.highest + offset) if scheme.bits < 8 else WHOLE
         values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point, *codes)
         return values
-
-    def writes_numbers(self) -> bool:
-        return False
-
-    def stored(self, weight: StoredWeight) -> StoredWeight:
-        return weight
 
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         plain = scheme.format == "int" and scheme.bits == 8 and not scheme.symmetric
@@ -178,9 +173,6 @@ class OnnxSpelling:
         return self.recurrent
 
     def writes_integer_bias(self) -> bool:
-        return self.integer_bias
-
-    def rounds_bias(self) -> bool:
         return self.integer_bias
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paredown.framework.errors import ExportError
 from paredown.integrations.export.plain_operators import dequantized, dynamic_grid, float_grid
+from paredown.integrations.export.spelling import Spelling
 from paredown.integrations.export.stored_weights import StoredWeight
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
@@ -27,7 +26,7 @@ def decomposed() -> Any:
     return torch.ops.quantized_decomposed
 
 
-class DecomposedSpelling:
+class DecomposedSpelling(Spelling):
     """See `paredown.integrations.export.spelling.Spelling`.
 
     Weights that meet quantized inputs are int8 without a zero point; all others are dequantized in plain operators.
@@ -93,25 +92,6 @@ class DecomposedSpelling:
 
     def unpacks(self, weight: StoredWeight, linear: bool) -> bool:
         return True
-
-    def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
-        return None
-
-    def lstm_parts(
-        self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
-    ) -> dict[str, Tensor] | None:
-        return None
-
-    def dynamic_lstm(
-        self, x: Tensor, parts: dict[str, Tensor], states: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        raise ExportError("quantized_decomposed has no LSTM of integers")
-
-    def writes_lstm(self) -> bool:
-        return False
-
-    def writes_integer_bias(self) -> bool:
-        return False
 
     def rounds_bias(self) -> bool:
         return self.bias

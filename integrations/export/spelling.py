@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from paredown.framework.errors import ExportError
 from paredown.integrations.export.stored_weights import StoredWeight
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 
@@ -14,7 +15,10 @@ __all__ = ["Spelling"]
 
 
 class Spelling(Protocol):
-    """How an exporter writes quantization in operators of a traced forward."""
+    """How an exporter writes quantization in operators of a traced forward.
+
+    Spellings inherit from it: what they do not write, they write in floating point and in tensors.
+    """
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         """A zero point (int32) in the type and with the offset of the codes that the exporter uses."""
@@ -25,9 +29,11 @@ class Spelling(Protocol):
 
     def writes_numbers(self) -> bool:
         """Whether the grid of `fixed` is Python's numbers, which a tracer writes into the graph."""
+        return False
 
     def stored(self, weight: StoredWeight) -> StoredWeight:
         """A weight with the tensors that are to be made buffers of its layer."""
+        return weight
 
     def dynamic(self, x: Tensor, scheme: ActivationScheme) -> Tensor:
         """Quantize and dequantize with the grid of the values themselves."""
@@ -47,6 +53,7 @@ class Spelling(Protocol):
 
     def dynamic_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor | None:
         """A linear layer of dynamically quantized inputs in one piece; None: write it in two."""
+        return None
 
     def lstm_parts(
         self, weights: Sequence[StoredWeight], biases: Sequence[Tensor | None], ways: int
@@ -61,6 +68,7 @@ class Spelling(Protocol):
         Returns:
             Them by name; None: it is written in floating point.
         """
+        return None
 
     def dynamic_lstm(
         self, x: Tensor, parts: dict[str, Tensor], states: Sequence[Tensor]
@@ -74,13 +82,17 @@ class Spelling(Protocol):
         Returns:
             Results (time, batch, directions x units) and the last states.
         """
+        raise ExportError("there is no LSTM of integers in these operators")
 
     def writes_lstm(self) -> bool:
         """Whether there is an LSTM of integers: `lstm_parts`, `dynamic_lstm`."""
+        return False
 
     def writes_integer_bias(self) -> bool:
         """Whether a bias is stored as int32 at the scale of the products."""
+        return False
 
     def rounds_bias(self) -> bool:
         """Whether the engine adds biases as int32 at that scale, so that a channel's scale must leave room for its
         bias."""
+        return self.writes_integer_bias()

@@ -148,14 +148,14 @@ class QuantizationAwareTraining(QuantizationModifier):
 
     def _set_widths(self, training: Training, state: QuantizedLayers) -> bool:
         """Move the weights' widths along the curve; whether one changed."""
+        if self.initial_bits is None:
+            return False
         before = dict(state.bits)
         for name, (_, schemes) in self.layers(training).items():
-            if name not in state.layers or self.initial_bits is None or schemes.weights is None:
-                continue
-            if schemes.weights.format == "int":
+            if name in state.layers and schemes.weights is not None and schemes.weights.format == "int":
                 width = curve_value(self.curve, training.progress, self.initial_bits, schemes.weights.width)
                 state.bits[name] = math.floor(width + 0.5)
-        if state.bits != before and self.initial_bits is not None:
+        if state.bits != before:
             training.record("update", bits=sum(state.bits.values()) / len(state.bits))
         return state.bits != before
 

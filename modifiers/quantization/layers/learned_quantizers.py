@@ -99,12 +99,16 @@ class LearnedWeightQuantizer(WeightQuantizer):
         weight: Any = module._parameters[name]
         rows, grid = self.layout.rows(weight), self.learned[name]
         view = view_for(rows, self.scheme)
-        # the gradient passes; no addition, which would count among those of the forward (TreatedResults)
-        stored = grid.scale - (grid.scale - stored_scale(grid.scale, self.scheme)).detach()
-        scale, zero_point = spread(stored, self.scheme), spread(grid.zero_point, self.scheme)
+        scale, zero_point = spread(_stored(grid.scale, self.scheme), self.scheme), spread(grid.zero_point, self.scheme)
         sharing = view.numel() / max(grid.scale.numel(), 1)
         new = learned_round(view, scale, zero_point, self.scheme, (sharing * self.scheme.highest) ** -0.5)
         return self.layout.kept(new.reshape(rows.shape))
+
+
+def _stored(scale: Tensor, scheme: WeightScheme) -> Tensor:
+    """A scale as it is stored; the gradient passes. No addition, which would count among those of the forward."""
+    rounded = stored_scale(scale, scheme)
+    return scale if rounded is scale else scale - (scale - rounded).detach()
 
 
 class LearnedActivationQuantizer(ActivationQuantizer):
