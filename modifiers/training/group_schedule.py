@@ -71,6 +71,12 @@ class GroupSchedule(Modifier):
             for group, own in zip(optimizer.param_groups, before, strict=True):
                 self._set(group, value * (own / largest if largest else 1.0))
 
+    def unreached(self, training: Training, state: GroupNumbers | None) -> str | None:
+        if training.ended:
+            return None
+        reached = max(float(group[self.key]) for one in training.optimizers for group in one.param_groups)
+        return f"a {self.type.replace('_', ' ')} of {reached:.4g} was reached, {self.final:.4g} was wanted"
+
     def _set(self, group: dict[str, Any], value: float) -> None:
         if isinstance(group[self.key], Tensor):
             group[self.key].fill_(value)
