@@ -13,12 +13,15 @@ from paredown.framework.distributed.shards import own_part
 from paredown.framework.errors import TargetError
 
 __all__ = [
+    "ONLY_MATRICES",
     "ParameterGroups",
     "clear_momenta_",
+    "complete_momenta_",
     "copies_of_weights",
     "each_of",
     "forget_",
     "layers_of",
+    "takes_matrices_only",
     "train_any",
     "wrappers_in",
 ]
@@ -81,12 +84,15 @@ class ParameterGroups:
         """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
 
         Raises:
-            TargetError: no optimizer trains ``beside``.
+            TargetError: no optimizer trains ``beside``, or the one that does takes matrices only.
         """
-        for group in self.groups:
-            if any(parameter is beside for parameter in group["params"]):
-                group["params"].append(tensor)
-                return
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is beside for parameter in group["params"]):
+                    if takes_matrices_only(optimizer) and tensor.dim() != 2:
+                        raise TargetError(f"{ONLY_MATRICES}, and what belongs to the layer is none")
+                    group["params"].append(tensor)
+                    return
         raise TargetError("no optimizer trains the layer, so none can train what belongs to it")
 
     def remove(self, gone: set[int]) -> None:
@@ -133,6 +139,26 @@ class ParameterGroups:
                 group["params"][:] = parameters
 
         return restore
+
+
+#: with what to do about it
+ONLY_MATRICES = "Muon trains matrices only: let another optimizer (AdamW) train this layer, or add it to ignore"
+
+
+def takes_matrices_only(optimizer: Optimizer) -> bool:
+    """Whether an optimizer refuses parameters of other than two dimensions."""
+    return type(optimizer).__name__ == "Muon"
+
+
+def complete_momenta_(optimizer: Optimizer) -> None:
+    """Give parameters that are new in a group momenta of zeros, where a fused step takes momenta of all or of none."""
+    for group in optimizer.param_groups:
+        if not group.get("fused") or not group.get("momentum"):
+            continue
+        without = [each for each in group["params"] if optimizer.state.get(each, {}).get("momentum_buffer") is None]
+        if len(without) < len(group["params"]):
+            for parameter in without:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Parameter, Tensor]]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.links import Link, add_link, links_of, remove_links
-from paredown.framework.model.optimizers import layers_of, train_any
+from paredown.framework.model.optimizers import complete_momenta_, layers_of, train_any
 from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.run.schedule import Schedule
@@ -66,6 +66,8 @@ class LoopHooks:
             self.schedule.put_right()
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.paused:
+            complete_momenta_(optimizer)
         if self.paused or _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
             return
         self.before_forward()  # where forwards are compiled, or are those of parts of the model
