@@ -73,9 +73,9 @@ class Run:
         self.stepped: Optimizer | None = None
         self.catching_up = False
         self.links: defaultdict[str, Links] = defaultdict(Links)
-        self.losses = Losses(self.model)
-        self.teachers = Teachers(self.model)
         self.modules = AuxiliaryModules(self.optimizers)
+        self.losses = Losses(self.model, self.modules.trained)
+        self.teachers = Teachers(self.model)
         self._past: Callable[[int], nn.Module] | None = None
 
     def take(self, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
