@@ -7,6 +7,7 @@ the next begins: its terms may be all that is trained on.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class TrainingForward:
         combined: whether the terms were added to the loop's loss explicitly.
         reached: backward passes that brought the gradient of the terms.
         differentiated: whether a gradient was taken through it that can be differentiated again.
+        past: whether a backward pass went through it that brought no terms (of an attack).
         graph: the node that injects its terms, as long as it is there.
     """
 
@@ -55,6 +57,7 @@ class TrainingForward:
     combined: bool = False
     reached: int = 0
     differentiated: bool = False
+    past: bool = False
     graph: Callable[[], Any] = _gone
 
     def arrive(self) -> None:
@@ -117,6 +120,16 @@ class Tally:
         if waiting:
             return waiting[-1]
         return None if self._newest is None or self._newest.weighted is None else self._newest
+
+    def left(self) -> int:
+        """How many forwards with a graph reached no gradient, and served nothing else."""
+        if not self._left():
+            return 0
+        gc.collect()  # what hangs together in a circle is as good as gone
+        return self._left()
+
+    def _left(self) -> int:
+        return sum(forward.graph() is not None and not forward.past for forward in self._waiting())
 
     def _waiting(self) -> list[TrainingForward]:
         """Those whose terms have reached no gradient and no loss, the newest last."""

@@ -222,10 +222,12 @@ def _live_shares(ctx: Any, sent: Tensor, transfers: int) -> tuple[float, Tensor 
         if asked is Asked.EVERYTHING:
             raise ParedownError(DIFFERENTIATED)
         forward.differentiate()
+    forward.past = forward.past or asked is Asked.OTHERS
     if again or asked is Asked.OTHERS:
         return 1.0, None, None
     if controls.explicit:
         forward.tally.loose += 1
+        forward.past = True
         return 1.0, None, None
     if forward.differentiated:
         raise ParedownError(DIFFERENTIATED)

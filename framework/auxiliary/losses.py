@@ -146,7 +146,7 @@ class AuxiliaryLosses(Link):
         self.controls.share.data.fill_(1.0 / (scaling.accumulate or 1))
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        if module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self.tally.begin()
         output = call(module, *args, **kwargs)
         if not torch.is_grad_enabled():
@@ -198,7 +198,8 @@ class AuxiliaryLosses(Link):
         Raises:
             ParedownError: see `paredown.framework.auxiliary.step_check.check_step`.
         """
-        step = Step(", ".join(self.terms), self._forwards(), dataclasses.replace(self.tally), *self.controls.counted())
+        names, left = ", ".join(self.terms), self.tally.left()
+        step = Step(names, self._forwards(), left, dataclasses.replace(self.tally), *self.controls.counted())
         self._notice_silence(step.forwards)
         fp16 = bool(self.fp16)
         self.reset()

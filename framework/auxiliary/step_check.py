@@ -26,6 +26,7 @@ class Step:
     Attributes:
         names: of the auxiliary losses.
         forwards: training forwards.
+        left: those whose graph is there, and through which no backward pass went.
         tally: of those that were not compiled, and of the losses that terms were added to.
         automatic, explicit: backward passes through compiled ones, without and with terms in the loop's loss.
         ticked: those of the automatic ones that were for everything.
@@ -34,6 +35,7 @@ class Step:
 
     names: str
     forwards: int
+    left: int
     tally: Tally
     automatic: int
     explicit: int
@@ -82,6 +84,11 @@ def check_step(step: Step, optimizer: Optimizer, accumulate: int | None, scaler:
             f"{step.reached + step.again} backward passes went through {step.reached} forward of the model, and each "
             f"brought the gradient of {step.names}: {OTHER_WAYS}"
         )
+    if step.left:
+        raise ParedownError(
+            f"{step.names} was computed in {step.reached + step.left} training forwards but reached a gradient in "
+            f"{step.reached}: run forwards that are not trained on under torch.no_grad(), or {OTHER_WAYS}"
+        )
     if step.forwards and not step.reached and has_gradients(optimizer):
         raise ParedownError(
             f"{step.names} was computed in {step.forwards} training forwards, and reached a gradient in none of them, "
@@ -97,7 +104,7 @@ def has_gradients(optimizer: Optimizer) -> bool:
 
 
 def _check_combined(step: Step) -> None:
-    automatic = step.tally.loose + step.automatic + max(step.explicit - step.tally.combined, 0)
+    automatic = step.left + step.tally.loose + step.automatic + max(step.explicit - step.tally.combined, 0)
     if automatic:
         raise ParedownError(
             f"{automatic + step.tally.combined} training forwards, but {step.tally.combined} calls of manager.loss or "
