@@ -185,5 +185,6 @@ def _least_target(rows: _Rows, targets: Tensor, errors: Tensor) -> Tensor:
     sure = torch.where(counted, errors, torch.inf)
     near = torch.where(counted, lowest, torch.inf).amin()
     close = torch.where((lowest - near).abs() <= 2 * (sure + sure.amin()), sure, torch.inf)
-    return targets.reshape(-1)[close.argmin()].clamp(min=0)
+    place = close.reshape(-1).argmin(0, keepdim=True)
+    return targets.reshape(-1).gather(0, place)[0].clamp(min=0)
 
