@@ -296,6 +296,11 @@ class Losses:
         self._terms: dict[str, Term] = {}
         self._last: dict[str, float] = {}
 
+    @property
+    def owners(self) -> list[str]:
+        """The modifiers that have a term now."""
+        return list(self._terms)
+
     def add(self, owner: str, term: Term) -> None:
         """Add a term from the next forward on.
 
