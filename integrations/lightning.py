@@ -37,8 +37,8 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
     """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
 
     An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
-    rounded up; a GradientAccumulationScheduler has to keep to one number in all epochs. With manual optimization the clock is the first optimizer that trains the model, and all optimizers are
-    taken to step equally often.
+    rounded up; a GradientAccumulationScheduler has to keep to one number in all epochs. With manual optimization the
+    clock is the first optimizer that trains the model, and all optimizers are taken to step equally often.
 
     Args:
         recipe: whatever `Recipe.load` reads.

@@ -187,4 +187,3 @@ def _least_target(rows: _Rows, targets: Tensor, errors: Tensor) -> Tensor:
     close = torch.where((lowest - near).abs() <= 2 * (sure + sure.amin()), sure, torch.inf)
     place = close.reshape(-1).argmin(0, keepdim=True)
     return targets.reshape(-1).gather(0, place)[0].clamp(min=0)
-

@@ -187,9 +187,12 @@ class _Injection(torch.autograd.Function):
         keep, share, scale, explicitly, passes, unread, *followed = ctx.saved_tensors
         sent = share * scale
         count = len(ctx.led)
+        passed: float | Tensor
+        whole: float | Tensor | None
+        own: Tensor | None
+        ticked: Tensor | None = None
         if ctx.live is not None:
             passed, own, whole = _live_shares(ctx, sent, count)
-            ticked = None
         else:
             passed, own, whole, ticked = _compiled_shares(keep, sent, explicitly, passes, gradients)
         told: list[Tensor | None] = [None] * count
@@ -301,7 +304,7 @@ def passes_injection(node: Any) -> bool:
     while ahead:
         node = ahead.pop()
         live = getattr(node, "live", None)
-        if live is not None and isinstance(node, _Injection._backward_cls):  # type: ignore[attr-defined]
+        if live is not None and isinstance(node, _Injection._backward_cls):
             if live[1].combined:
                 return True
             continue

@@ -32,6 +32,7 @@ from paredown.framework.model.links import Link, add_link, remove_links
 
 __all__ = ["AuxiliaryLosses", "Losses", "OwnLoss", "Pass", "Scaling", "Term"]
 
+
 @dataclass
 class Scaling:
     """What the user declared to do to the loss after it was computed."""
