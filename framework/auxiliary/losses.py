@@ -101,6 +101,9 @@ class AuxiliaryLosses(Link):
         scaling: what the loop does to its loss.
         device: of the model.
         beside: gives what is trained with the model and is no part of it.
+
+    Attributes:
+        reached: forwards whose terms reached a gradient in the last optimizer step.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class AuxiliaryLosses(Link):
         self.pending: Tensor | None = None
         self.total: Tensor | None = None
         self.called = False
+        self.reached = 0
         self.reweigh()
 
     def reweigh(self) -> None:
@@ -153,7 +157,7 @@ class AuxiliaryLosses(Link):
         if not torch.is_grad_enabled():
             return output
         if not module.training:
-            with torch.no_grad():
+            if not _is_transformed():
                 self.in_eval_mode.fill_(1)
             return output
         if self._unscaled_fp16():
@@ -202,7 +206,7 @@ class AuxiliaryLosses(Link):
         names, left = ", ".join(self.terms), self.tally.left()
         step = Step(names, self._forwards(), left, dataclasses.replace(self.tally), *self.controls.counted())
         self._notice_silence(step.forwards)
-        fp16 = bool(self.fp16)
+        self.reached, fp16 = step.reached, bool(self.fp16)
         self.reset()
         check_step(step, optimizer, self.scaling.accumulate, self.scaling.grad_scaler is not None, fp16)
 
@@ -223,7 +227,7 @@ class AuxiliaryLosses(Link):
 
     def _inject(self, module: nn.Module, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         compiling = torch.compiler.is_compiling()
-        if not compiling and torch._C._are_functorch_transforms_active():
+        if _is_transformed():
             raise ParedownError(
                 f"{', '.join(self.terms)}: the gradients of torch.func (grad, vmap, vjp, ...) do not take auxiliary "
                 "losses along: call model.eval() where nothing is trained with them, else loss.backward()"
@@ -275,6 +279,11 @@ class AuxiliaryLosses(Link):
                 stacklevel=4,
             )
         self.called = True
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func differentiates or maps what runs, and nothing that is there may be written."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class Losses:

@@ -107,7 +107,8 @@ class LoopHooks:
         self.seen_first_step = True
         self.run.surgery.settle()
         self._check_optimizers()
-        forwards = int(self._counter.forwards)
+        link = self.run.losses.link
+        forwards = int(self._counter.forwards) if link is None else link.reached
         clock, scaling = self.run.clock, self.run.losses.scaling
         if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
             right = math.ceil(clock.steps_per_epoch / forwards)
