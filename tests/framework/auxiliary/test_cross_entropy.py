@@ -110,6 +110,14 @@ def test_rounded_gradients_of_other_losses_are_refused(name):
     assert transferred(FALSE[name], *drawn(32), torch.float32)[1]
 
 
+@pytest.mark.parametrize("rows", [16, 64])
+@pytest.mark.parametrize("scale", [0.02, 1.0, 6.0])
+def test_class_weights_with_smoothing_are_refused(rows, scale):
+    """A gradient shows the two only where many rows share their label: refused at once, not when a batch lacks them."""
+    own, other, y = drawn(rows, scale)
+    assert transferred(lambda z, y: F.cross_entropy(z, y, weight=CLASS_WEIGHTS, label_smoothing=0.1), own, other, y)[1]
+
+
 @pytest.mark.parametrize("name", ["mean", "smoothed", "class weights"])
 def test_two_classes(name):
     own, other, y = drawn(32, 1.0, 2)
