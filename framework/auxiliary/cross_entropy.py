@@ -74,11 +74,18 @@ def row_weights(probabilities: Tensor, gradient: Tensor, scale: Tensor, sent: to
     )
     shown = _shown(rows)
     single, no_single = _of_single_classes(rows, shown)
-    mixed, no_mixed = _of_mixed_labels(rows)
-    weights = torch.where(no_single, mixed, single)
+    weights, refused = single, no_single
+    if _may_hold(no_single):
+        mixed, no_mixed = _of_mixed_labels(rows)
+        weights, refused = torch.where(no_single, mixed, single), no_single & no_mixed
     rounded = rows.tolerance * gradient.abs().sum(-1) + rounding.eps * weights + rows.least * gradient.shape[-1]
     unbalanced = (rows.counted & (gradient.sum(-1).abs() > 4 * rounded)).any()
-    return RowWeights(weights, (no_single & no_mixed) | unbalanced)
+    return RowWeights(weights, refused | unbalanced)
+
+
+def _may_hold(condition: Tensor) -> bool:
+    """Whether a condition holds, or is not known yet, in a graph that is being compiled."""
+    return torch.compiler.is_compiling() or bool(condition)
 
 
 @dataclass
@@ -118,7 +125,9 @@ def _of_single_classes(rows: _Rows, shown: _Shown) -> tuple[Tensor, Tensor]:
     saturated = common * shown.rest <= 4 * rows.least  # no gradient is left, and none is missing
     weights = torch.where(equal, common * (rows.counted | saturated), shown.weights)
     wrong = (rows.among(shown.off) > rows.tolerance) | (rows.counted & (shown.weights <= 0)).any()
-    return weights, wrong | ~(equal | _one_for_each_class(rows, shown))
+    if _may_hold(~equal):
+        equal = equal | _one_for_each_class(rows, shown)
+    return weights, wrong | ~equal
 
 
 def _common_weight(rows: _Rows, shown: _Shown) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,9 @@ __all__ = ["OTHER_LOSS", "GradientTransfer", "gradient_there", "softmax_gradient
 
 OTHER_LOSS = (
     "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits with "
-    "labels (plain, with class weights, or smoothed or mixed without; ignored labels included), or scaled in a way that was not "
-    "declared: their gradient cannot be read off it. Let the model return its loss beside the logits (as Hugging Face "
-    "models do with labels), or take these modifiers out"
+    "labels (plain, with class weights, or smoothed or mixed without; ignored labels included), or scaled in a "
+    "way that was not declared: their gradient cannot be read off it. Let the model return its loss beside the "
+    "logits (as Hugging Face models do with labels), or take these modifiers out"
 )
 
 

@@ -203,8 +203,10 @@ class AuxiliaryLosses(Link):
         Raises:
             ParedownError: see `paredown.framework.auxiliary.step_check.check_step`.
         """
-        names, left = ", ".join(self.terms), self.tally.left()
-        step = Step(names, self._forwards(), left, dataclasses.replace(self.tally), *self.controls.counted())
+        forwards, left = self._forwards(), self.tally.left()
+        compiled = forwards > self.tally.forwards or self.controls.ticket.grad is not None
+        of_compiled = self.controls.counted() if compiled else (0, 0, 0, False)
+        step = Step(", ".join(self.terms), forwards, left, dataclasses.replace(self.tally), *of_compiled)
         self._notice_silence(step.forwards)
         self.reached, fp16 = step.reached, bool(self.fp16)
         self.reset()
