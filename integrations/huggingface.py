@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from paredown.framework.errors import CheckpointError, ParedownError
+from paredown.framework.errors import CheckpointError, ParedownError, ScheduleError
 from paredown.framework.model.targets import unwrap
 from paredown.framework.run.checks import optimizers_in
 from paredown.framework.storage.files import load_plain
@@ -53,6 +53,8 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
         self._schedules = self.manager.recipe.claims("schedule of lr")
         self._rates: list[Any] = []
         self._running = False
+        self._batches: int | None = None
+        self._substeps = 0
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model as it was handed over: keep it as a teacher, make the changes of structure that are due."""
@@ -76,11 +78,36 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
                 group["lr"] = group.get("initial_lr", group["lr"])
         if self.manager.run is not None and self.manager.run.model is not unwrap(model):
             self.manager.release()  # the Trainer built another one (model_init)
+        self._batches, self._substeps = _batches(kwargs.get("train_dataloader")), 0
         scaler = getattr(optimizer, "scaler", None)
         own = optimizers_in(optimizer)  # without Accelerate's wrapper, on which the Trainer's scheduler hangs
         self.begin(model, own, steps, state.max_steps, accumulate=accumulate, grad_scaler=scaler, **self._given)
         self._running = True
         self._forget_early_best(state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last step of an epoch may have fewer batches, by whose number the Trainer divides its loss then."""
+        run, accumulate = self.manager.run, args.gradient_accumulation_steps
+        if run is None or self._batches is None:
+            return
+        steps = math.ceil(self._batches / accumulate)
+        last = state.global_step % steps == steps - 1
+        run.losses.accumulate(self._batches - accumulate * (steps - 1) if last else accumulate)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the batches of a step; the last one does not come here."""
+        self._substeps += 1
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse a step of other batches than its losses were divided by: a stream ended in the middle of one."""
+        batches, self._substeps = self._substeps + 1, 0
+        run = self.manager.run
+        if run is not None and run.losses.link is not None and batches != run.losses.scaling.accumulate:
+            raise ScheduleError(
+                f"an optimizer step accumulates the gradients of {batches} batches, and the auxiliary losses were "
+                f"divided by {run.losses.scaling.accumulate}: the data has no length and ended in the middle of a "
+                "step; give it one that gradient_accumulation_steps divides"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the state beside the Trainer's own."""
@@ -128,6 +155,14 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
             return max(math.ceil(len(loader) / accumulate), 1)
         except TypeError:  # a stream: the recipe's epochs share the steps
             return math.ceil(total / (self.manager.recipe.run_epochs or 1))
+
+
+def _batches(loader: Any) -> int | None:
+    """How many batches an epoch has; None for a stream."""
+    try:
+        return max(len(loader), 1)
+    except TypeError:
+        return None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import nn
 
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.run.restoring import Rebuilt, rebuild_model
-from paredown.integrations.trainers.lightning_steps import optimizers_of, steps_of
+from paredown.integrations.trainers.lightning_steps import accumulation_of, optimizers_of, steps_of
 from paredown.integrations.trainers.recipe_callback import RecipeCallback
 
 __all__ = ["ParedownCallback"]
@@ -37,8 +37,8 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
     """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
 
     An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
-    rounded up. With manual optimization the clock is the first optimizer that trains the model, and all optimizers are
-    taken to step equally often.
+    rounded up; a GradientAccumulationScheduler has to keep to one number in all epochs. With manual optimization the
+    clock is the first optimizer that trains the model, and all optimizers are taken to step equally often.
 
     Args:
         recipe: whatever `Recipe.load` reads.
@@ -91,7 +91,7 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         """Hook the recipe into the optimizers."""
         pl_module.__dict__.pop("on_load_checkpoint", None)
         automatic = bool(pl_module.automatic_optimization)
-        accumulate = trainer.accumulate_grad_batches if automatic else self.accumulate
+        accumulate = accumulation_of(trainer) if automatic else self.accumulate
         steps, total = steps_of(trainer, automatic, accumulate or 1, self.manager.recipe.run_epochs)
         model = pl_module.get_submodule(self.module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)

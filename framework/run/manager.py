@@ -36,7 +36,7 @@ from paredown.framework.run.checks import (
     optimizers_in,
     optimizers_of,
 )
-from paredown.framework.run.hooks import LoopHooks
+from paredown.framework.run.hooks import LoopHooks, release_others
 from paredown.framework.run.plan import Plan, make_plan
 from paredown.framework.run.schedule import Schedule
 from paredown.framework.run.session import Session
@@ -364,16 +364,22 @@ class ScheduledManager:
         """
         self._running().conform(other)
 
-    def release(self) -> None:
+    def release(self, model: nn.Module | None = None) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.
 
         Weights stay as they are. After `finalize` or `apply` there is nothing to take off.
+
+        Args:
+            model: take off what other managers have on this one too, such as the manager of a notebook's cell that was
+                run before, whose name is gone. Default: nothing but this manager's own.
         """
         if self._session is not None:
             if self.state is not State.FINISHED:
                 self._session.schedule.release()
             self._session.remove_hooks()
         self._session, self.state = None, State.NEW
+        if model is not None:
+            release_others(unwrap(model))
 
     def take_back(self) -> None:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""

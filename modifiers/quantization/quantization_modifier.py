@@ -63,7 +63,7 @@ from paredown.modifiers.quantization.layers.stored import (
 from paredown.modifiers.quantization.numbers.observers import Observation
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme, same_grid
 
-__all__ = ["QuantizationModifier"]
+__all__ = ["QuantizationModifier", "why_unseen"]
 
 #: why a layer is left alone under a budget of latency
 IN_FLOATS = "the budget allows it to stay in floating point, where it does least damage"
@@ -343,7 +343,7 @@ class QuantizationModifier(TargetedModifier):
         if unseen:
             raise ScheduleError(
                 f"{self.name}: no input of {', '.join(unseen)} was seen before the ranges froze, so there is no scale: "
-                "their forward was never called; add them to ignore, or freeze later"
+                f"{why_unseen(training)}, or freeze later"
             )
         state.frozen = True
         self.attach_activations(training, state)
@@ -470,3 +470,13 @@ def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
 
 def _passing(link: Link) -> bool:
     return not link.permanent
+
+
+def why_unseen(training: Training) -> str:
+    """Why a layer has seen no input, and what to do."""
+    if training.eval_mode_steps:
+        return (
+            f"the model was in eval mode in {training.eval_mode_steps} training steps; call model.train() before "
+            "training, and again after each evaluation"
+        )
+    return "their forward was never called; add them to ignore"

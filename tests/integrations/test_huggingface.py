@@ -291,3 +291,41 @@ def test_what_is_refused_when_training_starts_leaves_the_model_dense(tmp_path):
     with pytest.raises(ScheduleError, match="takes 5 epochs"):
         run.train()
     assert isinstance(model.head, nn.Linear)
+
+
+DISTILL = {"type": "knowledge_distillation", "weight": 0.5, "temperature": 1.0}
+
+
+class Explicit(InOrder):
+    """Adds the teacher's term itself; the Trainer divides the whole by the batches of a step."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ours = model(**inputs)
+        theirs = self.teacher(**inputs)["logits"].detach().log_softmax(-1)
+        term = nn.functional.kl_div(ours["logits"].log_softmax(-1), theirs, log_target=True, reduction="batchmean")
+        return 0.5 * ours["loss"] + 0.5 * term
+
+
+def test_the_last_step_of_an_epoch_weighs_its_own_batches(tmp_path):
+    """12 batches, 5 a step: the last step of an epoch has two, by which the Trainer divides."""
+    teacher = classifier(seed=1).eval()
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), teacher=teacher)
+    ours = trainer(tmp_path, callback, epochs=2, accumulate=5)
+    theirs = trainer(tmp_path, None, epochs=2, accumulate=5)
+    theirs.__class__, theirs.teacher = Explicit, teacher
+    ours.train()
+    theirs.train()
+    assert furthest(ours.model, theirs.model) < 1e-6
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(samples())
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_step_is_refused(tmp_path):
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), teacher=classifier(seed=1).eval())
+    training = trainer(tmp_path, callback, accumulate=5, max_steps=6)
+    training.train_dataset = Stream()
+    with pytest.raises(ScheduleError, match=r"gradients of .* batches.*gradient_accumulation_steps"):
+        training.train()

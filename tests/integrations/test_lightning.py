@@ -280,3 +280,30 @@ def test_a_checkpoint_of_another_structure_is_refused_by_the_trainer_that_wrote_
     run.fit(lit, loader(), loader())
     with pytest.raises(CheckpointError, match="with a new LightningModule, a new ParedownCallback"):
         run.test(lit, loader(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
+
+
+DISTILL = {"type": "knowledge_distillation", "weight": 0.5, "temperature": 1.0}
+
+
+def distilled(folder, *callbacks, **more):
+    net, teacher = mlp(seed=1), mlp(seed=2)
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), module="net", teacher=teacher)
+    rows = [(torch.randn(4, 16), torch.randint(0, 4, (4,))) for _ in range(10)]
+    trainer(folder, callback, *callbacks, epochs=2, **more).fit(
+        module := Lit(net), torch.utils.data.DataLoader(rows, batch_size=None)
+    )
+    return module.net
+
+
+def test_scheduled_accumulation_is_that_of_the_trainer(tmp_path):
+    """Its one number is known before Lightning sets it: the same steps, the same weights."""
+    scheduled = []
+    for more in ({"accumulate_grad_batches": 4}, {"callbacks": pl.callbacks.GradientAccumulationScheduler({0: 4})}):
+        callbacks = [more.pop("callbacks")] if "callbacks" in more else []
+        scheduled.append(distilled(tmp_path, *callbacks, **more))
+    assert furthest(*scheduled) < 1e-6
+
+
+def test_accumulation_that_changes_is_refused(tmp_path):
+    with pytest.raises(ScheduleError, match="accumulates over 1, 4 batches in different epochs"):
+        distilled(tmp_path, pl.callbacks.GradientAccumulationScheduler({1: 4}))
