@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from paredown.framework.cli.arguments import TASK, Overrides, require_source, wrong_use
+from paredown.framework.cli.arguments import TASK, Overrides, require_source, several_values, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
 from paredown.framework.cli.export import exported
@@ -108,7 +108,8 @@ def run(
 
     options: RunOptions = {"seeds": seeds, "one_shot": one_shot, "record": record}
     if not multirun and sweeper is None:
-        loaded = Recipe.load(recipe, overrides or [])
+        with several_values(overrides or []):
+            loaded = Recipe.load(recipe, overrides or [])
         folder = output or Path("runs/latest")
         if export is None:
             return _run(loaded, task, folder, options, quiet, as_json)

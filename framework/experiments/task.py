@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from paredown.framework.errors import ArgumentError, ParedownError
+from paredown.framework.errors import ArgumentError, ParedownError, first_line
 
 __all__ = ["Batches", "Task", "load_task"]
 
@@ -70,22 +71,59 @@ class Task:
             ) from None
 
 
-def load_task(source: str) -> Task:
-    """Import ``module:function``, where the current folder is searched too, and call the function for its task.
+def load_task(source: str, folder: Path | None = None) -> Task:
+    """Import ``module:function`` or ``path/to/file.py:function``, and call the function for its task.
+
+    Args:
+        source: a module on the path of imports or in ``folder``, or a file, alone or in a package.
+        folder: where it is looked for; by default the current folder.
 
     Raises:
-        ArgumentError: there is no such module or function, or it returns something else.
+        ArgumentError: there is no such module or function, it fails, or it returns something else.
     """
-    module_name, _, function_name = source.partition(":")
-    if not module_name or not function_name:
-        raise ArgumentError(f"{source!r}: write module:function", "task")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    module, _, function = source.rpartition(":")
+    if not module or not function:
+        raise ArgumentError(f"{source!r}: write module:function, or file.py:function", "task")
+    folder = Path.cwd() if folder is None else folder
+    place, name = _of_file(folder / module) if module.endswith(".py") else (folder, module)
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ArgumentError(f"{source!r} cannot be imported: {error}", "task") from error
-    task = function()
+        task = getattr(importlib.import_module(name), function)()
+    except ParedownError:
+        raise
+    except Exception as error:  # a task is somebody's code
+        raise ArgumentError(f"{source!r} {_reason(error)}", "task") from error
     if not isinstance(task, Task):
         raise ArgumentError(f"{source!r} returned a {type(task).__name__}; a paredown.Task is wanted", "task")
     return task
+
+
+def _of_file(path: Path) -> tuple[Path, str]:
+    """The folder that a file is imported from, and the name of its module; a package's folder lies above it.
+
+    Raises:
+        ArgumentError: there is no such file, or a module of its name is imported from elsewhere.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise ArgumentError(f"{path}: no such file; write module:function, or file.py:function", "task")
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").exists():
+        folder, parts = folder.parent, [folder.name, *parts]
+    name = ".".join(parts)
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if not name.replace(".", "").isidentifier() or (loaded is not None and Path(loaded).resolve() != path):
+        raise ArgumentError(f"{path} cannot be imported as the module {name!r}; rename the file", "task")
+    return folder, name
+
+
+def _reason(error: Exception) -> str:
+    """What failed in somebody's code, and in which line of it."""
+    if isinstance(error, (ImportError, AttributeError, SyntaxError, TypeError)):
+        what = f"cannot be imported: {first_line(error)}"
+    else:
+        what = f"failed: {type(error).__name__}: {first_line(error)}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__)[1:] if not one.filename.startswith("<")]
+    own = [one for one in frames if "importlib" not in Path(one.filename).parts]
+    return f"{what} ({own[-1].filename}, line {own[-1].lineno})" if own else what

@@ -23,6 +23,7 @@ __all__ = [
     "match",
     "match_parameters",
     "match_roots",
+    "mode_hint",
     "named_modules",
     "named_parameters",
     "pattern_of",
@@ -87,6 +88,13 @@ def pattern_of(model: nn.Module, name: str) -> str:
     """
     alone = bool(name) and list(_roots(named_modules(model), name)) == [name]
     return name if alone else f"re:{re.escape(name)}"
+
+
+def mode_hint(model: nn.Module, names: Iterable[str] = ("",)) -> str:
+    """The end of a message on forwards that were not seen in training: where modules are in eval mode, the remedy."""
+    modules = named_modules(model)
+    in_eval = [name for name in names if name in modules and not modules[name].training]
+    return "; the model was trained in eval mode: call model.train() before the loop" if in_eval else ""
 
 
 def readable(pattern: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
-from paredown.framework.model.targets import named_modules
+from paredown.framework.model.targets import mode_hint, named_modules
 from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -208,7 +208,7 @@ class LearnedStepSize(QuantizationModifier):
         if unset and training.optimizers:
             raise ScheduleError(
                 f"{self.name}: no input of {', '.join(unset)} was seen, so there is no scale: their forward was never "
-                "called; add them to ignore"
+                f"called in training mode; add them to ignore{mode_hint(training.model, unset)}"
             )
         self._leave_optimizers(training, state)
         schemes = self.schemes_of(training, state)

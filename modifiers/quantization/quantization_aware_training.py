@@ -11,6 +11,7 @@ from torch import nn
 
 from paredown.framework.distributed.shards import split_in_forward
 from paredown.framework.errors import TargetError
+from paredown.framework.model.targets import mode_hint
 from paredown.framework.modifier.curves import Curve, curve_value
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -115,7 +116,7 @@ class QuantizationAwareTraining(QuantizationModifier):
     def on_step(self, training: Training, state: QuantizedLayers) -> None:
         if not state.checked:
             state.checked = True
-            self._warn_of_silence(state)
+            self._warn_of_silence(training, state)
         if state.passing and self.warm_up is not None and training.reached(self.warm_up):
             state.passing = False
             self.attach_activations(training, state)
@@ -170,11 +171,11 @@ class QuantizationAwareTraining(QuantizationModifier):
         self.freeze(training, state)
         training.record("freeze observers")
 
-    def _warn_of_silence(self, state: QuantizedLayers) -> None:
+    def _warn_of_silence(self, training: Training, state: QuantizedLayers) -> None:
         silent = state.unseen()
         if silent:
             warnings.warn(
                 f"{self.name}: the forward of {', '.join(silent)} was not called in the first training step; a parent "
-                "may read its weight without calling it",
+                f"may read its weight without calling it{mode_hint(training.model, silent)}",
                 stacklevel=2,
             )

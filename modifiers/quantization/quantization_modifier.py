@@ -15,7 +15,7 @@ from paredown.framework.model.fused_layers import restore_fast_path, use_slow_pa
 from paredown.framework.model.graph.results import Result
 from paredown.framework.model.links import Link, links_of, remove_links
 from paredown.framework.model.read_layers import weight_is_read
-from paredown.framework.model.targets import named_modules
+from paredown.framework.model.targets import mode_hint, named_modules
 from paredown.framework.model.weights import WeightLayout, refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, Modifier, TargetedModifier
 from paredown.framework.modifier.fields import Pattern, Trial
@@ -342,7 +342,8 @@ class QuantizationModifier(TargetedModifier):
         if unseen:
             raise ScheduleError(
                 f"{self.name}: no input of {', '.join(unseen)} was seen before the ranges froze, so there is no scale: "
-                "their forward was never called; add them to ignore, or freeze later"
+                "their forward was never called in training mode; add them to ignore, or freeze later"
+                f"{mode_hint(training.model, unseen)}"
             )
         state.frozen = True
         self.attach_activations(training, state)

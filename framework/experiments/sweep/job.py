@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -70,9 +69,8 @@ class SweepJob:
     def _run(self, folder: Path, overrides: Sequence[str], notes: _ProgressNotes) -> str:
         wanted = self.manifest
         recipe = Recipe.load(yaml.safe_load(wanted.recipe_text), recipe_overrides(overrides))
-        _make_importable(wanted.working_folder)
         with _threads(wanted.threads):
-            task = load_task(wanted.task)
+            task = load_task(wanted.task, Path(wanted.working_folder))
             run_in_folder(
                 task, wanted.task, recipe, folder, notes.of,
                 seeds=wanted.seeds, one_shot=wanted.one_shot, record=wanted.record, dense=self.folder / "dense",
@@ -117,12 +115,6 @@ class _ProgressNotes:
                 write_status(self.folder, dataclasses.replace(self.status, doing=doing))
 
         return note
-
-
-def _make_importable(folder: str) -> None:
-    """Put the task's folder first on the path of imports, where it stays for imports while the task runs."""
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 @contextmanager

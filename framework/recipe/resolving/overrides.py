@@ -95,7 +95,9 @@ def _applied(root: Node, override: _Override) -> Node:
         _require(root, override.path, override.position)
         return without(root, override.path)
     if near := _meant(root, override):
-        raise RecipeError([override.position.mistake(f"a recipe has no {str(override.path[0])!r}{near}", override.path)])
+        raise RecipeError(
+            [override.position.mistake(f"a recipe has no {str(override.path[0])!r}{near}", override.path)]
+        )
     if "+" not in override.sign:
         _require(root, _must_exist(override.path), override.position)
     _refuse_list_items(root, override)
