@@ -229,8 +229,8 @@ class AuxiliaryLosses(Link):
         if not forwards and not self.called:
             warnings.warn(
                 f"{', '.join(self.terms)}: the model's own forward was not called in training mode in the first "
-                "training step, so nothing was added to the loss: call model.train() where it is in eval mode; where the loop "
-                "calls a part of the model, give that part to modify",
+                "training step, so nothing was added to the loss: call model.train() where it is in eval mode; where "
+                "the loop calls a part of the model, give that part to modify",
                 stacklevel=4,
             )
         self.called = True

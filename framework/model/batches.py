@@ -224,7 +224,7 @@ def _as_batches(data: Any) -> Iterable[Any]:
         ParedownError: it gives no batches.
     """
     if isinstance(data, Tensor) and data.dim():
-        return data.split(SAMPLES_IN_BATCH)
+        return torch.split(data, SAMPLES_IN_BATCH)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=SAMPLES_IN_BATCH)
     if isinstance(data, (str, bytes, Mapping)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):

@@ -120,8 +120,9 @@ def _as_share(value: object, bounds: str = "") -> str:
     """The share that a percentage is, where a number was wanted, or one of 0 to 1."""
     text = value.strip() if isinstance(value, str) else f"{value}%" if bounds == "between 0 and 1" else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text, re.ASCII)
-    share = float(match[1]) / 100 if match else None
-    return "" if share is None or share > 1 else f"; {match[1]}% is written {share:.12g}"
+    if match is None or float(match[1]) > 100:
+        return ""
+    return f"; {match[1]}% is written {float(match[1]) / 100:.12g}"
 
 
 def _near(message: str, value: object) -> str:

@@ -77,18 +77,18 @@ class _Loader(yaml.SafeLoader):
 
     def scan_to_next_token(self) -> None:
         """Skip what PyYAML skips, and tabs that separate: behind something on their line, or with nothing behind."""
-        super().scan_to_next_token()  # type: ignore[no-untyped-call]
+        super().scan_to_next_token()
         while self.peek() == "\t" and self._separates():
             self.forward(self._blanks())
-            super().scan_to_next_token()  # type: ignore[no-untyped-call]
+            super().scan_to_next_token()
 
     def scan_plain_spaces(self, indent: int, start_mark: yaml.Mark) -> Any:
         """The blanks inside of a plain scalar, tabs among them."""
         blanks = self.prefix(self._blanks())
         if "\t" not in blanks:
-            return super().scan_plain_spaces(indent, start_mark)  # type: ignore[no-untyped-call]
+            return super().scan_plain_spaces(indent, start_mark)
         self.forward(len(blanks))
-        return super().scan_plain_spaces(indent, start_mark) or [blanks]  # type: ignore[no-untyped-call]
+        return super().scan_plain_spaces(indent, start_mark) or [blanks]
 
     def _blanks(self) -> int:
         """The number of blanks and tabs that come next."""
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         if node is not None and isinstance(event, yaml.AliasEvent):
-            self.aliased[node] = event.anchor
+            self.aliased[node] = str(event.anchor)
         if node is not None and getattr(event, "tag", None) is not None:
             self.tags[node] = event.tag
         return node
