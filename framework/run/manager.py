@@ -303,17 +303,27 @@ class ScheduledManager:
         session.remove_hooks()
         return self.report()
 
-    def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
+    def report(
+        self,
+        evaluate: Callable[[nn.Module], Any] | None = None,
+        *,
+        dense: nn.Module | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Report:
         """The model as it is now, beside what it was.
 
         Args:
-            evaluate: returns the accuracy of a model.
-            dense: the original model, where no copy was kept as a teacher: its file, latency and accuracy are
+            evaluate: returns a number for a model (a share of 1 is its accuracy), or a mapping from metrics to numbers.
+            dense: the original model, where no copy was kept as a teacher: its file, latency and metrics are
                 measured beside the compressed model's.
+            metrics: which way each metric is better, and its unit, as of `paredown.Task`.
+
+        Raises:
+            ParedownError: there is no run, or ``evaluate`` returns something else.
         """
         if self._session is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
-        return self._session.reporter.report(evaluate, dense)
+        return self._session.reporter.report(evaluate, dense, metrics)
 
     def export(
         self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from paredown.framework.experiments.sweep.manifest import Manifest
 from paredown.framework.experiments.sweep.overrides import recipe_overrides
 from paredown.framework.experiments.sweep.row import read_row
 from paredown.framework.experiments.task import load_task
+from paredown.framework.experiments.training_loop import Progress
 from paredown.framework.recipe import Recipe
+from paredown.framework.report.metrics import Measured
 from paredown.framework.storage.files import write_text
 
 __all__ = ["SweepJob", "has_ended", "is_finished", "mark_failed"]
@@ -106,8 +108,8 @@ class _ProgressNotes:
     status: JobStatus
     last: float = 0.0
 
-    def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
-        def note(what: str, step: int, total: int, accuracy: float | None) -> None:
+    def of(self, seed: int) -> Progress:
+        def note(what: str, step: int, total: int, measured: Measured) -> None:
             now = time.monotonic()
             if now - self.last >= PAUSE:
                 self.last = now

@@ -33,5 +33,5 @@ def test_a_wrong_name(source, message):
 
 def test_an_accuracy_is_a_number():
     task = dataclasses.replace(tiny_task.task(), evaluate=lambda model: "well")
-    with pytest.raises(ParedownError, match="evaluate returned 'well'; the accuracy is a number"):
-        task.accuracy(task.build_model())
+    with pytest.raises(ParedownError, match="evaluate returned 'well'; a number is wanted"):
+        task.measure(task.build_model())

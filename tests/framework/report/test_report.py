@@ -9,6 +9,7 @@ import pytest
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.report import Curve, LayerRow, Report, Summary
+from paredown.framework.report.metrics import ACCURACY
 
 VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
 
@@ -17,14 +18,15 @@ def report():
     return Report(
         recipe="a <b> recipe",
         recipe_text="name: x  # </pre><script>alert(1)</script>",
-        dense=Summary(100, 100, 400, 400, 1000, (1.0, 1.1, 1.2), (0.98, 0.97)),
-        compressed=Summary(100, 10, 40, 400, 1000, (0.9, 1.0, 1.1), (0.97, 0.97)),
+        dense=Summary(100, 100, 400, 400, 1000, (1.0, 1.1, 1.2), {"accuracy": (0.98, 0.97)}),
+        compressed=Summary(100, 10, 40, 400, 1000, (0.9, 1.0, 1.1), {"accuracy": (0.97, 0.97)}),
         layers=(LayerRow("conv", "Conv2d", (100, 100), (100, 10), (32.0, 8.0), (1000, 1000)),),
         windows=({"name": "prune", "type": "magnitude_pruning", "start": 0, "end": 8, "steps_per_epoch": 4},),
         events=({"step": 0, "epoch": 0.0, "modifier": "prune", "event": "start"},),
         history=(Curve("sparsity", ((0.0, 0.1), (2.0, 0.9)), "prune"), Curve("accuracy", ((1.0, 0.9),))),
         notes=("one & two",),
         versions={"torch": "2.13"},
+        metrics=(ACCURACY,),
     )
 
 
@@ -36,15 +38,15 @@ def test_json_round_trip(tmp_path):
 def test_what_is_not_finite_is_null_in_json_and_comes_back():
     diverged = dataclasses.replace(
         report(),
-        compressed=Summary(1, 1, accuracies=(math.nan, 0.5)),
+        compressed=Summary(1, 1, values={"accuracy": (math.nan, 0.5)}),
         history=(Curve("loss", ((0.0, 1.0), (1.0, math.nan))), Curve("total", ((0.0, math.inf),))),
     )
     text = diverged.to_json()
     assert "NaN" not in text
     assert "Infinity" not in text
     again = Report.from_json(text)
-    assert math.isnan(again.compressed.accuracies[0])
-    assert again.compressed.accuracies[1] == 0.5
+    assert math.isnan(again.compressed.values["accuracy"][0])
+    assert again.compressed.values["accuracy"][1] == 0.5
     assert again.history[0].points[0] == (0.0, 1.0)
     assert math.isnan(again.history[0].points[1][1])
     for one in (diverged, again):
