@@ -68,12 +68,33 @@ class Metric:
         >>> Metric("perplexity", "min").difference([44.9], [58.8])
         '+13.9, worse'
         """
-        share = self.sign > 0 and not self.unit and self.scale == 1 and all(0 <= v <= 1 for v in (*before, *after))
-        moved = (100 if share else self.scale) * (Spread.of(after).mean - Spread.of(before).mean)
-        points = share or self.unit == "%"
-        text = f"{moved:+.2f} points" if points else f"{moved:+.4g}{f' {self.unit}' if self.unit else ''}"
-        verdict = {-1: "better", 1: "worse"}.get((moved > 0) - (moved < 0), "") if self.sign < 0 else ""
-        return f"{text}, {verdict}" if verdict else text
+        moved = Spread.of(after).mean - Spread.of(before).mean
+        text = f"{self.scale * moved:+.4g}{f' {self.unit}' if self.unit else ''}"
+        if self._by_points(before, after):
+            text = f"{(self.scale if self.unit else 100) * moved:+.2f} points"
+        return ", ".join([text, *self._verdict(moved)])
+
+    def change(self, before: Sequence[float], after: Sequence[float]) -> str:
+        """The same in a sentence; of what does not move by points, both values.
+
+        >>> Metric("accuracy", "max").change([0.935], [0.925]), Metric("perplexity").change([44.9], [58.8])
+        ('accuracy -1.00 points', 'perplexity 44.9 -> 58.8')
+        """
+        if not before:
+            return f"{self.name} {self.shown(after)}"
+        if self._by_points(before, after):
+            return f"{self.name} {self.difference(before, after)}"
+        verdict = "".join(f" ({word})" for word in self._verdict(Spread.of(after).mean - Spread.of(before).mean))
+        return f"{self.name} {self.shown(before)} -> {self.shown(after)}{verdict}"
+
+    def _by_points(self, before: Sequence[float], after: Sequence[float]) -> bool:
+        share = not self.unit and self.scale == 1 and all(0 <= value <= 1 for value in (*before, *after))
+        return self.unit == "%" or (self.sign > 0 and share)
+
+    def _verdict(self, moved: float) -> list[str]:
+        """Whether a metric of which less is better became better or worse; of others the sign says it."""
+        words = {True: "worse", False: "better"}
+        return [words[moved > 0]] if self.sign < 0 and moved else []
 
 
 ACCURACY = Metric("accuracy", "max")

@@ -72,15 +72,19 @@ class Report:
         '3x smaller'
         """
         dense, compressed = self.dense, self.compressed
-        known = dense.bytes is not None and compressed.bytes is not None
-        counts = (dense.bytes or 1, compressed.bytes or 1) if known else (dense.parameters, compressed.parameters)
-        size = _ratio(*counts)
+        if dense.bytes is not None and compressed.bytes is not None:
+            size = _ratio(dense.bytes, compressed.bytes)
+        else:
+            size = _ratio(*(_widths(self.layers) or (dense.parameters, compressed.parameters)))
         told = [f"{size:.3g}x smaller" if size >= 1 else f"{1 / size:.3g}x larger"]
         if dense.latency is not None and compressed.latency is not None:
             speed = _ratio(dense.latency[1], compressed.latency[1])
             faster = f"{speed:.3g}x faster" if speed >= 1 else f"{1 / speed:.3g}x slower"
             told.append(f"{faster} in {self.engine or 'torch'}")
-        changes = [f"{metric.name} {row[-1]}" for metric, row in self._metric_rows()[:1] if row[-1]]
+        changes = (
+            metric.change(dense.values.get(metric.name, ()), compressed.values[metric.name])
+            for metric, _ in self._metric_rows()[:1]
+        )
         return ", ".join([*told, *changes])
 
     def rows(self) -> list[Row]:
@@ -92,7 +96,7 @@ class Report:
             _count_row("bytes on disk", dense.bytes, compressed.bytes),
             _count_row("multiply-accumulates", dense.macs, compressed.macs),
             _latency_row(dense.latency, compressed.latency, self.engine),
-            _bits_row(self.layers),
+            *_width_rows(self.layers),
             *(row for _, row in self._metric_rows()),
         ]
         return [row for row in rows if row is not None]
@@ -193,16 +197,20 @@ def _latency_row(dense: Sequence[float] | None, compressed: Sequence[float] | No
     return f"CPU time in {engine or 'torch'}, median (quartiles)", before, after, ratio
 
 
-def _bits_row(layers: Sequence[LayerRow]) -> Row | None:
-    """The mean width of a parameter; None where no width changed."""
-    before, after = (
-        sum(layer.bits[place] * layer.parameters[place] for layer in layers)
-        / max(sum(layer.parameters[place] for layer in layers), 1)
-        for place in (0, 1)
-    )
-    if before == after:
-        return None
-    return "bits of a parameter", f"{before:.3g}", f"{after:.3g}", f"x{after / before:.3f}"
+def _widths(layers: Sequence[LayerRow]) -> tuple[float, float] | None:
+    """The bits of all parameters, before and after; None where there are none."""
+    before, after = (sum(layer.bits[place] * layer.parameters[place] for layer in layers) for place in (0, 1))
+    return (before, after) if before and after else None
+
+
+def _width_rows(layers: Sequence[LayerRow]) -> Iterable[Row]:
+    """The mean width of a parameter, and what all take at their widths, where widths changed."""
+    bits, counts = _widths(layers), [sum(layer.parameters[place] for layer in layers) for place in (0, 1)]
+    if bits is None or math.isclose(bits[0] / counts[0], bits[1] / counts[1]):
+        return
+    means = [of / count for of, count in zip(bits, counts, strict=True)]
+    yield "bits of a parameter", f"{means[0]:.3g}", f"{means[1]:.3g}", f"x{means[1] / means[0]:.3f}"
+    yield "bytes of parameters", f"{bits[0] / 8:,.0f}", f"{bits[1] / 8:,.0f}", f"x{bits[1] / bits[0]:.3f}"
 
 
 def _metric_row(metric: Metric, dense: Sequence[float], compressed: Sequence[float]) -> Row:

@@ -11,7 +11,10 @@ TEXT = to_yaml({"recipe": 1, "name": "none", "modifiers": {}})
 
 
 def report(*accuracies):
-    dense, compressed = Summary(10, 10, 400, values={"accuracy": (0.9,)}), Summary(10, 2, 100, values={"accuracy": accuracies})
+    dense, compressed = (
+        Summary(10, 10, 400, values={"accuracy": (0.9,)}),
+        Summary(10, 2, 100, values={"accuracy": accuracies}),
+    )
     return repeatable(Report("none", dense, compressed, versions={"python": "3.10"}), "jobs:task", range(2), False)
 
 
