@@ -13,8 +13,8 @@ from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.run.restoring import Rebuilt, rebuild_model
 from paredown.framework.run.saved_runs import MODULE
 from paredown.integrations.trackers import numbers_of
-from paredown.integrations.trainers.lightning_steps import optimizers_of, steps_of
 from paredown.integrations.trainers.best_checkpoints import EarlyCheckpoints
+from paredown.integrations.trainers.lightning_steps import optimizers_of, steps_of
 from paredown.integrations.trainers.recipe_callback import RecipeCallback
 
 __all__ = ["ParedownCallback"]
