@@ -101,6 +101,8 @@ class LayerPruning(StructuredPruning):
         training.record("update", sparsity=state.gone / max(state.original, 1))
 
     def unreached(self, training: Training, state: LayerState | None) -> str | None:
+        if training.ended:
+            return None
         return self.missed(0.0 if state is None or not state.original else state.gone / state.original)
 
     # -- inside ------------------------------------------------------------------------------------------------------

@@ -119,6 +119,8 @@ class ChannelRemoval(StructuredPruning):
         state.watched = Watched()
 
     def unreached(self, training: Training, state: RemovalState | None) -> str | None:
+        if training.ended:
+            return None
         return self.missed(0.0 if state is None else state.share)
 
     # -- inside ------------------------------------------------------------------------------------------------------
