@@ -61,8 +61,8 @@ class ParedownCallback(RecipeCallback, TrainerCallback):
 
     An epoch is as many optimizer steps as the Trainer makes in one. ``load_best_model_at_end`` never picks a checkpoint
     from before the recipe's targets were reached. Sparsity, bits and losses are among what the Trainer logs, and every
-    layer's go to TensorBoard, MLflow and Weights & Biases where ``report_to`` names them. Where the recipe schedules the
-    learning rate, the Trainer's own schedule (``lr_scheduler_type``, warm-up) has no effect; a scheduler in
+    layer's go to TensorBoard, MLflow and Weights & Biases where ``report_to`` names them. Where the recipe schedules
+    the learning rate, the Trainer's own schedule (``lr_scheduler_type``, warm-up) has no effect; a scheduler in
     ``optimizers=`` is refused then. At the end the state of the recipe is written into ``output_dir`` too, so that
     `paredown.load` reads the folder that ``save_model()`` writes there.
 

@@ -40,6 +40,7 @@ from paredown.framework.run.hooks import LoopHooks
 from paredown.framework.run.plan import Plan, make_plan
 from paredown.framework.run.schedule import Schedule
 from paredown.framework.run.session import Session
+from paredown.framework.run.status import status_of
 
 __all__ = ["ScheduledManager", "State"]
 
@@ -389,6 +390,11 @@ class ScheduledManager:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
         self._running().run.surgery.take_back()
         self.release()
+
+    def __str__(self) -> str:
+        """How far the run has come, and what each modifier has reached."""
+        schedule = None if self._session is None else self._session.schedule
+        return status_of(self.recipe, self.state.value, self.run, schedule)
 
     def __enter__(self) -> ScheduledManager:
         return self

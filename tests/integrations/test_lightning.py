@@ -192,7 +192,8 @@ def test_manual_accumulation_counts_the_modules_own_steps(tmp_path):
 def test_an_epoch_is_that_of_the_data_where_only_steps_end_the_training(tmp_path):
     """Lightning has not loaded the data then when the training starts."""
     callback = ParedownCallback(recipe_of(2, prune=pruning(0.9, end=2)), module="net")
-    trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
+    with pytest.warns(UserWarning, match="trains on after the recipe has ended"):
+        trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
     assert callback.manager.run.clock.steps_per_epoch == LENGTH
 
 
