@@ -9,7 +9,7 @@ import pytest
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.report import Curve, LayerRow, Report, Summary
-from paredown.framework.report.metrics import ACCURACY
+from paredown.framework.report.metrics import ACCURACY, Metric
 
 VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
 
@@ -95,3 +95,26 @@ class _Balanced(HTMLParser):
     def handle_endtag(self, tag):
         if tag not in VOID:
             assert self.open.pop() == tag
+
+
+def test_metrics_have_their_own_names_units_and_directions():
+    told = dataclasses.replace(
+        report(),
+        metrics=(Metric("perplexity", "min"), Metric("f1")),
+        dense=Summary(100, 100, values={"perplexity": (44.9,), "f1": (0.81,)}),
+        compressed=Summary(100, 10, values={"perplexity": (58.8,), "f1": (0.79,)}),
+    )
+    lines = [" ".join(line.split()) for line in str(told).splitlines()]
+    assert "perplexity (one seed) 44.9 58.8 +13.9, worse" in lines
+    assert "f1 (one seed) 0.8100 0.7900 -0.02" in lines
+    assert "perplexity 44.9 -> 58.8 (worse)" in told.sentence
+    assert "accuracy" not in str(told)
+    assert Report.from_json(told.to_json()) == told
+
+
+def test_widths_are_reported_without_a_dense_model_beside():
+    layers = (LayerRow("conv", "Conv2d", (100, 100), (100, 100), (32.0, 4.0)),)
+    told = Report("r", Summary(100, 100), Summary(100, 100), layers)
+    assert [row[0] for row in told.rows()][-2:] == ["bits of a parameter", "bytes of parameters"]
+    assert told.rows()[-1][1:] == ("400", "50", "x0.125")
+    assert told.sentence == "8x smaller"
