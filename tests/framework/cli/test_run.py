@@ -101,3 +101,16 @@ def test_a_sweep_with_a_mistake_is_not_started(paredown, tmp_path, monkeypatch, 
     assert found == code, error
     assert message in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("value", ["0.5,0.6", "range(1,3)", "choice(0.5,0.6)"])
+def test_several_values_without_multirun(value, folder, paredown):
+    code, _, err = paredown("run", "recipe.yaml", f"{SWEPT}={value}", "--task", "job:task")
+    assert code == 2
+    assert "add -m" in " ".join(err.split())
+
+
+def test_a_list_is_one_value(folder, paredown):
+    code, _, err = paredown("run", "recipe.yaml", "modifiers.prune.targets=[a,b]", "--task", "job:task")
+    assert code == 1
+    assert "-m" not in err.split()
