@@ -17,7 +17,7 @@ def test_the_state_of_a_run_in_words():
     told = []
     train(model, optimizer, batches(10), 2, lambda: told.append(str(manager)))
     assert "running, step 15 of 20, epoch 1.5" in told[14]
-    assert "prune (magnitude_pruning): ended, steps 0 to 10, sparsity 0.5" in told[14]
+    assert "prune (magnitude_pruning): ended, steps 10 to 10, sparsity 0.5" in told[14]
     assert "quantize (quantization_aware_training): open, steps 0 to 20" in told[14]
     manager.finalize()
     assert "finished" in str(manager)
