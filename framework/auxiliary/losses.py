@@ -276,8 +276,9 @@ class AuxiliaryLosses(Link):
         """Warn once where the loop never calls the model itself, so that no term is ever computed."""
         if not forwards and not self.called and not bool(self.in_eval_mode):
             warnings.warn(
-                f"{', '.join(self.terms)}: the model's own forward was not called in the first training step, so "
-                "nothing was added to the loss; the loop may call a part of the model: give that part to modify",
+                f"{', '.join(self.terms)}: the model's own forward was not called in training mode in the first "
+                "training step, so nothing was added to the loss: call model.train() where it is in eval mode; where "
+                "the loop calls a part of the model, give that part to modify",
                 stacklevel=4,
             )
         self.called = True

@@ -40,6 +40,7 @@ from paredown.framework.run.hooks import LoopHooks, release_others
 from paredown.framework.run.plan import Plan, make_plan
 from paredown.framework.run.schedule import Schedule
 from paredown.framework.run.session import Session
+from paredown.framework.run.status import status_of
 
 __all__ = ["ScheduledManager", "State"]
 
@@ -311,17 +312,27 @@ class ScheduledManager:
         session.remove_hooks()
         return self.report()
 
-    def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
+    def report(
+        self,
+        evaluate: Callable[[nn.Module], Any] | None = None,
+        *,
+        dense: nn.Module | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Report:
         """The model as it is now, beside what it was.
 
         Args:
-            evaluate: returns the accuracy of a model.
-            dense: the original model, where no copy was kept as a teacher: its file, latency and accuracy are
+            evaluate: returns a number for a model (a share of 1 is its accuracy), or a mapping from metrics to numbers.
+            dense: the original model, where no copy was kept as a teacher: its file, latency and metrics are
                 measured beside the compressed model's.
+            metrics: which way each metric is better, and its unit, as of `paredown.Task`.
+
+        Raises:
+            ParedownError: there is no run, or ``evaluate`` returns something else.
         """
         if self._session is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
-        return self._session.reporter.report(evaluate, dense)
+        return self._session.reporter.report(evaluate, dense, metrics)
 
     def export(
         self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any
@@ -385,6 +396,11 @@ class ScheduledManager:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
         self._running().run.surgery.take_back()
         self.release()
+
+    def __str__(self) -> str:
+        """How far the run has come, and what each modifier has reached."""
+        schedule = None if self._session is None else self._session.schedule
+        return status_of(self.recipe, self.state.value, self.run, schedule)
 
     def __enter__(self) -> ScheduledManager:
         return self

@@ -18,7 +18,7 @@ from paredown.framework.model.read_layers import weight_is_read
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import WeightLayout, refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, Modifier, TargetedModifier
-from paredown.framework.modifier.fields import Trial
+from paredown.framework.modifier.fields import Pattern, Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
 from paredown.modifiers.quantization.layers.attention import AttentionOutputs
@@ -85,7 +85,7 @@ class QuantizationModifier(TargetedModifier):
     """Width and grid of the weights; null leaves them as they are."""
     activations: ActivationScheme | None = None
     """Width and grid of the layers' inputs; null leaves them as they are."""
-    overrides: dict[str, Override] = Field(default_factory=dict)
+    overrides: dict[Pattern, Override] = Field(default_factory=dict)
     """What is different for some layers, by pattern (as in ``targets``): ``{head: {weights: {bits: 8}}}``. Where two
     mean a layer, the later one wins."""
 

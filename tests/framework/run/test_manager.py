@@ -76,7 +76,7 @@ def test_a_report_measures_when_asked():
     train(model, optimizer, batches(), 2)
     manager.finalize()
     report = manager.report(evaluate=lambda m: 0.5 + 0.25 * (m is model), dense=mlp())
-    assert (report.dense.accuracies, report.compressed.accuracies) == ((0.5,), (0.75,))
+    assert (report.dense.metrics, report.compressed.metrics) == ({"accuracy": 0.5}, {"accuracy": 0.75})
     assert report.compressed.nonzeros < report.dense.nonzeros
     assert report.compressed.bytes < report.dense.bytes
     assert report.dense.macs == report.compressed.macs == 8 * (16 * 32 + 32 * 32 + 32 * 4)
