@@ -127,7 +127,7 @@ def _summary(
         nonzeros=counted.nonzeros,
         bytes=None if model is None or sharded_in(model.parameters()) else bytes_on_disk(model),
         bytes_plain=plain_bytes,
-        macs=counted.macs,
+        macs=counted.weight_macs,
         latency=latency,
         accuracies=() if evaluate is None or model is None else (float(evaluate(model)),),
     )

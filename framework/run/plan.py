@@ -208,6 +208,6 @@ def _macs(run: Run, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[
     measured = measure_model(run.model, inputs)
     counts = _counts(before, lines)
     per_layer = {layer.name: layer.macs or 0 for layer in measured.layers}
-    total = sum(per_layer.values())
-    after = sum(macs * counts.get(name, 1) / max(before.get(name, 1), 1) for name, macs in per_layer.items())
-    return total, round(after)
+    gone = sum(macs * (1 - counts.get(name, 1) / max(before.get(name, 1), 1)) for name, macs in per_layer.items())
+    total = measured.weight_macs or 0
+    return total, round(total - gone)

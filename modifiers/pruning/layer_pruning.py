@@ -40,11 +40,15 @@ class LayerState:
         original: layers before anything was removed.
         costs: of the model before anything was removed, by the budget's kinds.
         gone: layers that were removed.
+        reached: of these costs what is left, as shares.
+        refused: layers that turned out to be needed, with the reason.
     """
 
     original: int = 0
     costs: dict[str, float] = field(default_factory=dict)
     gone: int = 0
+    reached: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class LayerPruning(StructuredPruning):
@@ -98,10 +102,16 @@ class LayerPruning(StructuredPruning):
         if remark is not None:
             training.record("configuration", remark=remark)
         state.gone += len(chosen)
+        state.refused = dict(refused)
+        state.reached = {kind: self._cost(training, (), (), kind) / cost for kind, cost in state.costs.items()}
         training.record("update", sparsity=state.gone / max(state.original, 1))
 
     def unreached(self, training: Training, state: LayerState | None) -> str | None:
-        return self.missed(0.0 if state is None or not state.original else state.gone / state.original)
+        state = state or LayerState()
+        total = max(state.original, 1)
+        missed = self.missed_budget(state.reached) or self.missed_share(state.gone / total, slack=0.5 / total)
+        refused = "; ".join(f"{name}: {reason}" for name, reason in list(state.refused.items())[:3])
+        return missed and missed + (f" ({refused})" if refused else "")
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +191,7 @@ class LayerPruning(StructuredPruning):
             if kind == "latency":
                 return training.latency({"it": training.model}, *example)["it"].median
             measured = measure_model(training.model, *(example if kind == "macs" else ()))
-        return float(measured.parameters if kind == "parameters" else measured.macs or 0)
+        return float(measured.parameters if kind == "parameters" else measured.weight_macs or 0)
 
     def _settings(
         self, training: Training, chosen: Sequence[Layer], changed: Sequence[Setting]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -17,6 +17,11 @@ from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
 
 __all__ = ["StructuredPruning"]
+
+#: what is counted is compared up to this
+EXACT = 1e-6
+#: what is measured differs from one time to the next by so much of itself
+SLACK = {"latency": 0.1}
 
 
 class StructuredPruning(Recalibrating, TargetedModifier):
@@ -97,8 +102,19 @@ class StructuredPruning(Recalibrating, TargetedModifier):
         start = 1 - self.initial_sparsity
         return {kind: curve_value(self.curve, progress, start, share) for kind, share in self.budget.shares.items()}
 
-    def missed(self, share: float) -> str:
-        """What was reached and what was wanted."""
-        if self.final_sparsity is None:
-            return "the budget was not reached"
-        return f"sparsity {share:.4g} was reached, {self.final_sparsity:.4g} was wanted"
+    def missed_share(self, reached: float, slack: float = 0.0) -> str | None:
+        """What was reached and what was wanted of a share; None where it is reached, up to ``slack``."""
+        wanted = self.final_sparsity
+        if wanted is None or wanted == 0 or (reached > 0 and reached >= wanted - min(slack, wanted / 2) - EXACT):
+            return None
+        return f"sparsity {reached:.4g} was reached, {wanted:.4g} was wanted"
+
+    def missed_budget(self, reached: Mapping[str, float]) -> str | None:
+        """What was reached (1 where nothing is known) and what was wanted of a budget; None where it is met."""
+        wanted = {} if self.budget is None else self.budget.shares
+        missed = [
+            f"{kind} {reached.get(kind, 1.0):.4g} of what it was before was reached, {share:.4g} was wanted"
+            for kind, share in wanted.items()
+            if reached.get(kind, 1.0) > share * (1 + SLACK.get(kind, EXACT))
+        ]
+        return "; ".join(missed) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from paredown.framework.model.forward import Forward
 from paredown.framework.model.graph.fusion import export_graph
 from paredown.framework.model.targets import match, named_modules, named_parameters
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.channel_budget import Costs
 from paredown.modifiers.pruning.removal.channels import (
     Analysis,
     ChannelGroup,
@@ -51,6 +53,11 @@ class ChannelView:
     analysis: Analysis
     groups: tuple[ChannelGroup, ...]
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """What the model costs, and would cost with fewer channels."""
+        return Costs(self.model, self.analysis, self.inputs, self.forward)
 
     @property
     def tensors(self) -> list[str]:

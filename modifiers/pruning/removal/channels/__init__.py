@@ -8,11 +8,13 @@ from paredown.modifiers.pruning.removal.channels.cutting import (
     Verified,
     commit,
     gone_at,
+    labels_gone,
     verified,
     with_settings,
 )
 from paredown.modifiers.pruning.removal.channels.fixed import fixed_places
 from paredown.modifiers.pruning.removal.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
+from paredown.modifiers.pruning.removal.channels.products import Product, multiply_accumulates, products_of
 from paredown.modifiers.pruning.removal.channels.trial import runner, trial_cut
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Cut",
     "Frozen",
     "Place",
+    "Product",
     "Removal",
     "Verified",
     "analyse",
@@ -30,6 +33,9 @@ __all__ = [
     "find_groups",
     "fixed_places",
     "gone_at",
+    "labels_gone",
+    "multiply_accumulates",
+    "products_of",
     "runner",
     "settings_for",
     "trial_cut",

@@ -26,7 +26,7 @@ from paredown.modifiers.pruning.removal.channels.trial import (
     trial_cut,
 )
 
-__all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "verified", "with_settings"]
+__all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "labels_gone", "verified", "with_settings"]
 
 #: how many combinations of attributes are tried for one group
 ATTEMPTS = 40
@@ -63,10 +63,11 @@ class Cut:
 
 @dataclass
 class Verified:
-    """What can be cut, and which groups cannot, with the reason."""
+    """What can be cut, which groups cannot, with the reason, and which nothing is known of."""
 
     cut: Cut
     refused: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 def verified(model: nn.Module, run: Runner, analysis: Analysis, removals: Sequence[Removal]) -> Verified:
@@ -105,6 +106,17 @@ def gone_at(removals: Sequence[Removal]) -> dict[Place, Tensor]:
         for place, slices in removal.group.slices.items():
             gone.setdefault(place, []).append(slices[removal.units].reshape(-1))
     return {place: torch.cat(parts).sort().values for place, parts in gone.items()}
+
+
+def labels_gone(analysis: Analysis, removals: Sequence[Removal]) -> Tensor:
+    """By label, whether it goes; of shape (labels,)."""
+    classes = analysis.classes.of
+    gone = torch.zeros(analysis.labels.count, dtype=torch.bool)
+    first = {(each.tensor, each.dimension): each.first for each in analysis.labels.origins}
+    for removal in removals:
+        place, slices = next(iter(removal.group.slices.items()))
+        gone[classes[slices[removal.units].reshape(-1) + first[place]]] = True
+    return gone[classes]
 
 
 def kept_at(gone: Mapping[Place, Tensor], tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
@@ -160,7 +172,7 @@ class _Trials:
             except Exception as error:  # whatever the user's code raises
                 return None, f"with zeros in their place its code fails ({_told(error)})"
         own = layer_attributes(self.modules, kept)
-        sizes = sizes_after(self.analysis, self._removed(removals))
+        sizes = sizes_after(self.analysis, labels_gone(self.analysis, removals))
         further = candidates(self.modules, sizes, own)
         further = [each for each in further if (each.kind, each.key) not in self.rejected]
         reason = None
@@ -221,16 +233,6 @@ class _Trials:
             return difference(outputs, wanted, SLACK)
         same = [part.shape for part in outputs] == [part.shape for part in wanted]
         return None if same else "its output has another shape"
-
-    def _removed(self, removals: Sequence[Removal]) -> Tensor:
-        """By label, whether it goes."""
-        classes = self.analysis.classes.of
-        gone = torch.zeros(self.analysis.labels.count, dtype=torch.bool)
-        first = {(each.tensor, each.dimension): each.first for each in self.analysis.labels.origins}
-        for removal in removals:
-            place, slices = next(iter(removal.group.slices.items()))
-            gone[classes[slices[removal.units].reshape(-1) + first[place]]] = True
-        return gone[classes]
 
     def _now(self, attribute: Attribute) -> object:
         return getattr(self.modules[attribute.module], attribute.key)
