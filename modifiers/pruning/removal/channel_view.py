@@ -20,6 +20,7 @@ from paredown.modifiers.pruning.removal.channels import (
     ChannelGroup,
     Cut,
     Removal,
+    Trials,
     Verified,
     analyse,
     find_frozen,
@@ -27,7 +28,6 @@ from paredown.modifiers.pruning.removal.channels import (
     fixed_places,
     runner,
     trial_cut,
-    verified,
     with_settings,
 )
 from paredown.modifiers.pruning.scoring.prunable import layer_of
@@ -66,8 +66,11 @@ class ChannelView:
 
     def verified(self, removals: Sequence[Removal]) -> Verified:
         """What can be cut of these, tried out."""
-        run = runner(self.model, self.inputs, self.forward)
-        return verified(self.model, run, self.analysis, removals)
+        return self._trials.verified(removals)
+
+    @functools.cached_property
+    def _trials(self) -> Trials:
+        return Trials(self.model, runner(self.model, self.inputs, self.forward), self.analysis)
 
     def with_settings(self, cut: Cut) -> tuple[Cut, str | None]:
         """The cut with the changes of the model's config that go with it, and a remark where there are none."""

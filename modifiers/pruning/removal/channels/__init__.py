@@ -9,13 +9,13 @@ from paredown.modifiers.pruning.removal.channels.cutting import (
     commit,
     gone_at,
     labels_gone,
-    verified,
     with_settings,
 )
 from paredown.modifiers.pruning.removal.channels.fixed import fixed_places
 from paredown.modifiers.pruning.removal.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
 from paredown.modifiers.pruning.removal.channels.products import Product, multiply_accumulates, products_of
 from paredown.modifiers.pruning.removal.channels.trial import runner, trial_cut
+from paredown.modifiers.pruning.removal.channels.trying import Trials, verified
 
 __all__ = [
     "Analysis",
@@ -25,6 +25,7 @@ __all__ = [
     "Place",
     "Product",
     "Removal",
+    "Trials",
     "Verified",
     "analyse",
     "commit",
