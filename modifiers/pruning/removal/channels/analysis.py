@@ -21,7 +21,9 @@ from paredown.modifiers.pruning.removal.channels import (
     elementwise,
     movement,
     normalization,
+    positions,
     recurrent,
+    writing,
 )
 from paredown.modifiers.pruning.removal.channels.labels import Labels, Value
 from paredown.modifiers.pruning.removal.channels.solving import Classes, solve
@@ -36,6 +38,8 @@ RULES: dict[str, Rule] = {
     **convolutions.RULES,
     **recurrent.RULES,
     **normalization.RULES,
+    **positions.RULES,
+    **writing.RULES,
 }
 #: larger index tensors are not computed ahead
 CONTENTS = 2**22
@@ -78,6 +82,8 @@ class _Analyst:
         for node in self.walk.graph.nodes:
             result = self._result(node)
             self.walk.values[node] = result
+            if writing.is_write(node) and isinstance(result, Value):
+                writing.write_back(self.walk, node, result)
             for value in result if isinstance(result, tuple) else (result,):
                 for factor in value.factors:
                     self.walk.labels.whole(factor, self.walk.where(node))
