@@ -12,7 +12,19 @@ from torch.optim import Optimizer
 from paredown.framework.distributed.shards import own_part
 from paredown.framework.errors import TargetError
 
-__all__ = ["ParameterGroups", "clear_momenta_", "each_of", "forget_", "layers_of", "train_any", "wrappers_in"]
+__all__ = [
+    "ONLY_MATRICES",
+    "ParameterGroups",
+    "clear_momenta_",
+    "complete_momenta_",
+    "copies_of_weights",
+    "each_of",
+    "forget_",
+    "layers_of",
+    "takes_matrices_only",
+    "train_any",
+    "wrappers_in",
+]
 
 
 def each_of(given: Any) -> list[Any]:
@@ -23,11 +35,23 @@ def each_of(given: Any) -> list[Any]:
 def layers_of(given: Any) -> list[Any]:
     """Wrappers, outermost first, and last what is in them; a wrapper may inherit from Optimizer, as Accelerate's."""
     layers = [given]
-    while (inner := getattr(layers[-1], "optimizer", None)) is not None:
-        if isinstance(layers[-1], Optimizer) and not isinstance(inner, Optimizer):
-            break
+    while (inner := _wrapped_by(layers[-1])) is not None:
         layers.append(inner)
     return layers
+
+
+def _wrapped_by(wrapper: Any) -> Any:
+    """What a wrapper holds as its ``optimizer``; of an Optimizer, another one by any name that trains the same."""
+    inner = getattr(wrapper, "optimizer", None)
+    if not isinstance(wrapper, Optimizer) or isinstance(inner, Optimizer):
+        return inner
+    held = [value for value in vars(wrapper).values() if isinstance(value, Optimizer) and value is not wrapper]
+    same = [value for value in held if _trained_by(value) & _trained_by(wrapper)]
+    return same[0] if len(same) == 1 else None
+
+
+def _trained_by(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def wrappers_in(given: Any) -> list[Any]:
@@ -60,12 +84,15 @@ class ParameterGroups:
         """Let the optimizer that trains ``beside`` train a tensor of a modifier too, in the same param group.
 
         Raises:
-            TargetError: no optimizer trains ``beside``.
+            TargetError: no optimizer trains ``beside``, or the one that does takes matrices only.
         """
-        for group in self.groups:
-            if any(parameter is beside for parameter in group["params"]):
-                group["params"].append(tensor)
-                return
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is beside for parameter in group["params"]):
+                    if takes_matrices_only(optimizer) and tensor.dim() != 2:
+                        raise TargetError(f"{ONLY_MATRICES}, and what belongs to the layer is none")
+                    group["params"].append(tensor)
+                    return
         raise TargetError("no optimizer trains the layer, so none can train what belongs to it")
 
     def remove(self, gone: set[int]) -> None:
@@ -114,6 +141,26 @@ class ParameterGroups:
         return restore
 
 
+#: with what to do about it
+ONLY_MATRICES = "Muon trains matrices only: let another optimizer (AdamW) train this layer, or add it to ignore"
+
+
+def takes_matrices_only(optimizer: Optimizer) -> bool:
+    """Whether an optimizer refuses parameters of other than two dimensions."""
+    return type(optimizer).__name__ == "Muon"
+
+
+def complete_momenta_(optimizer: Optimizer) -> None:
+    """Give parameters that are new in a group momenta of zeros, where a fused step takes momenta of all or of none."""
+    for group in optimizer.param_groups:
+        if not group.get("fused") or not group.get("momentum"):
+            continue
+        without = [each for each in group["params"] if optimizer.state.get(each, {}).get("momentum_buffer") is None]
+        if len(without) < len(group["params"]):
+            for parameter in without:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
     """Set to zero, in place, what optimizers remember of single weights (momentum, second moments).
 
@@ -129,6 +176,28 @@ def clear_momenta_(optimizers: Sequence[Optimizer], marks: Iterable[tuple[nn.Par
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     own_part(value).masked_fill_(mark, 0)
+
+
+#: how far, by its length, what is a copy or an average of a weight may be from it; momenta are far
+NEARBY = 0.5
+
+
+def copies_of_weights(optimizers: Sequence[Optimizer], weights: Sequence[nn.Parameter]) -> list[str]:
+    """Under which names optimizers keep copies or averages of weights, which they write back: found by their values.
+
+    A schedule-free optimizer (arXiv:2405.15682) builds what is evaluated from one, Lookahead (arXiv:1907.08610) what is
+    trained.
+    """
+    found: set[str] = set()
+    for optimizer in optimizers:
+        for weight in weights:
+            own = own_part(weight)
+            for key, value in optimizer.state.get(weight, {}).items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and own.numel():
+                    kept = torch.where(own != 0, own_part(value).to(own.dtype), 0)
+                    if bool((kept - own).norm() < NEARBY * own.norm()):
+                        found.add(str(key))
+    return sorted(found)
 
 
 def forget_(optimizers: Sequence[Optimizer], parameters: Iterable[nn.Parameter]) -> None:

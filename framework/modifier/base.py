@@ -60,6 +60,9 @@ class Modifier(Options):
                 │
                 at or after its start, once: on_start (returns the state), attach, on_update
 
+        somebody else wrote what it holds:      put_right, before the next training forward, a checkpoint, finalize
+        the run ends, apply, ``manager.done``:  unreached
+
         a checkpoint is loaded: rebuild (for each module that it had replaced), attach with the saved state
         the run is given up:    release instead of on_finalize and detach
 
@@ -233,9 +236,26 @@ class Modifier(Options):
         """What replaced ``module`` when ``spec`` was recorded, with any contents: a checkpoint loads them after."""
         raise TypeError(f"{self.type} replaces no modules")
 
+    # -- what it owes --------------------------------------------------------------------------------------------
+
     def unreached(self, training: Training, state: Any) -> str | None:
-        """Asked when the run stops inside the window: what was reached and what was wanted; None: nothing is owed."""
+        """What was reached and what was wanted, in numbers, at any time of the run; None: nothing is owed.
+
+        Asked where a run ends, in ``apply`` and by ``manager.done``: also after the final update, which may have had to
+        stop short of its aim, and with no state where the window was never entered.
+        """
         return None
+
+    def held(self, training: Training, state: Any) -> Sequence[nn.Parameter]:
+        """The parameters of which something is held from step to step, whoever writes them."""
+        return ()
+
+    def disturbed(self, training: Training, state: Any, parameters: Sequence[nn.Parameter]) -> int:
+        """How many values of some of these parameters are not as they are held."""
+        return 0
+
+    def put_right(self, training: Training, state: Any, parameters: Sequence[nn.Parameter]) -> None:
+        """Bring values that somebody else wrote into some of these parameters back to what is held."""
 
 
 class TargetedModifier(Modifier):

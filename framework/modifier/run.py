@@ -108,8 +108,8 @@ class Run:
         """The same in epochs."""
         return 0.0 if self.clock is None else self.clock.epoch
 
-    def follow(self, optimizer: Optimizer) -> None:
-        """Note whose step is being followed up."""
+    def follow(self, optimizer: Optimizer | None) -> None:
+        """Note whose step is being followed up; None: it is over."""
         self.stepped = optimizer
 
     def catch_up(self) -> None:

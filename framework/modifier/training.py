@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -175,10 +175,15 @@ class Training:
 
     def just_stepped(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, nn.Parameter]:
         """Those parameters that the optimizer trains whose step is being followed up; all where there is one alone."""
-        if self._run.stepped is None or len(self.optimizers) < 2:
-            return parameters
-        own = {id(parameter) for group in self._run.stepped.param_groups for parameter in group["params"]}
+        own = {id(parameter) for parameter in self.just_stepped_among(parameters.values())}
         return {name: parameter for name, parameter in parameters.items() if id(parameter) in own}
+
+    def just_stepped_among(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """The same of a list: between somebody's forward and backward only these may be written."""
+        if self._run.stepped is None or len(self.optimizers) < 2:
+            return list(parameters)
+        own = {id(parameter) for group in self._run.stepped.param_groups for parameter in group["params"]}
+        return [parameter for parameter in parameters if id(parameter) in own]
 
     # -- the event log -------------------------------------------------------------------------------------------
 

@@ -58,10 +58,11 @@ def save(
             "the model's parameters are split among processes: "
             "call paredown.integrations.distributed.save in each of them"
         )
+    managed = manager.state_dict(teacher=teacher)
     contents = {
         "model": pack_zeros(unwrap(model).state_dict()),
-        "optimizers": [one.state_dict() for one in optimizers_in(optimizer)],
-        "manager": manager.state_dict(teacher=teacher),
+        "optimizers": [one.state_dict() for one in optimizers_in([] if optimizer is None else optimizer)],
+        "manager": managed,
         "random": random_state(),
         "extra": extra,
     }

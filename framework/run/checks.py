@@ -158,6 +158,11 @@ def _own_optimizer(given: Any) -> Optimizer:
     optimizer = layers_of(given)[-1]
     if not isinstance(optimizer, Optimizer):
         raise ParedownError(f"a torch.optim.Optimizer is wanted, not a {type(given).__name__}")
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise ParedownError(
+            f"{type(optimizer).__name__} inherits from torch.optim.Optimizer and never called its __init__, so its "
+            "steps cannot be seen: call super().__init__(params, defaults) there"
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ParedownError(
             "LBFGS evaluates the model many times in one step, and its line search would see weights that a modifier "

@@ -16,7 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.links import Link, add_link, links_of, remove_links
-from paredown.framework.model.optimizers import layers_of, train_any
+from paredown.framework.model.optimizers import complete_momenta_, layers_of, train_any
+from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.run.schedule import Schedule
 
@@ -34,6 +35,7 @@ class LoopHooks:
         self.schedule = schedule
         self.seen_first_step = False
         self.paused = False
+        self.beyond_the_end = False
         self._handles: list[RemovableHandle] = []
         self._counter = _ForwardCounter(self)
 
@@ -58,9 +60,17 @@ class LoopHooks:
         if scaler is not None and hasattr(type(scaler), "_paredown_base"):
             scaler.__class__ = type(scaler)._paredown_base
 
+    def before_forward(self) -> None:
+        """Before the model trains on: what somebody else wrote since the last step is put right."""
+        if not self.paused:
+            self.schedule.put_right()
+
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.paused:
+            complete_momenta_(optimizer)
         if self.paused or _has_closure(args, kwargs):  # a closure runs forward and backward only after this hook
             return
+        self.before_forward()  # where forwards are compiled, or are those of parts of the model
         self._check_losses(optimizer)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -82,6 +92,8 @@ class LoopHooks:
             self._first_step()
             self.schedule.after_step()
             self.run.renew_reducer()
+            self._warn_beyond_the_end(clock)
+        self.run.follow(None)
 
     def _check_losses(self, optimizer: Optimizer) -> None:
         if self.run.losses.link is not None:
@@ -105,6 +117,17 @@ class LoopHooks:
                 f"accumulate={forwards} alone; if nothing is accumulated, accumulate=1.",
                 stacklevel=4,
             )
+
+    def _warn_beyond_the_end(self, clock: Clock) -> None:
+        if clock.run_steps is None or clock.steps <= clock.run_steps or self.beyond_the_end:
+            return
+        self.beyond_the_end = True
+        warnings.warn(
+            f"the loop trains on after the recipe has ended: run.epochs is {clock.run_epochs:g} and steps_per_epoch "
+            f"{clock.steps_per_epoch}, which makes {clock.run_steps} optimizer steps. If the loop has more on purpose, "
+            "call finalize() before; else give the right steps_per_epoch, or raise run.epochs",
+            stacklevel=4,
+        )
 
     def _check_optimizers(self) -> None:
         """Refuse to go on where what is trained is not what the model has: it was sharded after `modify`, or moved."""
@@ -147,6 +170,9 @@ class _ForwardCounter(Link):
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if module.training and torch.is_grad_enabled():
             self.forwards.add_(1)
+            hooks = None if torch.compiler.is_compiling() else self.hooks()
+            if hooks is not None:
+                hooks.before_forward()
         return call(module, *args, **kwargs)
 
 

@@ -213,11 +213,17 @@ class ScheduledManager:
         teacher: Teacher | None = None,
         example_inputs: Any = None,
         forward: Forward | None = None,
+        strict: bool = True,
     ) -> Report:
         """Run the recipe once, without training: each modifier, in window order, goes to its final state.
 
+        Args:
+            data, teacher, example_inputs, forward: as in `modify`.
+            strict: whether a target that cannot be reached is an error, or a warning and a remark in the report.
+
         Raises:
-            ScheduleError: a modifier that cannot work without training, by name.
+            ScheduleError: a modifier that cannot work without training, by name; or a target that was not reached, with
+                both numbers.
             ParedownError: anything that does not fit, before the model is changed.
         """
         self._refuse_second_run()
@@ -226,7 +232,9 @@ class ScheduledManager:
         session = Session.checked(self.recipe, self._new_run(model, data, teacher, example_inputs, forward))
         self._session, self.state = session, State.RUNNING
         try:
+            session.strict = strict
             session.schedule.run_once()
+            session.audit()
             session.schedule.finalize()
         except BaseException:
             session.run.surgery.take_back()
@@ -375,6 +383,7 @@ class ScheduledManager:
         """
         session = self._running()
         session.schedule.check_parameters()
+        session.schedule.put_right()
         return restoring.state_dict(self.recipe, session.run, session.schedule, teacher)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -393,6 +402,7 @@ class ScheduledManager:
             self._rebuild(self._session, state)
         else:
             restoring.load_state_dict(self.recipe, self._session.run, self._session.schedule, state)
+            self._session.schedule.note_writes()
             self._session.run.renew_reducer()
 
     @contextmanager
@@ -446,6 +456,7 @@ class ScheduledManager:
             else:
                 restoring.load_state_dict(self.recipe, session.run, session.schedule, self._loaded)
             self._loaded = None
+            session.schedule.note_writes()
             session.run.renew_reducer()
         except BaseException:
             session.run.surgery.take_back()

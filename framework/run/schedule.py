@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from torch import nn
+
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Window
 from paredown.framework.modifier.training import Training
+from paredown.framework.run.outside_writes import OutsideWrites
 from paredown.framework.run.recalibration import Recalibration
 from paredown.framework.storage.state import PerParameter, containers
 
@@ -50,6 +53,7 @@ class Schedule:
         self._trainings = {modifier.name: modifier.bind(run) for modifier in self.modifiers}
         self.phases = {modifier.name: Phase.WAITING for modifier in self.modifiers}
         self.recalibration = Recalibration(run)
+        self.writes = OutsideWrites()
 
     def of(self, modifier: Modifier) -> Training:
         """The run as one of the modifiers sees it."""
@@ -57,8 +61,9 @@ class Schedule:
 
     @property
     def done(self) -> bool:
-        """Whether every modifier made its final update."""
-        return all(phase is Phase.ENDED for phase in self.phases.values())
+        """Whether every modifier made its final update, reached what it was to reach, and still has it."""
+        ended = all(phase is Phase.ENDED for phase in self.phases.values())
+        return ended and not self._disturbed(self.writes.found()) and not any(map(self._short, self.modifiers))
 
     @property
     def waiting(self) -> Sequence[Modifier]:
@@ -71,19 +76,65 @@ class Schedule:
         for modifier in self.modifiers:
             if modifier.name in chosen:
                 self._advance(modifier)
+        self.note_writes()
 
     def after_step(self) -> None:
         """After an optimizer step: hold what is held, then do what is due."""
-        self.hold()
+        self._act_on_step()
         for modifier in self.modifiers:
             self._advance(modifier)
+        self.note_writes()
 
     def hold(self) -> None:
         """Let open and holding modifiers act on what an optimizer just changed."""
-        for modifier in self.modifiers:
-            phase = self.phases[modifier.name]
-            if phase is Phase.OPEN or (phase is Phase.ENDED and modifier.holds):
-                modifier.on_step(self.of(modifier), self.run.states[modifier.name])
+        self._act_on_step()
+        self.note_writes()
+
+    def note_writes(self) -> None:
+        """From now on, what is written into parameters that are held is somebody else's."""
+        self.writes.note(self._held())
+
+    def put_right(self, everything: bool = False) -> None:
+        """Where somebody else wrote into parameters since the last step, bring back what is held of them.
+
+        Args:
+            everything: look at all that is held, also at what does not show that it was written.
+        """
+        written = self._held() if everything else self.writes.found()
+        if not written:
+            return
+        for modifier, own, count in self._disturbed(written):
+            modifier.put_right(self.of(modifier), self.run.states[modifier.name], own)
+            self.of(modifier).record("put right", values=count, parameters=len(own))
+        self.note_writes()
+
+    def _held(self) -> Sequence[nn.Parameter]:
+        """The parameters of which something is held, each once."""
+        held = (modifier.held(self.of(modifier), self.run.states[modifier.name]) for modifier in self._holding())
+        return list({id(parameter): parameter for each in held for parameter in each}.values())
+
+    def _act_on_step(self) -> None:
+        for modifier in self._holding():
+            modifier.on_step(self.of(modifier), self.run.states[modifier.name])
+
+    def _holding(self) -> list[Modifier]:
+        """Those that act on every step: open ones, and those that hold what they made."""
+        return [modifier for modifier in self.modifiers if self._is_holding(modifier)]
+
+    def _is_holding(self, modifier: Modifier) -> bool:
+        phase = self.phases[modifier.name]
+        return phase is Phase.OPEN or (phase is Phase.ENDED and modifier.holds)
+
+    def _disturbed(self, written: Sequence[nn.Parameter]) -> list[tuple[Modifier, list[nn.Parameter], int]]:
+        """Who holds some of these parameters, which, and how many values are not as they are held."""
+        ids = {id(parameter) for parameter in written}
+        found = []
+        for modifier in self._holding() if written else ():
+            training, state = self.of(modifier), self.run.states[modifier.name]
+            own = [parameter for parameter in modifier.held(training, state) if id(parameter) in ids]
+            count = modifier.disturbed(training, state, own) if own else 0
+            found += [(modifier, own, count)] if count else []
+        return found
 
     def run_once(self) -> None:
         """Every modifier to its final state, without training."""
@@ -92,16 +143,23 @@ class Schedule:
                 self._open(modifier)
                 self._end(modifier)
 
+    def missed(self) -> dict[str, str]:
+        """What modifiers that made their final update did not reach, in words, by name."""
+        ended = [modifier for modifier in self.modifiers if self.phases[modifier.name] is Phase.ENDED]
+        return {each.name: f"{each.name} ({each.type}): {short}" for each in ended if (short := self._short(each))}
+
     def catch_up(self) -> list[str]:
         """Make the final updates that are outstanding because a scaler skipped steps; give their modifiers' names.
 
         Raises:
-            ScheduleError: the run stopped earlier than skipped steps explain, and a modifier never ran or missed its
-                target; all of them are named.
+            ScheduleError: no step was seen, or the run stopped earlier than skipped steps explain, and a modifier never
+                ran; or one missed its target; all of them are named.
         """
         owing = [modifier for modifier in self.modifiers if self.phases[modifier.name] is not Phase.ENDED]
         late, missed = self._split(owing)
-        if missed and not self.run.step:
+        missed += self.missed().values()
+        clock = self.run.clock
+        if clock is not None and not clock.steps and not clock.skipped:
             missed.append(NO_STEP)
         if missed:
             raise ScheduleError("\n".join(missed))
@@ -132,6 +190,7 @@ class Schedule:
 
     def finalize(self) -> None:
         """Make permanent, and take off what is not part of the compressed model."""
+        self.put_right(everything=True)
         for modifier in self._opened():
             modifier.on_finalize(self.of(modifier), self.run.states[modifier.name])
             self.of(modifier).record("finalize")
@@ -226,13 +285,17 @@ class Schedule:
                 missed.append(message)
         return late, missed
 
+    def _short(self, modifier: Modifier) -> str | None:
+        """What a modifier owes, and its state where its window was entered."""
+        return modifier.unreached(self.of(modifier), self.run.states.get(modifier.name))
+
     def _miss(self, modifier: Modifier, start: int, end: int) -> str | None:
         done = self.run.step
         if self.phases[modifier.name] is Phase.WAITING:
-            wanted = modifier.unreached(self.of(modifier), None)
+            wanted = self._short(modifier)
             why = f"; {wanted}" if wanted else ""
             return f"{modifier.name} never ran: it starts at step {start}, and the run stopped after {done}{why}"
-        reached = modifier.unreached(self.of(modifier), self.run.states[modifier.name])
+        reached = self._short(modifier)
         return reached and f"{modifier.name}: its window ends at step {end}, the run stopped after {done}: {reached}"
 
 

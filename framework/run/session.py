@@ -63,6 +63,24 @@ class Session:
             self.hooks.remove()
             self.hooks = None
 
+    def audit(self) -> None:
+        """Ask every modifier whether it reached what it was to reach.
+
+        Raises:
+            ScheduleError: one did not (a warning, and a remark of the report, where not ``strict``).
+        """
+        missed = self.schedule.missed()
+        if missed and self.strict:
+            raise ScheduleError("\n".join(missed.values()))
+        self._tell("\n".join(missed.values()))
+
+    def _tell(self, missed: str) -> None:
+        """Warn of what was missed, and remark it in the report."""
+        for name, text in self.schedule.missed().items():
+            self.run.record(name, "missed", remark=text)
+        if missed:
+            warnings.warn(missed, stacklevel=4)
+
     def catch_up(self) -> None:
         """Make final updates that skipped steps left outstanding.
 
@@ -74,7 +92,7 @@ class Session:
         except ScheduleError as error:
             if self.strict:
                 raise
-            warnings.warn(str(error), stacklevel=3)
+            self._tell(str(error))
             return
         if late:
             skipped = 0 if self.run.clock is None else self.run.clock.skipped

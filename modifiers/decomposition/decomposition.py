@@ -29,7 +29,13 @@ from paredown.modifiers.decomposition.choice.guard import ranks_text
 from paredown.modifiers.decomposition.choice.rank_budget import choose_within_budget, layer_ratios, ratio_trials
 from paredown.modifiers.decomposition.choice.ranks import Budgeted, Rank, Ratio
 from paredown.modifiers.decomposition.choice.replacement import UNCHANGED, UseOfData, decompose_layers
-from paredown.modifiers.decomposition.choice.sites import Site, Sites, bias_of, find_sites
+from paredown.modifiers.decomposition.choice.sites import (
+    Site,
+    Sites,
+    bias_of,
+    find_sites,
+    refuse_where_matrices_are_wanted,
+)
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 from paredown.modifiers.decomposition.forms.geometry import KINDS, Geometry
 from paredown.modifiers.decomposition.forms.projected_attention import projected_attention
@@ -100,6 +106,7 @@ class Decomposition(Recalibrating, TargetedModifier):
         super().check(training)
         for name, module in training.targets().items():
             refuse_not_finite(name, module, UNCHANGED, ("weight", "in_proj_weight"))
+        refuse_where_matrices_are_wanted(training, self._sites(training))
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         sites = self._sites(training)

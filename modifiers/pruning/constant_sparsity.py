@@ -44,6 +44,33 @@ class ConstantSparsity(HeldMasks):
         ]
 
     def on_start(self, training: Training) -> MaskState:
+        return self._zeros_of(training)
+
+    def disturbed(self, training: Training, state: MaskState, parameters: Sequence[nn.Parameter]) -> int:
+        """Until the first step in the window, what is loaded is what it begins with."""
+        if self._begins(training):
+            return sum(weight.numel() for weight in parameters)
+        return super().disturbed(training, state, parameters)
+
+    def put_right(self, training: Training, state: MaskState, parameters: Sequence[nn.Parameter]) -> None:
+        if not self._begins(training):
+            super().put_right(training, state, parameters)
+            return
+        begun = self._zeros_of(training)
+        state.masks, state.share = begun.masks, begun.share
+
+    def unreached(self, training: Training, state: MaskState | None) -> str | None:
+        if state is not None and state.share:
+            return None
+        return (
+            "no weight of its targets was zero when its window opened, so nothing is held: load the sparse weights "
+            "before modify, or prune first"
+        )
+
+    def _begins(self, training: Training) -> bool:
+        return training.window is not None and training.step <= training.window.start
+
+    def _zeros_of(self, training: Training) -> MaskState:
         weights = weights_of(training.targets()).values()
         masks = Masks({weight: mask_of(weight, self.masks) for weight in weights})
         total = sum(weight.numel() for weight in weights)

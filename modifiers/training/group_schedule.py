@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
+from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier.base import Foreseen, Modifier
 from paredown.framework.modifier.curves import Curve, curve_value
 from paredown.framework.modifier.time import Time
@@ -16,14 +18,23 @@ from paredown.framework.modifier.training import Training
 
 __all__ = ["GroupNumbers", "GroupSchedule"]
 
+#: of a learning rate that is kept in a float32 tensor
+ROUNDING = 1e-6
+
 Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass
 class GroupNumbers:
-    """Each param group's number when the window opened, optimizer by optimizer."""
+    """Of each param group, optimizer by optimizer.
+
+    Attributes:
+        before: its number when the window opened.
+        made: what it was set to last.
+    """
 
     before: list[list[float]] = field(default_factory=list)
+    made: list[list[float]] = field(default_factory=list)
 
 
 class GroupSchedule(Modifier):
@@ -59,9 +70,10 @@ class GroupSchedule(Modifier):
         return [Foreseen("(optimizer)", f"{self.type.replace('_', ' ')} {begin} to {self.final:g}")]
 
     def on_start(self, training: Training) -> GroupNumbers:
-        return GroupNumbers([[float(group[self.key]) for group in one.param_groups] for one in training.optimizers])
+        return GroupNumbers(self._numbers(training))
 
     def on_update(self, training: Training, state: GroupNumbers) -> None:
+        self._refuse_other_writers(training, state)
         largest = max(number for before in state.before for number in before)
         initial = largest if self.initial is None else self.initial
         value = curve_value(self.curve, training.progress, initial, self.final)
@@ -70,6 +82,37 @@ class GroupSchedule(Modifier):
                 before.append(float(group[self.key]))
             for group, own in zip(optimizer.param_groups, before, strict=True):
                 self._set(group, value * (own / largest if largest else 1.0))
+        state.made = self._numbers(training)
+
+    def unreached(self, training: Training, state: GroupNumbers | None) -> str | None:
+        if state is not None and training.ended:
+            return self._told_otherwise(training, state)
+        reached = max(float(group[self.key]) for one in training.optimizers for group in one.param_groups)
+        return f"a {self.type.replace('_', ' ')} of {reached:.4g} was reached, {self.final:.4g} was wanted"
+
+    def _refuse_other_writers(self, training: Training, state: GroupNumbers) -> None:
+        otherwise = self._told_otherwise(training, state)
+        if otherwise is not None:
+            raise ScheduleError(
+                f"{self.name}: {otherwise}: something else sets it too (a scheduler such as ReduceLROnPlateau, or the "
+                "loop itself). Take that out of the loop, or this modifier out of the recipe"
+            )
+
+    def _told_otherwise(self, training: Training, state: GroupNumbers) -> str | None:
+        """What somebody set where the recipe had set something else."""
+        pairs = [
+            pair
+            for now, made in zip(self._numbers(training), state.made, strict=False)
+            for pair in zip(now, made, strict=False)
+        ]
+        differing = [(now, made) for now, made in pairs if not math.isclose(now, made, rel_tol=ROUNDING, abs_tol=1e-30)]
+        if not differing:
+            return None
+        now, made = differing[0]
+        return f"the {self.type.replace('_', ' ')} is {now:.4g}, and the recipe had set it to {made:.4g}"
+
+    def _numbers(self, training: Training) -> list[list[float]]:
+        return [[float(group[self.key]) for group in one.param_groups] for one in training.optimizers]
 
     def _set(self, group: dict[str, Any], value: float) -> None:
         if isinstance(group[self.key], Tensor):

@@ -90,7 +90,9 @@ def _new_modules(
 
 
 def _in_layout_of(site: Site, new: nn.Module) -> nn.Module:
-    """The new layers in the memory format of the old weight."""
+    """The new layers in the memory format of the old weight, contiguous otherwise: as a checkpoint gives them back."""
+    for each in new.parameters():
+        each.data = each.data.contiguous()
     layout = torch.channels_last
     old = [each for each in site.module.parameters() if each.dim() == 4]
     if any(each.is_contiguous(memory_format=layout) and not each.is_contiguous() for each in old):

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
 from paredown.framework.model.kinds import Conv1D
 from paredown.framework.model.links import base_class
+from paredown.framework.model.optimizers import ONLY_MATRICES, takes_matrices_only
 from paredown.framework.model.read_layers import uses_of
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.temporary import modules_replaced
@@ -21,7 +23,7 @@ from paredown.modifiers.decomposition.forms.base import Form, Ranks
 from paredown.modifiers.decomposition.forms.geometry import KINDS, Geometry
 from paredown.modifiers.decomposition.forms.projected_attention import ProjectedAttention, projected_attention
 
-__all__ = ["FormOf", "Site", "Sites", "bias_of", "find_sites"]
+__all__ = ["FormOf", "Site", "Sites", "bias_of", "find_sites", "refuse_where_matrices_are_wanted"]
 
 #: the form in which a layer is decomposed, or why it is not
 FormOf = Callable[[Geometry], Form | str]
@@ -104,6 +106,20 @@ def find_sites(training: Training, targets: Mapping[str, nn.Module], form_of: Fo
             else:
                 _add(sites, name, module, form_of)
     return sites
+
+
+def refuse_where_matrices_are_wanted(training: Training, sites: Sites) -> None:
+    """Raise TargetError, naming the layer, where an optimizer that takes matrices only would get other factors."""
+    strict = [one for one in training.optimizers if takes_matrices_only(one)]
+    theirs = {id(each) for one in strict for group in one.param_groups for each in group["params"]}
+    for name, site in sites.layers.items() if strict else ():
+        factors = site.skeleton(site.form.clamped(1)).named_parameters()
+        if id(site.module._parameters.get("weight")) in theirs and any(
+            factor.dim() != 2 for key, factor in factors if not key.endswith("bias")
+        ):
+            raise TargetError(
+                f"{training.label}: {name} would consist of tensors that are no matrices. {ONLY_MATRICES}"
+            )
 
 
 def _add(sites: Sites, name: str, module: nn.Module, form_of: FormOf, attention: str | None = None) -> None:

@@ -40,6 +40,9 @@ from paredown.modifiers.pruning.scoring.units import Pattern, Structure, Structu
 
 __all__ = ["MaskPruning"]
 
+#: shares are made of whole units, and told with four digits
+SHARE_TOLERANCE = 1e-6
+
 #: where scores come from that the weights alone do not give, by what a criterion needs
 ORIGINS = {"model": "the whole model's output", "data": "data", "gradients": "gradients"}
 
@@ -200,8 +203,10 @@ class MaskPruning(Recalibrating, HeldMasks):
             self.hand_back(training, state)
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
-        reached = 0.0 if state is None else state.share
-        return f"sparsity {reached:.4g} was reached, {self.final(training, self.usable(training)):.4g} was wanted"
+        reached, wanted = 0.0 if state is None else state.share, self.final(training, self.prunable(training))
+        if reached >= wanted - SHARE_TOLERANCE:
+            return None
+        return f"sparsity {reached:.4g} was reached, {wanted:.4g} was wanted"
 
     def _record_empty_layers(self, training: Training, state: MaskState) -> None:
         usable = self.usable(training)
@@ -280,6 +285,7 @@ class MaskPruning(Recalibrating, HeldMasks):
         weights = {name: each.weight for name, each in usable.items()}
         with _put_back_on_failure(weights.values() if rounds > 1 else (), state):
             for part in _rounds(state.share, share, rounds):
+                state.copies = None
                 state.masks = self._update(training).run(state, usable, part, finals)
                 self.ranking.renew(weights, state.watched)
         self.forget(training, _changed(before, state.masks))

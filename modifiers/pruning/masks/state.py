@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from paredown.framework.storage.state import PerParameter
 from paredown.modifiers.pruning.masks.apply import apply_masks_, converted, fast_mask, fits, to_bool
 from paredown.modifiers.pruning.scoring.criterion import Watched
 from paredown.modifiers.pruning.scoring.gradients import step_gradients
+from paredown.modifiers.pruning.selection.chunks import chunks
 
 __all__ = ["PRUNABLE", "MaskState", "Masks", "refuse_nan_gradients", "weights_of"]
 
@@ -40,12 +41,21 @@ class Masks(PerParameter):
         keep = own_part(plain["keep"]) if "keep" in plain else unpack_bits(plain)
         return converted(keep if plain["compact"] else fast_mask(keep), parameter)
 
-    def apply_(self) -> None:
-        """Zero what is masked, in place; a mask follows a weight that was moved or cast."""
-        for weight, mask in self.items():
-            if not fits(mask, weight):
-                self[weight] = converted(mask, weight)
-        apply_masks_(list(self), list(self.values()))
+    def apply_(self, only: Sequence[nn.Parameter] | None = None) -> None:
+        """Zero what is masked, in place, of all weights or only some; a mask follows a weight that was moved or
+        cast."""
+        weights = list(self if only is None else only)
+        apply_masks_(weights, [self._fitting(weight) for weight in weights])
+
+    def not_zero(self, weight: nn.Parameter) -> int:
+        """How many weights that are masked are not zero; of a weight that is split among processes, here."""
+        mask = self._fitting(weight)
+        return sum(int(((part != 0) & ~to_bool(kept)).sum()) for part, kept in chunks(own_part(weight), mask))
+
+    def _fitting(self, weight: nn.Parameter) -> Tensor:
+        if not fits(self[weight], weight):
+            self[weight] = converted(self[weight], weight)
+        return self[weight]
 
 
 @dataclass
@@ -57,12 +67,14 @@ class MaskState:
         share: of zeros.
         watched: what a criterion has gathered.
         deviations: by layer, how far its share lies from the whole's, where that was found once and is kept.
+        copies: under which names optimizers keep what they write back into weights; None: not known yet.
     """
 
     masks: Masks = field(default_factory=Masks)
     share: float = 0.0
     watched: Watched = field(default_factory=Watched)
     deviations: dict[str, float] = field(default_factory=dict)
+    copies: list[str] | None = None
 
 
 def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.shards import sums_of_parts
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.pruning.masks.apply import MaskForm, apply_masks_, mask_keeping, prune_at_, to_bool
+from paredown.modifiers.pruning.masks.apply import MaskForm, mask_keeping, prune_at_, to_bool
 from paredown.modifiers.pruning.masks.choice import chosen_units, marks_of, ranked, separated, unit_scores
 from paredown.modifiers.pruning.masks.competitions import Competition, Scope, Sharing
 from paredown.modifiers.pruning.masks.scope import outlier_shares
@@ -122,7 +122,9 @@ class MaskUpdate:
         masks = Masks()
         for members, threshold in self._thresholds(prunables, contests):
             group = _weights(prunables, members)
-            masks.update(zip(group, prune_at_(group, threshold, form=self.form), strict=True))
+            written = {id(weight) for weight in self.training.just_stepped_among(group)}
+            zeroed = [weight if id(weight) in written else weight.detach().clone() for weight in group]
+            masks.update(zip(group, prune_at_(zeroed, threshold, form=self.form), strict=True))
         return masks
 
     def _thresholds(
@@ -145,7 +147,7 @@ class MaskUpdate:
             if self.criterion.regrows:
                 _bring_back_(weight, state)
             masks[weight] = mask_keeping(~pruned[name], weight, self.form)
-        apply_masks_(list(masks), list(masks.values()))
+        masks.apply_(self.training.just_stepped_among(masks))
         return masks
 
 

@@ -199,7 +199,7 @@ class StreamedPruning(Recalibrating, HeldMasks):
         training.record("update", sparsity=state.share, without_data=list(unseen))
 
     def unreached(self, training: Training, state: MaskState | None) -> str | None:
-        return "nothing was pruned"
+        return None if state is not None and (state.masks or state.share) else "nothing was pruned"
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

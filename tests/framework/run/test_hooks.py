@@ -439,3 +439,31 @@ def test_quiet_runs_warn_of_nothing():
         warnings.simplefilter("error")
         train(model, optimizer, batches(), 4)
         manager.finalize()
+
+
+def test_a_loop_that_trains_on_after_the_recipe_is_told_once():
+    model, optimizer, manager = hooked(steps=3)
+    with pytest.warns(
+        UserWarning, match=r"run.epochs is 4 and steps_per_epoch 3, which makes 12 optimizer steps"
+    ) as told:
+        train(model, optimizer, batches(), 4)
+    assert sum("makes 12 optimizer steps" in str(one.message) for one in told) == 1
+    manager.finalize()
+
+
+@pytest.mark.parametrize(
+    "modifier",
+    [
+        {"type": "freeze", "targets": ["0"], "end": 1},
+        {"type": "learning_rate", "final": 0.01},
+        {"type": "magnitude_pruning", "final_sparsity": 0.5, "start": 0, "end": 0},
+        {"type": "quantization_aware_training"},
+    ],
+)
+def test_no_step_seen_is_an_error_whatever_the_modifier(modifier):
+    model = mlp()
+    manager = manager_of(m=modifier)
+    manager.modify(model, torch.optim.SGD(model.parameters(), 0.1), 10)
+    train(model, torch.optim.SGD(model.parameters(), 0.1), batches(), 4)  # another one, built after modify
+    with pytest.raises(ScheduleError, match="no step of the optimizer was seen"):
+        manager.finalize()

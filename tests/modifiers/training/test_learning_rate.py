@@ -59,3 +59,39 @@ def test_tensor_rates_change_in_place():
     manager.modify(model, optimizer, 10)
     train(model, optimizer, batches(5))
     assert rate.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("when", ["each step", "after the window"])
+def test_a_rate_that_the_loop_sets_too_is_an_error_with_both_values(when):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ScheduledManager(
+        Recipe.load(recipe_of(2, lr={"type": "learning_rate", "initial": 0.1, "final": 0.01, "end": 1}))
+    )
+    manager.modify(model, optimizer, 10)
+
+    def by_hand():
+        optimizer.param_groups[0]["lr"] = 0.05
+
+    if when == "each step":
+        with pytest.raises(ScheduleError, match=r"is 0.05, and the recipe had set it to 0.0"):
+            train(model, optimizer, batches(), 2, after=by_hand)
+        return
+    train(model, optimizer, batches(), 2)
+    assert manager.done
+    by_hand()
+    assert not manager.done
+    with pytest.raises(ScheduleError, match=r"the learning rate is 0.05, and the recipe had set it to 0.01"):
+        manager.finalize()
+
+
+def test_a_plateau_scheduler_is_noticed_where_it_acts():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)
+    manager = ScheduledManager(Recipe.load(recipe_of(4, lr={"type": "learning_rate", "initial": 0.1, "final": 0.01})))
+    manager.modify(model, optimizer, len(batches()))
+    with pytest.raises(ScheduleError, match="ReduceLROnPlateau"):
+        for _ in range(4):
+            train(model, optimizer, batches(), 1)
+            scheduler.step(1.0)
