@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from paredown.framework.errors import TargetError
 from paredown.framework.model.forward import Forward
-from paredown.framework.model.graph.fusion import export_graph
-from paredown.framework.model.targets import match, named_modules, named_parameters
+from paredown.framework.model.graph.fusion import Graph, export_graph
+from paredown.framework.model.targets import match, named_modules, named_parameters, plain_name
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channel_budget import Costs
 from paredown.modifiers.pruning.removal.channels import (
@@ -98,7 +99,8 @@ def look(training: Training, ignore: Sequence[str], heads: bool = False) -> Chan
     assert example is not None
     inputs, forward = example
     model = training.model
-    analysis = analyse(export_graph(model, inputs, forward), model)
+    graph = export_graph(model, inputs, forward)
+    analysis = analyse(graph, model, _in_training(graph, model, inputs, forward))
     refused = fixed_places(model)
     groups, reasons = [], {}
     targets, ignored = training.targets(), _ignored(training, ignore)
@@ -117,6 +119,23 @@ def look(training: Training, ignore: Sequence[str], heads: bool = False) -> Chan
         if frozen.layer in targets and frozen.layer not in whole and (frozen.heads or not heads):
             reasons.setdefault(frozen.layer, frozen.reason)
     return ChannelView(model, inputs, forward, analysis, tuple(groups), reasons)
+
+
+def _in_training(graph: Graph, model: nn.Module, inputs: Any, forward: Forward | None) -> Graph | None:
+    """The graph of a training forward, if that reads parameters that an eval forward does not: auxiliary heads."""
+    used = {name for node, name in graph.parameters.items() if graph.users_of(node)}
+    read = {id(tensor) for name, tensor in _all_names(model) if name in used}
+    unread = any(id(tensor) not in read for _, tensor in _all_names(model))
+    if not unread or runner(model, inputs, forward).trains == "not":
+        return None
+    try:
+        return export_graph(model, inputs, forward, training=True)
+    except TargetError:  # a training forward that cannot be traced: the trial shows what it does not bear
+        return None
+
+
+def _all_names(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(plain_name(name), each) for name, each in model.named_parameters(remove_duplicate=False)]
 
 
 def parameters_after(model: nn.Module, cut: Cut) -> dict[str, int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
+from paredown.framework.model.graph.fusion import is_convolution
+from paredown.framework.model.graph.trace import operator_name
 from paredown.modifiers.pruning.removal.channels.analysis import Analysis
 from paredown.modifiers.pruning.removal.channels.solving import NEVER
 
@@ -53,7 +56,7 @@ class ChannelGroup:
     @property
     def layers(self) -> tuple[str, ...]:
         """The modules whose outputs are produced."""
-        return tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in self.outputs))
+        return tuple(dict.fromkeys(layer_of(tensor) for tensor, _ in self.outputs))
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class Frozen:
     of: int
     reason: str
     heads: bool = False
+
+
+def layer_of(tensor: str) -> str:
+    """The module that a parameter or buffer belongs to; of one that is parametrized, the module that has it."""
+    module = tensor.rpartition(".")[0]
+    return "" if module.startswith("parametrizations.") else module.partition(".parametrizations.")[0]
 
 
 def find_groups(analysis: Analysis, refused: Mapping[Place, str]) -> list[ChannelGroup]:
@@ -108,9 +117,41 @@ def find_frozen(analysis: Analysis, refused: Mapping[Place, str]) -> list[Frozen
         if stays or others:
             why = classes.reasons[min(stays)] if stays else others[0]
             heads = bool(torch.isin(of, analysis.along_heads).any())
-            layer = origin.tensor.rpartition(".")[0]
+            layer = layer_of(origin.tensor)
             found.append(Frozen(layer, max(len(stays), len(others)), origin.size, why, heads))
-    return found
+    return [*_computed(analysis), *found]
+
+
+def _computed(analysis: Analysis) -> Iterator[Frozen]:
+    """The layers whose weight is no parameter, but made of some."""
+    graph = analysis.graph
+    for node in graph.nodes:
+        if operator_name(node) != "linear" and not is_convolution(node):
+            continue
+        weight, layer = node.args[1], graph.module_of(node)
+        if layer is None or not isinstance(weight, Node) or graph.own_parameter(weight) is not None:
+            continue
+        makers = _makers(weight)
+        made_by = list(dict.fromkeys(operator_name(each).strip("_") for each in makers if each.op == "call_function"))
+        if all(each in graph.parameters for each in makers if each.op == "placeholder"):
+            channels = node.meta["val"].shape[-1 if operator_name(node) == "linear" else 1]
+            yield Frozen(
+                layer, channels, channels,
+                f"its weight is computed ({', '.join(made_by[:3])}), by a parametrization: take that off before, "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight'), and put it on again afterwards",
+            )  # fmt: skip
+
+
+def _makers(weight: Node) -> list[Node]:
+    """All that a weight is made of and by, the last first."""
+    found: dict[Node, None] = {}
+    waiting = [weight]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += node.all_input_nodes
+    return list(found)
 
 
 def _table(analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +208,7 @@ def _group(
             outputs.append((origin.tensor, origin.dimension))
     if not outputs:
         return None
-    name = outputs[0][0].rpartition(".")[0] or outputs[0][0]
+    name = layer_of(outputs[0][0]) or outputs[0][0]
     same = sum(group.name.partition("#")[0] == name for group in groups)
     first = analysis.labels.origins[kind[0][0]].first + int(index[members[0, 0]])
     heads = bool(torch.isin(analysis.classes.of[first], analysis.along_heads))
