@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from paredown.framework.errors import TargetError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.base import StructuredPruning
 from paredown.modifiers.pruning.removal.channels import configuration_of, settings_for
@@ -66,8 +67,14 @@ class LayerPruning(StructuredPruning):
     state_type: ClassVar = LayerState
 
     type: Literal["layer_pruning"] = "layer_pruning"
+    final_sparsity: Share | None = Field(None, validate_default=True)
+    """Share of the layers that is removed from the end of the window on."""
     criterion: Annotated[str, AfterValidator(_known)] = BLOCK_INFLUENCE
     """What a layer is worth: ``block_influence``, or the name of a mask modifier without ``_pruning``."""
+
+    @property
+    def wanted_share(self) -> float | None:
+        return self.final_sparsity
 
     @property
     def calibrates(self) -> bool:

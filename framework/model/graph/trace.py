@@ -38,7 +38,7 @@ CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "s
 
 @dataclass(frozen=True)
 class Graph:
-    """What a forward of a model computes, in eval mode unless it was traced otherwise: aten operators in the order of the calls, not decomposed.
+    """What a forward of a model computes: aten operators in the order of the calls, not decomposed.
 
     Attributes:
         nodes: torch.fx nodes; ``node.meta["val"]`` tells shape and dtype for the example inputs.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from torch import nn
 
 from paredown.framework.errors import ScheduleError
@@ -43,12 +44,15 @@ class StructuredPruning(Recalibrating, TargetedModifier):
     budget: ChannelBudget | None = None
     """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}``, ``{latency: 0.5}``, or
     several of them at once."""
-    final_sparsity: Share | None = Field(None, validate_default=True)
-    """Share of the channels, heads or layers that is removed from the end of the window on."""
 
-    @field_validator("final_sparsity")
+    @property
+    @abstractmethod
+    def wanted_share(self) -> float | None:
+        """The share that is removed from the end of the window on; None where the aim is another."""
+
+    @field_validator("final_sparsity", check_fields=False)
     @classmethod
-    def _one_aim(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _one_aim(cls, value: Any, info: ValidationInfo) -> Any:
         budget = info.data.get("budget")
         if "budget" in info.data and (value is None) == (budget is None):
             raise ValueError("say what is removed, final_sparsity, or what may stay, budget: one of the two")
@@ -90,11 +94,13 @@ class StructuredPruning(Recalibrating, TargetedModifier):
         return aim == 0.0 if self.budget is None else all(share == 1 for share in self.allowed(aim).values())
 
     def aim(self, progress: float) -> float:
-        """The share that is removed; with a budget the progress itself, see `allowed`."""
+        """The share that is removed; with a budget the progress itself, see `allowed`; 1 where the aim is another."""
         if self.budget is not None:
             return progress
-        assert self.final_sparsity is not None
-        return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
+        wanted = self.wanted_share
+        if wanted is None:
+            return 1.0
+        return curve_value(self.curve, progress, min(self.initial_sparsity, wanted), wanted)
 
     def allowed(self, progress: float) -> dict[str, float]:
         """Of a budget: by kind of cost the share that may stay."""
@@ -104,7 +110,7 @@ class StructuredPruning(Recalibrating, TargetedModifier):
 
     def missed_share(self, reached: float, slack: float = 0.0) -> str | None:
         """What was reached and what was wanted of a share; None where it is reached, up to ``slack``."""
-        wanted = self.final_sparsity
+        wanted = self.wanted_share
         if wanted is None or wanted == 0 or (reached > 0 and reached >= wanted - min(slack, wanted / 2) - EXACT):
             return None
         return f"sparsity {reached:.4g} was reached, {wanted:.4g} was wanted"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
@@ -13,12 +14,14 @@ from paredown.framework.errors import TargetError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.targets import named_parameters
 from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.base import StructuredPruning
-from paredown.modifiers.pruning.removal.channel_budget import Costs, smallest_share
+from paredown.modifiers.pruning.removal.channel_budget import smallest_share
 from paredown.modifiers.pruning.removal.channel_choice import choose, step_of, worth
 from paredown.modifiers.pruning.removal.channel_view import ChannelView, look, parameters_after
 from paredown.modifiers.pruning.removal.channels import ChannelGroup, Cut, Removal, Verified, commit
+from paredown.modifiers.pruning.removal.dead_channels import all_dead
 from paredown.modifiers.pruning.scoring.criterion import Criterion, CriterionName, Watched, criterion_named
 from paredown.modifiers.pruning.scoring.scores import scores_of, watch
 
@@ -28,6 +31,8 @@ __all__ = ["ChannelRemoval", "RemovalState"]
 ROUNDS = 4
 LATENCY_STEPS = 6
 NOTHING = Cut((), {}, ())
+#: the worth of what is dead
+LEAST = torch.finfo(torch.float64).min
 
 
 @dataclass
@@ -58,10 +63,17 @@ class ChannelRemoval(StructuredPruning):
 
     state_type: ClassVar = RemovalState
 
+    final_sparsity: Share | Literal["dead"] | None = Field(None, validate_default=True)
+    """Share of the channels or heads that is removed from the end of the window on; ``dead``: those that contribute
+    nothing, since all that produces or all that reads them is zero (a masked model becomes its exact smaller self)."""
     criterion: CriterionName = "magnitude"
     """What weights are worth: the name of a mask modifier without ``_pruning``."""
     round_to: Annotated[int, Strict(), Field(ge=1)] = 8
     """What stays of a layer is a multiple of so many channels."""
+
+    @property
+    def wanted_share(self) -> float | None:
+        return None if self.final_sparsity == "dead" else self.final_sparsity
 
     # -- what a subclass picks --------------------------------------------------------------------------------------
 
@@ -73,6 +85,8 @@ class ChannelRemoval(StructuredPruning):
 
     @property
     def calibrates(self) -> bool:
+        if self.final_sparsity == "dead":
+            return False
         return self._criterion.needs == "data" or (self._criterion.needs == "gradients" and self.acts_once)
 
     @property
@@ -80,12 +94,16 @@ class ChannelRemoval(StructuredPruning):
         return criterion_named(self.criterion)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        if not training.data.has_example or self._criterion.needs in ("data", "gradients"):
+        weighed = self.final_sparsity != "dead" and self._criterion.needs in ("data", "gradients")
+        if not training.data.has_example or weighed:
             return []
         view = self.view(training)
         state = self._begun(training, RemovalState(), view)
         made = self._solved(training, state, view, self.aim(1.0)) if view.groups else Verified(NOTHING)
-        lines = [Foreseen(name, reason, refused=True) for name, reason in {**view.reasons, **made.unknown, **made.refused}.items()]
+        lines = [
+            Foreseen(name, reason, refused=True)
+            for name, reason in {**view.reasons, **made.unknown, **made.refused}.items()
+        ]
         remark = view.with_settings(made.cut)[1]
         lines += [Foreseen("config", remark)] if remark else []
         gone = {name for removal in made.cut.removals for name in removal.group.layers}
@@ -101,7 +119,7 @@ class ChannelRemoval(StructuredPruning):
 
     def on_update(self, training: Training, state: RemovalState) -> None:
         aim = self.aim(training.progress)
-        if self.aims_at_nothing(aim) or (self.budget is None and aim <= state.share):
+        if self.aims_at_nothing(aim) or (self.wanted_share is not None and aim <= state.share):
             return
         view = self.view(training)
         if not state.groups:
@@ -110,7 +128,7 @@ class ChannelRemoval(StructuredPruning):
         cut, remark = view.with_settings(made.cut)
         commit(training.surgery, cut)
         self._record(training, view, made, remark)
-        state.share = max(state.share, aim if self.budget is None else 0.0)
+        state.share = state.share if self.wanted_share is None else max(state.share, aim)
         self._criterion.renew(self._weights(training, state), state.watched)
         for removal in cut.removals:
             state.groups[removal.group.key][1] -= len(removal.units)
@@ -119,7 +137,7 @@ class ChannelRemoval(StructuredPruning):
         training.record("update", sparsity=_gone(state), **state.reached)
 
     def on_step(self, training: Training, state: RemovalState) -> None:
-        if self._criterion.needs == "gradients" and not training.ended:
+        if self._criterion.needs == "gradients" and self.final_sparsity != "dead" and not training.ended:
             watch(self._criterion, training, self._weights(training, state), state.watched)
 
     def on_end(self, training: Training, state: RemovalState) -> None:
@@ -128,6 +146,8 @@ class ChannelRemoval(StructuredPruning):
     def unreached(self, training: Training, state: RemovalState | None) -> str | None:
         state = state or RemovalState()
         missed = self.missed_budget(state.reached) or self.missed_share(_gone(state), self._slack(state))
+        if self.final_sparsity == "dead" and (state.refused or not state.groups):
+            missed = f"dead channels of {len(state.refused)} layers were left, of 0 was wanted"
         return missed and f"{missed} ({self._why(state)})"
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -150,6 +170,9 @@ class ChannelRemoval(StructuredPruning):
 
     def _solved(self, training: Training, state: RemovalState, view: ChannelView, aim: float) -> Verified:
         """What is cut; what turns out not to be possible is made up for by others, where all compete."""
+        if self.final_sparsity == "dead":
+            groups = [group for group in view.groups if group.key in state.groups]
+            return view.verified(all_dead(groups, view.dead(groups), self.round_to))
         criterion = self._criterion
         scores = scores_of(criterion, training, self._weights(training, state), state.watched)
         groups = [group for group in view.groups if group.key in state.groups]
@@ -163,6 +186,8 @@ class ChannelRemoval(StructuredPruning):
         refused: dict[str, str] = {}
         if criterion.relative and self.scope == "global":
             worths = {name: each / each.mean().clamp_min(1e-300) for name, each in worths.items()}
+        for name, marks in view.dead(groups).items():
+            worths[name] = worths[name].masked_fill(marks, LEAST)
         for _ in range(ROUNDS):
             usable = [group for group in groups if group.name not in refused]
             if not usable:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.forward import Forward
@@ -31,6 +31,7 @@ from paredown.modifiers.pruning.removal.channels import (
     trial_cut,
     with_settings,
 )
+from paredown.modifiers.pruning.removal.dead_channels import dead_units
 from paredown.modifiers.pruning.scoring.prunable import layer_of
 
 __all__ = ["ChannelView", "look", "parameters_after"]
@@ -68,6 +69,10 @@ class ChannelView:
     def verified(self, removals: Sequence[Removal]) -> Verified:
         """What can be cut of these, tried out."""
         return self._trials.verified(removals)
+
+    def dead(self, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """By the name of a group, which of its units contribute nothing."""
+        return dead_units(groups, named_parameters(self.model), self._trials.run)
 
     @functools.cached_property
     def _trials(self) -> Trials:

@@ -14,7 +14,7 @@ from paredown.modifiers.pruning.removal.channels.cutting import (
 from paredown.modifiers.pruning.removal.channels.fixed import fixed_places
 from paredown.modifiers.pruning.removal.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
 from paredown.modifiers.pruning.removal.channels.products import Product, multiply_accumulates, products_of
-from paredown.modifiers.pruning.removal.channels.trial import runner, trial_cut
+from paredown.modifiers.pruning.removal.channels.trial import Runner, masked, runner, trial_cut
 from paredown.modifiers.pruning.removal.channels.trying import Trials, verified
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Place",
     "Product",
     "Removal",
+    "Runner",
     "Trials",
     "Verified",
     "analyse",
@@ -35,6 +36,7 @@ __all__ = [
     "fixed_places",
     "gone_at",
     "labels_gone",
+    "masked",
     "multiply_accumulates",
     "products_of",
     "runner",

@@ -20,6 +20,7 @@ from paredown.modifiers.pruning.removal.channels.trial import trial_cut
 
 __all__ = ["Cut", "Removal", "Verified", "commit", "gone_at", "kept_at", "labels_gone", "with_settings"]
 
+
 @dataclass(frozen=True)
 class Removal:
     """Units of a group that go: their indices, of shape (units that go,)."""

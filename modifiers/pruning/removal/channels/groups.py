@@ -29,6 +29,8 @@ class ChannelGroup:
         name: of the first dimension in which outputs are produced, with a number where two have one name.
         slices: for each place the indices of each unit's slices, of shape (units, slices of one unit).
         outputs: the places where outputs are produced.
+        reads: those of weights that sum over the units.
+        passes: those of weights by which each channel is multiplied.
         heads: whether the units are attention heads.
     """
 
@@ -36,6 +38,8 @@ class ChannelGroup:
     slices: Mapping[Place, Tensor]
     outputs: tuple[Place, ...]
     heads: bool = False
+    reads: tuple[Place, ...] = ()
+    passes: tuple[Place, ...] = ()
 
     @property
     def units(self) -> int:
@@ -90,14 +94,14 @@ def find_groups(analysis: Analysis, refused: Mapping[Place, str]) -> list[Channe
     of, place, index = of[free], place[free], index[free]
     order = torch.argsort(of, stable=True)
     units = torch.split(order, torch.bincount(of)[torch.unique(of)].tolist()) if len(order) else ()
-    produced = _produced(analysis)
+    marked = Marked(*(_marked(analysis, each) for each in _roles(analysis)))
     kinds: dict[tuple[tuple[int, int], ...], list[Tensor]] = {}
     for unit in units:
         places, counts = torch.unique_consecutive(place[unit], return_counts=True)
         kinds.setdefault(tuple(zip(places.tolist(), counts.tolist(), strict=True)), []).append(unit)
     groups: list[ChannelGroup] = []
     for kind, members in kinds.items():
-        group = _group(analysis, kind, torch.stack(members), index, produced, groups)
+        group = _group(analysis, kind, torch.stack(members), index, marked, groups)
         if group is not None:
             groups.append(group)
     return groups
@@ -105,7 +109,7 @@ def find_groups(analysis: Analysis, refused: Mapping[Place, str]) -> list[Channe
 
 def find_frozen(analysis: Analysis, refused: Mapping[Place, str]) -> list[Frozen]:
     """For each module that has outputs that stay: how many and the first reason."""
-    classes, produced = analysis.classes, _produced(analysis)
+    classes, produced = analysis.classes, _marked(analysis, analysis.labels.produced)
     blocked = _blocked(analysis, refused)
     found = []
     for number, origin in enumerate(analysis.labels.origins):
@@ -164,16 +168,27 @@ def _table(analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
     return of, place, torch.cat([torch.arange(each.size) for each in origins])
 
 
-def _produced(analysis: Analysis) -> set[int]:
-    """The numbers of the origins in which outputs are produced."""
-    labels = analysis.labels
-    if not labels.produced:
+@dataclass(frozen=True)
+class Marked:
+    """The numbers of the origins in which units are produced, summed over, or multiplied one by one."""
+
+    produced: set[int]
+    read: set[int]
+    passed: set[int]
+
+
+def _roles(analysis: Analysis) -> tuple[list[Tensor], ...]:
+    return analysis.labels.produced, analysis.labels.read, analysis.labels.passed
+
+
+def _marked(analysis: Analysis, factors: list[Tensor]) -> set[int]:
+    """The numbers of the origins that have one of these labels."""
+    if not factors:
         return set()
-    mark = torch.zeros(labels.count, dtype=torch.bool)
-    mark[torch.cat([factor.reshape(-1) for factor in labels.produced])] = True
-    return {
-        number for number, each in enumerate(labels.origins) if bool(mark[each.first : each.first + each.size].any())
-    }
+    mark = torch.zeros(analysis.labels.count, dtype=torch.bool)
+    mark[torch.cat([factor.reshape(-1) for factor in factors])] = True
+    origins = enumerate(analysis.labels.origins)
+    return {number for number, each in origins if bool(mark[each.first : each.first + each.size].any())}
 
 
 def _blocked(analysis: Analysis, refused: Mapping[Place, str]) -> dict[int, str]:
@@ -195,21 +210,23 @@ def _group(
     kind: tuple[tuple[int, int], ...],
     members: Tensor,
     index: Tensor,
-    produced: set[int],
+    marked: Marked,
     groups: list[ChannelGroup],
 ) -> ChannelGroup | None:
     slices: dict[Place, Tensor] = {}
-    outputs: list[Place] = []
     columns = torch.split(index[members], [count for _, count in kind], dim=1)
     for (number, _), part in zip(kind, columns, strict=True):
         origin = analysis.labels.origins[number]
         slices[origin.tensor, origin.dimension] = part
-        if number in produced:
-            outputs.append((origin.tensor, origin.dimension))
+    numbers = dict(zip([number for number, _ in kind], slices, strict=True))
+    outputs, reads, passes = (
+        tuple(place for number, place in numbers.items() if number in role)
+        for role in (marked.produced, marked.read, marked.passed)
+    )
     if not outputs:
         return None
     name = layer_of(outputs[0][0]) or outputs[0][0]
     same = sum(group.name.partition("#")[0] == name for group in groups)
     first = analysis.labels.origins[kind[0][0]].first + int(index[members[0, 0]])
     heads = bool(torch.isin(analysis.classes.of[first], analysis.along_heads))
-    return ChannelGroup(f"{name}#{same + 1}" if same else name, slices, tuple(outputs), heads)
+    return ChannelGroup(f"{name}#{same + 1}" if same else name, slices, outputs, heads, reads, passes)

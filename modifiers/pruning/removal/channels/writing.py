@@ -124,7 +124,9 @@ def _scattered(walk: Walk, node: Node) -> Result:
 
 
 def _broadcast(value: Value, shape: tuple[int, ...]) -> Value:
-    factors = tuple(factor.reshape((1,) * (len(shape) - factor.dim()) + tuple(factor.shape)) for factor in value.factors)
+    factors = tuple(
+        factor.reshape((1,) * (len(shape) - factor.dim()) + tuple(factor.shape)) for factor in value.factors
+    )
     return Value(shape, factors)
 
 
