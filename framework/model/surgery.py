@@ -22,7 +22,7 @@ from paredown.framework.model.targets import named_modules, named_parameters
 from paredown.framework.model.weights import tied_to
 from paredown.framework.storage.state import PerParameter, containers
 
-__all__ = ["Surgery", "refusal_to_replace"]
+__all__ = ["Rebuild", "Surgery", "refusal_to_replace"]
 
 HOOKS = (
     "_forward_hooks",
@@ -33,6 +33,7 @@ HOOKS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
+#: makes a replacing module from a modifier's name, the module that is replaced and what was recorded
 Rebuild = Callable[[str, nn.Module, Mapping[str, Any]], nn.Module]
 
 

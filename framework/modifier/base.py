@@ -74,6 +74,10 @@ class Modifier(Options):
     example: ClassVar[Mapping[str, Any]] = {}
     #: what it claims of a parameter ("zeros", "grid", "structure", ...): the same in overlapping windows conflicts
     claims: ClassVar[frozenset[str]] = frozenset()
+    #: claims of others that had better be settled before it begins: the plan remarks where they are not
+    follows: ClassVar[frozenset[str]] = frozenset()
+    #: changes nothing of what it claims, only keeps it
+    only_keeps: ClassVar[bool] = False
     #: a dataclass with the state, of what `paredown.framework.storage.state` can save; None where there is no state
     state_type: ClassVar[type | None] = None
     #: changes modules or shapes: what `ScheduledManager.prepare` does before an optimizer is built

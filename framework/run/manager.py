@@ -348,6 +348,22 @@ class ScheduledManager:
         name = engine or self.recipe.engine or DEFAULT
         return export(run.model, found[0], path, engine=name, forward=found[1], **options)
 
+    def conform(self, other: nn.Module) -> None:
+        """Bring another model of the same kind to what the recipe made of this one: its zeros, its shapes, its
+        quantizers. Its weights stay its own; those of a replaced layer begin as this model's.
+
+        For an average of the weights (torch's ``AveragedModel``, timm's, Lightning's) beside a recipe: after each
+        optimizer step, before the average is updated, and after `finalize`.
+
+        Args:
+            other: a copy of the model as it was handed over, or as it was when it was brought in line last; also inside
+                of an ``AveragedModel``.
+
+        Raises:
+            ParedownError: it cannot be brought in line.
+        """
+        self._running().conform(other)
+
     def release(self) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.
 

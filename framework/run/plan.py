@@ -16,6 +16,7 @@ from paredown.framework.modifier.base import Foreseen, Modifier
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
+from paredown.framework.run.order import order_remarks
 from paredown.framework.run.rehearsal import ForeseenFile, rehearse
 from paredown.framework.run.schedule import Schedule, check_claims
 
@@ -111,7 +112,9 @@ def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False) -> Pl
     """
     run = schedule.run
     check_claims(schedule)
-    planned = tuple(_planned(modifier, schedule.of(modifier)) for modifier in schedule.modifiers)
+    planned = tuple(
+        _planned(modifier, schedule.of(modifier), order_remarks(schedule, modifier)) for modifier in schedule.modifiers
+    )
     before = {name: _own_parameters(module) for name, module in run.model.named_modules()}
     lines = [line for modifier in planned for line in modifier.layers if not line.refused]
     file, reason = _file(recipe, run) if rehearsed else (None, None)
@@ -138,11 +141,11 @@ def _file(recipe: Recipe, run: Run) -> tuple[ForeseenFile | None, str | None]:
         return None, str(error)
 
 
-def _planned(modifier: Modifier, training: Training) -> PlannedModifier:
+def _planned(modifier: Modifier, training: Training, of_order: Sequence[str]) -> PlannedModifier:
     remarks = [f"{field} is set but has no effect here" for field in modifier.unused_fields()]
     if modifier.acts_once and "end" in modifier.model_fields_set:
         remarks.append("end is set but has no effect: it acts once, at start")
-    remarks += modifier.remarks(training)
+    remarks += [*modifier.remarks(training), *of_order]
     remarks += _recalibration(modifier, training)
     window = training.window
     end = str(modifier.end) if modifier.end is not None else "the end of the run"

@@ -16,7 +16,7 @@ from torch import nn
 from paredown.framework.auxiliary.teachers import frozen_copy
 from paredown.framework.errors import CheckpointError
 from paredown.framework.model.batches import device_of
-from paredown.framework.model.surgery import Surgery
+from paredown.framework.model.surgery import Rebuild, Surgery
 from paredown.framework.model.targets import named_parameters
 from paredown.framework.modifier.registry import class_name
 from paredown.framework.modifier.run import Run
@@ -34,6 +34,7 @@ __all__ = [
     "load_state_dict",
     "rebuild_model",
     "rebuild_structure",
+    "rebuilding",
     "state_dict",
 ]
 
@@ -114,7 +115,7 @@ def rebuild_structure(recipe: Recipe, run: Run, state: Mapping[str, Any]) -> Non
     _check_teacher(run, state)
     run.rebuild_past(_past_models(recipe, run, state["surgery"]))
     with _taken_back_on_failure(run):
-        run.surgery.replay(state["surgery"], _rebuilding(recipe))
+        run.surgery.replay(state["surgery"], rebuilding(recipe))
 
 
 def attach_permanent(run: Run, schedule: Schedule, state: Mapping[str, Any]) -> None:
@@ -158,7 +159,8 @@ def _taken_back_on_failure(run: Run) -> Iterator[None]:
         ) from error
 
 
-def _rebuilding(recipe: Recipe) -> Callable[[str, nn.Module, Mapping[str, Any]], nn.Module]:
+def rebuilding(recipe: Recipe) -> Rebuild:
+    """What makes a replacing module from a modifier's name, the module and what was recorded."""
     return lambda name, module, spec: recipe.modifiers[name].rebuild(module, spec)
 
 
@@ -170,7 +172,7 @@ def _past_models(recipe: Recipe, run: Run, records: Sequence[Mapping[str, Any]])
 
     def past(operations: int) -> nn.Module:
         model = copy.deepcopy(original)
-        Surgery(model, [], {}).replay(records[:operations], _rebuilding(recipe))
+        Surgery(model, [], {}).replay(records[:operations], rebuilding(recipe))
         return model.eval().requires_grad_(False)
 
     return past

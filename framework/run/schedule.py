@@ -92,7 +92,7 @@ class Schedule:
 
     def note_writes(self) -> None:
         """From now on, what is written into parameters that are held is somebody else's."""
-        self.writes.note(self._held())
+        self.writes.note(self.held())
 
     def put_right(self, everything: bool = False) -> None:
         """Where somebody else wrote into parameters since the last step, bring back what is held of them.
@@ -100,7 +100,7 @@ class Schedule:
         Args:
             everything: look at all that is held, also at what does not show that it was written.
         """
-        written = self._held() if everything else self.writes.found()
+        written = self.held() if everything else self.writes.found()
         if not written:
             return
         for modifier, own, count in self._disturbed(written):
@@ -108,7 +108,7 @@ class Schedule:
             self.of(modifier).record("put right", values=count, parameters=len(own))
         self.note_writes()
 
-    def _held(self) -> Sequence[nn.Parameter]:
+    def held(self) -> Sequence[nn.Parameter]:
         """The parameters of which something is held, each once."""
         held = (modifier.held(self.of(modifier), self.run.states[modifier.name]) for modifier in self._holding())
         return list({id(parameter): parameter for each in held for parameter in each}.values())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+from torch import nn
+
 from paredown.framework.errors import ScheduleError
 from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.report.reporter import Reporter
 from paredown.framework.run.checks import check_parts
+from paredown.framework.run.conforming import Conforming
 from paredown.framework.run.hooks import LoopHooks
+from paredown.framework.run.restoring import rebuilding
 from paredown.framework.run.schedule import Schedule, check_claims
 
 __all__ = ["Session"]
@@ -24,6 +28,7 @@ class Session:
         run: what the modifiers share.
         schedule: when each of them acts.
         reporter: compares the model with what it was.
+        conforming: brings other models in line.
         hooks: on the optimizers and the model; None where nothing is trained, and when the run is over.
         strict: whether a missed target is an error at the end, or a warning.
     """
@@ -31,6 +36,7 @@ class Session:
     run: Run
     schedule: Schedule
     reporter: Reporter
+    conforming: Conforming
     hooks: LoopHooks | None = None
     strict: bool = True
 
@@ -49,7 +55,12 @@ class Session:
         check_claims(schedule)
         for modifier in schedule.modifiers:
             modifier.check(schedule.of(modifier))
-        return cls(run, schedule, Reporter(run, recipe) if prepared is None else prepared.reporter)
+        reporter = Reporter(run, recipe) if prepared is None else prepared.reporter
+        return cls(run, schedule, reporter, Conforming(run.model, run.surgery.records, rebuilding(recipe)))
+
+    def conform(self, other: nn.Module) -> None:
+        """Bring another model to what the recipe made of this one."""
+        self.conforming.conform(other, self.schedule.held())
 
     def attach_hooks(self) -> None:
         """Hook on to the loop."""

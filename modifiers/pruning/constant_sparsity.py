@@ -24,6 +24,8 @@ class ConstantSparsity(HeldMasks):
 
     example: ClassVar = {}
 
+    only_keeps: ClassVar = True
+
     type: Literal["constant_sparsity"] = "constant_sparsity"
 
     @property

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from paredown.framework.distributed.processes import mean_of_all
+from paredown.framework.errors import TargetError
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -55,13 +58,33 @@ class GraspCriterion(Criterion):
             batches += 1
         gradients = list(mean_of_all([each / batches for each in gradients]))
         products = [torch.zeros_like(weight) for weight in asked]
-        for loss in losses_on_data(training):
-            found = torch.autograd.grad(loss, asked, create_graph=True, materialize_grads=True)
-            flow = torch.stack([(one * other).sum() for one, other in zip(found, gradients, strict=True)]).sum()
-            torch._foreach_add_(products, list(torch.autograd.grad(flow, asked, materialize_grads=True)))
+        with _twice_differentiable(training):
+            for loss in losses_on_data(training):
+                found = torch.autograd.grad(loss, asked, create_graph=True, materialize_grads=True)
+                flow = torch.stack([(one * other).sum() for one, other in zip(found, gradients, strict=True)]).sum()
+                torch._foreach_add_(products, list(torch.autograd.grad(flow, asked, materialize_grads=True)))
         products = list(mean_of_all([each / batches for each in products]))
         scores = {
             id(weight): (weight.detach() * each).to(torch.promote_types(weight.dtype, torch.float32))
             for weight, each in zip(asked, products, strict=True)
         }
         return {name: scores[id(weight)] for name, weight in weights.items() if id(weight) in scores}
+
+
+@contextmanager
+def _twice_differentiable(training: Training) -> Iterator[None]:
+    """Attention by plain products, since its fused kernels have no second derivative.
+
+    Raises:
+        TargetError: another operator of the model has none; names it.
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    except RuntimeError as error:
+        if "is not implemented" not in str(error) and "double backward" not in str(error).lower():
+            raise
+        raise TargetError(
+            f"{training.label} needs second derivatives, and an operator of the model has none ({error}): take a "
+            "criterion that needs first ones only (snip_pruning, taylor_pruning); nothing was pruned"
+        ) from error

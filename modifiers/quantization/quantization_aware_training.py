@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from paredown.framework.calibration.frozen_statistics import freeze_statistics
 from paredown.framework.distributed.shards import split_in_forward
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier.curves import Curve, curve_value
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
-from paredown.modifiers.quantization.layers.frozen_statistics import freeze_statistics
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer
 from paredown.modifiers.quantization.layers.stored import QuantizedLayers
 from paredown.modifiers.quantization.numbers.observers import Observation

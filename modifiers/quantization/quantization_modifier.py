@@ -73,6 +73,7 @@ class QuantizationModifier(TargetedModifier):
     """Base of the modifiers that put quantizers around layers."""
 
     claims: ClassVar = frozenset({"grid"})
+    follows: ClassVar = frozenset({"zeros", "structure"})
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LAYERS
     state_type: ClassVar = QuantizedLayers
     #: activations find their scale at run time

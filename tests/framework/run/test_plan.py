@@ -56,3 +56,19 @@ def test_the_picture_has_a_bar_for_each_modifier():
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["svd", "prune", "quantize"]
     assert len(axes.patches) == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "start", "told"),
+    [
+        ({"type": "magnitude_pruning", "final_sparsity": 0.5, "end": 3}, 1, True),
+        ({"type": "magnitude_pruning", "final_sparsity": 0.5, "end": 3}, 3, False),
+        ({"type": "magnitude_pruning", "final_sparsity": 0.5, "end": 3, "targets": ["0"]}, 1, False),
+        ({"type": "constant_sparsity"}, 1, False),
+    ],
+)
+def test_quantization_that_begins_before_pruning_ends_is_remarked(other, start, told):
+    quantization = {"type": "quantization_aware_training", "start": start, "targets": ["2"]}
+    manager = ScheduledManager(Recipe.load(recipe_of(4, prune=other, quantize=quantization)))
+    text = str(manager.plan(mlp(), steps_per_epoch=10))
+    assert ("prune (magnitude_pruning) changes the same weights until step 30" in text) == told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,9 +29,9 @@ class FrozenStatistics(Link):
             module.training = True
 
 
-def freeze_statistics(training: Training) -> None:
-    """Freeze the statistics of every batch-norm of the model that has running ones."""
-    for module in training.model.modules():
+def freeze_statistics(training: Training, modules: Iterable[nn.Module] | None = None) -> None:
+    """Freeze the statistics of batch-norms that have running ones: of these modules, or of the whole model."""
+    for module in training.model.modules() if modules is None else modules:
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             training.links.add(module, FrozenStatistics())
 
