@@ -1,4 +1,4 @@
-"""Operators that mix or pick positions, each channel by itself: sampling, patches, spectra, gathering and scattering."""
+"""Operators that mix or pick positions, each channel by itself: sampling, patches, spectra, gathering, scattering."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Trials:
         self.drivers: dict[Owner, set[str]] = {}
 
     def verified(self, removals: Sequence[Removal]) -> Verified:
-        """The largest part found of a cut with which the model gives what it gives with zeros in the place of what goes.
+        """The largest part found of a cut with which the model gives what it gives with zeros in place of what goes.
 
         Args:
             removals: what is to go; of each group at least one unit stays.
