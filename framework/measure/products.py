@@ -56,7 +56,8 @@ def count_products(model: nn.Module, example_inputs: Any, forward: Forward | Non
     Attention is counted as the products that it is made of, since torch counts no fused kernel of the CPU.
     """
     layers = _Layers(model)
-    with evaluating(model), buffers_kept(model), _laid_open(), layers, _Counter(model, layers) as counter:
+    counter = _Counter(model, layers)
+    with evaluating(model), buffers_kept(model), _laid_open(), layers, counter:
         call(model, example_inputs, forward)
     return counter.products
 
@@ -88,11 +89,11 @@ class _Layers:
             self.running.pop()
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators for which torch knows how many operations they take, and follows what is made of weights."""
 
     def __init__(self, model: nn.Module, layers: _Layers) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layers = layers
         self.products = Products()
         self.weights: Any = WeakIdKeyDictionary()

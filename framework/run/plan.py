@@ -136,9 +136,19 @@ def _file(recipe: Recipe, run: Run) -> tuple[ForeseenFile | None, str | None]:
     if run.engine is None or not Batches(run.inputs, "plan").has_example:
         return None, None
     try:
-        return rehearse(recipe, run.model, run.inputs, run.engine), None
+        file = rehearse(recipe, run.model, run.inputs, run.engine)
+        return file, _estimate(file)
     except ExportError as error:
         return None, str(error)
+
+
+def _estimate(file: ForeseenFile) -> str | None:
+    if not file.estimated:
+        return None
+    return (
+        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by what the weights "
+        "are then"
+    )
 
 
 def _planned(modifier: Modifier, training: Training, of_order: Sequence[str]) -> PlannedModifier:

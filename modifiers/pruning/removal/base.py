@@ -87,7 +87,18 @@ class StructuredPruning(Recalibrating, TargetedModifier):
         lines = list(super().remarks(training))
         if not training.data.has_example:
             lines.append("what hangs together is read from a run of the model: give example_inputs to see it")
+        elif self.chooses_in_training:
+            lines.append(
+                "sizes are an estimate: what goes is chosen by the model as it is then, after training, and not as it "
+                "is now"
+            )
         return lines
+
+    @property
+    def chooses_in_training(self) -> bool:
+        """Whether the choice, which sizes depend on, is made after weights may have been trained."""
+        trained = not self.acts_once or self.start.value > 0
+        return trained and (self.scope == "global" or self.budget is not None)
 
     def aims_at_nothing(self, aim: float) -> bool:
         """Whether nothing is to be removed."""

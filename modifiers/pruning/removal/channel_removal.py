@@ -244,7 +244,7 @@ class ChannelRemoval(StructuredPruning):
         example = training.data.example()
         assert example is not None
         measured = measure_model(training.model, *example) if "macs" in state.costs else measure_model(training.model)
-        now = {"macs": measured.weight_macs, "parameters": measured.parameters}
+        now: dict[str, float | None] = {"macs": measured.weight_macs, "parameters": measured.parameters}
         if "latency" in state.costs:
             now["latency"] = training.latency({"it": training.model}, *example)["it"].median
         return {kind: (now[kind] or 0) / cost for kind, cost in state.costs.items()}

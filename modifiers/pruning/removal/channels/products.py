@@ -117,7 +117,7 @@ def _product(shapes: Sequence[Shape]) -> int:
     first, second = shapes
     if min(len(first), len(second)) < 2:
         return 0  # a product with a vector is not counted
-    batch = torch.broadcast_shapes(first[:-2], second[:-2])
+    batch: Shape = torch.broadcast_shapes(first[:-2], second[:-2])  # type: ignore[no-untyped-call]
     return math.prod(batch) * first[-2] * first[-1] * second[-1]
 
 

@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -292,11 +293,11 @@ def _merged(values: Sequence[Attribute], now: Callable[[Attribute], object]) -> 
 
 
 def _added(values: Sequence[Attribute], now: Callable[[Attribute], object]) -> Attribute:
-    before = now(values[0])
-    numbers = [each.value for each in values]
-    if not isinstance(before, int) or not all(isinstance(number, int) for number in numbers):
+    before: Any = now(values[0])
+    numbers: list[Any] = [each.value for each in values]
+    if not all(isinstance(number, int) for number in (before, *numbers)):
         return values[0]
-    return dataclasses.replace(values[0], value=before - sum(before - number for number in numbers))  # type: ignore[operator]
+    return dataclasses.replace(values[0], value=before - sum(before - number for number in numbers))
 
 
 def _precision(outputs: Outputs) -> float:

@@ -26,7 +26,7 @@ SCATTERED = {"slice_scatter": "slice", "select_scatter": "select", "diagonal_sca
 
 def is_write(node: Node) -> bool:
     """Whether an operator changes its first operand."""
-    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    arguments: Any = getattr(getattr(node.target, "_schema", None), "arguments", ())
     return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write
 
 
