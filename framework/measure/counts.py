@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from paredown.framework.distributed.shards import own_part, sum_of_parts
+from paredown.framework.measure.products import count_products
 from paredown.framework.measure.size import stored_codes
-from paredown.framework.model.forward import Forward, call
+from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import base_class
 from paredown.framework.model.targets import named_modules, unwrap
-from paredown.framework.model.temporary import buffers_kept, evaluating
 
 __all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
 
@@ -24,7 +22,8 @@ class LayerMeasures:
     """One module that owns parameters. A parameter that several modules share counts at the first.
 
     ``bits`` is what its parameters take when each is stored at its own width, zeros included; ``macs`` the
-    multiply-accumulates of one forward of the example inputs, None where none were given.
+    multiply-accumulates with weights in one forward of the example inputs, without those of modules inside that have
+    parameters themselves; None where no inputs were given.
     """
 
     name: str
@@ -42,10 +41,12 @@ class LayerMeasures:
 
 @dataclass(frozen=True)
 class ModelMeasures:
-    """A whole model. ``macs`` also counts what belongs to no layer with parameters (attention's products)."""
+    """A whole model. ``macs`` counts all products, attention's of activations too; ``weight_macs`` those with weights,
+    in layers or not."""
 
     layers: tuple[LayerMeasures, ...]
     macs: int | None = None
+    weight_macs: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -66,14 +67,16 @@ def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
     """
     inner = unwrap(model)
-    macs = None if example_inputs is None else _macs(inner, example_inputs, forward)
+    counted = None if example_inputs is None else count_products(inner, example_inputs, forward)
     seen: set[int] = set()
     layers = [
-        _measure_layer(name, module, seen, None if macs is None else macs.get(name, 0))
+        _measure_layer(name, module, seen, None if counted is None else counted.of_layer.get(name, 0))
         for name, module in named_modules(inner).items()
         if any(True for _ in module.parameters(recurse=False))
     ]
-    return ModelMeasures(tuple(layers), None if macs is None else macs["Global"])
+    if counted is None:
+        return ModelMeasures(tuple(layers))
+    return ModelMeasures(tuple(layers), counted.total, counted.with_weights)
 
 
 def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | None) -> LayerMeasures:
@@ -88,13 +91,3 @@ def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | Non
         nonzeros += int(sum_of_parts(own_part(parameter).count_nonzero(), parameter))
         bits += (parameter.numel() if stored is None else stored.numel()) * width
     return LayerMeasures(name, base_class(module).__name__, count, nonzeros, bits, macs)
-
-
-def _macs(model: nn.Module, example_inputs: Any, forward: Forward | None) -> dict[str, int]:
-    products = sdpa_kernel(SDPBackend.MATH)  # the fused kernels of the CPU are not counted
-    with evaluating(model), buffers_kept(model), products, FlopCounterMode(display=False) as counter:
-        call(model, example_inputs, forward)
-    prefix = f"{type(model).__name__}"
-    counts = {place: sum(operations.values()) // 2 for place, operations in counter.get_flop_counts().items()}
-    macs = {place.removeprefix(f"{prefix}."): count for place, count in counts.items()}
-    return {"": counts.get(prefix, 0), **macs, "Global": counts.get("Global", 0)}

@@ -142,7 +142,7 @@ def _summary(
         nonzeros=counted.nonzeros,
         bytes=None if model is None or sharded_in(model.parameters()) else bytes_on_disk(model),
         bytes_plain=plain_bytes,
-        macs=counted.macs,
+        macs=counted.weight_macs,
         latency=latency,
         values={name: (value,) for one in measured for name, value in one.items()},
     )

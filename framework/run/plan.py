@@ -146,9 +146,19 @@ def _file(recipe: Recipe, run: Run) -> tuple[ForeseenFile | None, str | None]:
     if run.engine is None or not Batches(run.inputs, "plan").has_example:
         return None, None
     try:
-        return rehearse(recipe, run.model, run.inputs, run.engine), None
+        file = rehearse(recipe, run.model, run.inputs, run.engine)
+        return file, _estimate(file)
     except ExportError as error:
         return None, str(error)
+
+
+def _estimate(file: ForeseenFile) -> str | None:
+    if not file.estimated:
+        return None
+    return (
+        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by what the weights "
+        "are then"
+    )
 
 
 def _planned(modifier: Modifier, training: Training, of_order: Sequence[str]) -> PlannedModifier:
@@ -221,6 +231,6 @@ def _macs(run: Run, before: dict[str, int], lines: Sequence[Foreseen]) -> tuple[
     measured = measure_model(run.model, inputs)
     counts = _counts(before, lines)
     per_layer = {layer.name: layer.macs or 0 for layer in measured.layers}
-    total = sum(per_layer.values())
-    after = sum(macs * counts.get(name, 1) / max(before.get(name, 1), 1) for name, macs in per_layer.items())
-    return total, round(after)
+    gone = sum(macs * (1 - counts.get(name, 1) / max(before.get(name, 1), 1)) for name, macs in per_layer.items())
+    total = measured.weight_macs or 0
+    return total, round(total - gone)

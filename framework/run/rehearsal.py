@@ -43,12 +43,15 @@ class ForeseenFile:
         latency: CPU time of one run of the example inputs in one thread, in milliseconds; None where the engine's own
             time is not measured.
         left_out: the names of the modifiers that were left out: they leave nothing in a file, or need training.
+        estimated: the names of those that change the model's structure after it was trained for a while, and may choose
+            otherwise then.
     """
 
     engine: str
     bytes: tuple[int, int]
     latency: tuple[float, float] | None
     left_out: tuple[str, ...] = ()
+    estimated: tuple[str, ...] = ()
 
 
 def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -> ForeseenFile:
@@ -69,7 +72,13 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -
             size, latency = _measured(compressed, model, example, engine, Path(folder))
         except Exception as error:  # of any modifier that wants other data, and of any engine
             raise ExportError(f"its file is not foreseen: {str(error).partition(chr(10))[0]}") from error
-    return ForeseenFile(engine.name, size, latency, tuple(name for name in recipe.modifiers if name not in kept))
+    left_out = tuple(name for name in recipe.modifiers if name not in kept)
+    return ForeseenFile(engine.name, size, latency, left_out, tuple(filter(lambda name: _later(kept[name]), kept)))
+
+
+def _later(modifier: Modifier) -> bool:
+    """Whether a modifier changes the structure at another time than the beginning."""
+    return modifier.structural and (not modifier.acts_once or modifier.start.value > 0)
 
 
 def _applied(

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from paredown.framework.errors import TargetError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.modifier.fields import Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.base import StructuredPruning
 from paredown.modifiers.pruning.removal.channels import configuration_of, settings_for
@@ -40,11 +41,15 @@ class LayerState:
         original: layers before anything was removed.
         costs: of the model before anything was removed, by the budget's kinds.
         gone: layers that were removed.
+        reached: of these costs what is left, as shares.
+        refused: layers that turned out to be needed, with the reason.
     """
 
     original: int = 0
     costs: dict[str, float] = field(default_factory=dict)
     gone: int = 0
+    reached: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class LayerPruning(StructuredPruning):
@@ -62,8 +67,14 @@ class LayerPruning(StructuredPruning):
     state_type: ClassVar = LayerState
 
     type: Literal["layer_pruning"] = "layer_pruning"
+    final_sparsity: Share | None = Field(None, validate_default=True)
+    """Share of the layers that is removed from the end of the window on."""
     criterion: Annotated[str, AfterValidator(_known)] = BLOCK_INFLUENCE
     """What a layer is worth: ``block_influence``, or the name of a mask modifier without ``_pruning``."""
+
+    @property
+    def wanted_share(self) -> float | None:
+        return self.final_sparsity
 
     @property
     def calibrates(self) -> bool:
@@ -98,12 +109,16 @@ class LayerPruning(StructuredPruning):
         if remark is not None:
             training.record("configuration", remark=remark)
         state.gone += len(chosen)
+        state.refused = dict(refused)
+        state.reached = {kind: self._cost(training, (), (), kind) / cost for kind, cost in state.costs.items()}
         training.record("update", sparsity=state.gone / max(state.original, 1))
 
     def unreached(self, training: Training, state: LayerState | None) -> str | None:
-        if training.ended:
-            return None
-        return self.missed(0.0 if state is None or not state.original else state.gone / state.original)
+        state = state or LayerState()
+        total = max(state.original, 1)
+        missed = self.missed_budget(state.reached) or self.missed_share(state.gone / total, slack=0.5 / total)
+        refused = "; ".join(f"{name}: {reason}" for name, reason in list(state.refused.items())[:3])
+        return missed and missed + (f" ({refused})" if refused else "")
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +198,7 @@ class LayerPruning(StructuredPruning):
             if kind == "latency":
                 return training.latency({"it": training.model}, *example)["it"].median
             measured = measure_model(training.model, *(example if kind == "macs" else ()))
-        return float(measured.parameters if kind == "parameters" else measured.macs or 0)
+        return float(measured.parameters if kind == "parameters" else measured.weight_macs or 0)
 
     def _settings(
         self, training: Training, chosen: Sequence[Layer], changed: Sequence[Setting]

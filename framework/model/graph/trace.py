@@ -38,7 +38,7 @@ CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "s
 
 @dataclass(frozen=True)
 class Graph:
-    """What an eval forward of a model computes: aten operators in the order of the calls, not decomposed.
+    """What a forward of a model computes: aten operators in the order of the calls, not decomposed.
 
     Attributes:
         nodes: torch.fx nodes; ``node.meta["val"]`` tells shape and dtype for the example inputs.
@@ -121,8 +121,10 @@ class _Called(nn.Module):
         return tensors_of(call(self.model, inputs, self._call))
 
 
-def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None = None) -> Graph:
-    """Trace an eval forward with `torch.export` (not strict, without decompositions), past the managed links.
+def export_graph(
+    model: nn.Module, example_inputs: Any, forward: Forward | None = None, training: bool = False
+) -> Graph:
+    """Trace a forward with `torch.export` (not strict, without decompositions), past the managed links.
 
     Autocast regions are seen through: the graph has what they compute, without their casts.
 
@@ -132,6 +134,7 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
         model: any module; wrappers (DDP, torch.compile) are seen through.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of named ones.
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
+        training: trace it in training mode, not in eval mode.
 
     Raises:
         TargetError: the model cannot be traced; the message has where `torch.export` stopped.
@@ -139,6 +142,8 @@ def export_graph(model: nn.Module, example_inputs: Any, forward: Forward | None 
     model = unwrap(model)
     with without_links(model), evaluating(model), buffers_kept(model), _without_log("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of the flat weights of an LSTM
+        if training:
+            model.train()
         try:
             with NumberedCalls(), preserve_node_meta():
                 program = torch.export.export(_Called(model, forward), (example_inputs,), strict=False)

@@ -116,8 +116,8 @@ def _costs(training: Training, sites: Sites, kind: str) -> tuple[float, Costs]:
     if example is None:
         raise ScheduleError(f"{training.name}: a budget of macs needs example_inputs=(x,), or data=loader")
     inputs = layer_inputs(training, sites.layers)
-    layers = measure_model(training.model, *example).layers
-    return sum(layer.macs or 0 for layer in layers), lambda site, ranks: _macs(site, ranks, inputs.get(site.name))
+    whole = measure_model(training.model, *example).weight_macs or 0
+    return whole, lambda site, ranks: _macs(site, ranks, inputs.get(site.name))
 
 
 def _parameters(site: Site, ranks: Ranks | None) -> float:
@@ -128,4 +128,4 @@ def _macs(site: Site, ranks: Ranks | None, inputs: Tensor | None) -> float:
     if inputs is None:
         return 0.0
     module = site.module if ranks is None else site.skeleton(ranks)
-    return measure_model(module, inputs).macs or 0
+    return measure_model(module, inputs).weight_macs or 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from torch import nn
 
 from paredown.framework.errors import ScheduleError
@@ -17,6 +18,11 @@ from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.removal.channel_budget import ChannelBudget
 
 __all__ = ["StructuredPruning"]
+
+#: what is counted is compared up to this
+EXACT = 1e-6
+#: what is measured differs from one time to the next by so much of itself
+SLACK = {"latency": 0.1}
 
 
 class StructuredPruning(Recalibrating, TargetedModifier):
@@ -38,12 +44,15 @@ class StructuredPruning(Recalibrating, TargetedModifier):
     budget: ChannelBudget | None = None
     """What may stay instead of ``final_sparsity``: ``{parameters: 0.5}``, ``{macs: 0.5}``, ``{latency: 0.5}``, or
     several of them at once."""
-    final_sparsity: Share | None = Field(None, validate_default=True)
-    """Share of the channels, heads or layers that is removed from the end of the window on."""
 
-    @field_validator("final_sparsity")
+    @property
+    @abstractmethod
+    def wanted_share(self) -> float | None:
+        """The share that is removed from the end of the window on; None where the aim is another."""
+
+    @field_validator("final_sparsity", check_fields=False)
     @classmethod
-    def _one_aim(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _one_aim(cls, value: Any, info: ValidationInfo) -> Any:
         budget = info.data.get("budget")
         if "budget" in info.data and (value is None) == (budget is None):
             raise ValueError("say what is removed, final_sparsity, or what may stay, budget: one of the two")
@@ -78,18 +87,31 @@ class StructuredPruning(Recalibrating, TargetedModifier):
         lines = list(super().remarks(training))
         if not training.data.has_example:
             lines.append("what hangs together is read from a run of the model: give example_inputs to see it")
+        elif self.chooses_in_training:
+            lines.append(
+                "sizes are an estimate: what goes is chosen by the model as it is then, after training, and not as it "
+                "is now"
+            )
         return lines
+
+    @property
+    def chooses_in_training(self) -> bool:
+        """Whether the choice, which sizes depend on, is made after weights may have been trained."""
+        trained = not self.acts_once or self.start.value > 0
+        return trained and (self.scope == "global" or self.budget is not None)
 
     def aims_at_nothing(self, aim: float) -> bool:
         """Whether nothing is to be removed."""
         return aim == 0.0 if self.budget is None else all(share == 1 for share in self.allowed(aim).values())
 
     def aim(self, progress: float) -> float:
-        """The share that is removed; with a budget the progress itself, see `allowed`."""
+        """The share that is removed; with a budget the progress itself, see `allowed`; 1 where the aim is another."""
         if self.budget is not None:
             return progress
-        assert self.final_sparsity is not None
-        return curve_value(self.curve, progress, min(self.initial_sparsity, self.final_sparsity), self.final_sparsity)
+        wanted = self.wanted_share
+        if wanted is None:
+            return 1.0
+        return curve_value(self.curve, progress, min(self.initial_sparsity, wanted), wanted)
 
     def allowed(self, progress: float) -> dict[str, float]:
         """Of a budget: by kind of cost the share that may stay."""
@@ -97,8 +119,19 @@ class StructuredPruning(Recalibrating, TargetedModifier):
         start = 1 - self.initial_sparsity
         return {kind: curve_value(self.curve, progress, start, share) for kind, share in self.budget.shares.items()}
 
-    def missed(self, share: float) -> str:
-        """What was reached and what was wanted."""
-        if self.final_sparsity is None:
-            return "the budget was not reached"
-        return f"sparsity {share:.4g} was reached, {self.final_sparsity:.4g} was wanted"
+    def missed_share(self, reached: float, slack: float = 0.0) -> str | None:
+        """What was reached and what was wanted of a share; None where it is reached, up to ``slack``."""
+        wanted = self.wanted_share
+        if wanted is None or wanted == 0 or (reached > 0 and reached >= wanted - min(slack, wanted / 2) - EXACT):
+            return None
+        return f"sparsity {reached:.4g} was reached, {wanted:.4g} was wanted"
+
+    def missed_budget(self, reached: Mapping[str, float]) -> str | None:
+        """What was reached (1 where nothing is known) and what was wanted of a budget; None where it is met."""
+        wanted = {} if self.budget is None else self.budget.shares
+        missed = [
+            f"{kind} {reached.get(kind, 1.0):.4g} of what it was before was reached, {share:.4g} was wanted"
+            for kind, share in wanted.items()
+            if reached.get(kind, 1.0) > share * (1 + SLACK.get(kind, EXACT))
+        ]
+        return "; ".join(missed) or None

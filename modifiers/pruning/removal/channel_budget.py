@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, Strict
 from torch import nn
 
-from paredown.framework.model.graph.trace import operator_name
+from paredown.framework.measure.products import count_products
+from paredown.framework.model.forward import Forward
 from paredown.framework.model.targets import named_parameters
 from paredown.framework.modifier.fields import Budget
-from paredown.modifiers.pruning.removal.channels import Analysis, Removal, gone_at
+from paredown.modifiers.pruning.removal.channels import (
+    Analysis,
+    Product,
+    Removal,
+    gone_at,
+    labels_gone,
+    multiply_accumulates,
+    products_of,
+)
 
-__all__ = ["ChannelBudget", "cost_of", "smallest_share", "weight_uses"]
+__all__ = ["ChannelBudget", "Costs", "smallest_share"]
 
 ShareOfCost = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
 #: halvings of the interval in which the share is looked for
@@ -29,50 +39,50 @@ class ChannelBudget(Budget):
     parameters: ShareOfCost | None = None
     """Of the parameters of the whole model."""
     macs: ShareOfCost | None = None
-    """Of the multiply-accumulates with weights (layers; attention's products of activations are not counted)."""
+    """Of the multiply-accumulates with weights, as the report counts them: layers, and whatever else multiplies with
+    parameters (attention's products of activations are not counted)."""
     latency: ShareOfCost | None = None
     """Of the CPU time of a forward of the example inputs, measured in ``run.engine``, in torch where none is named."""
 
 
-def weight_uses(analysis: Analysis, kind: str) -> dict[str, int]:
-    """How often each element of a parameter counts: once, or in how many multiply-accumulates."""
-    graph = analysis.graph
-    if kind == "parameters":
-        return {}
-    uses: dict[str, int] = {}
-    for node in graph.nodes:
-        name = operator_name(node)
-        if name == "linear" or name.startswith("conv"):
-            weight = graph.own_parameter(node.args[1])
-            if weight is not None:
-                uses[weight] = uses.get(weight, 0) + _positions(node, name)
-        elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-            batch = math.prod(node.args[0].meta["val"].shape[:-1])  # type: ignore[union-attr]
-            for each in node.args[2]:  # type: ignore[union-attr]
-                weight = graph.own_parameter(each)
-                if weight is not None and each.meta["val"].dim() == 2:  # type: ignore[union-attr]
-                    uses[weight] = uses.get(weight, 0) + batch
-    return uses
-
-
-def _positions(node: Any, name: str) -> int:
-    value = node.args[0].meta["val"] if "transpose" in name else node.meta["val"]
-    return int(value.numel() // node.args[1].meta["val"].shape[0])
-
-
-def cost_of(model: nn.Module, uses: Mapping[str, int], removals: Sequence[Removal] = ()) -> int:
-    """Parameters, or multiply-accumulates, of a model after units were removed.
+class Costs:
+    """What a model costs, as the report counts it, and what it would cost with fewer channels.
 
     Args:
         model: as it is.
-        uses: from `weight_uses`; empty: parameters are counted.
-        removals: what goes.
+        analysis: of it.
+        inputs, forward: what multiply-accumulates are counted on.
     """
-    shapes = {name: list(parameter.shape) for name, parameter in named_parameters(model).items()}
-    for (name, dimension), indices in gone_at(removals).items():
-        if name in shapes:
-            shapes[name][dimension] -= len(indices)
-    return sum(math.prod(shape) * (uses.get(name, 0) if uses else 1) for name, shape in shapes.items())
+
+    def __init__(self, model: nn.Module, analysis: Analysis, inputs: Any, forward: Forward | None) -> None:
+        self.model, self.analysis = model, analysis
+        self.inputs, self.forward = inputs, forward
+
+    @functools.cached_property
+    def _products(self) -> tuple[Product, ...]:
+        return products_of(self.analysis)
+
+    @functools.cached_property
+    def _rest(self) -> int:
+        """Multiply-accumulates of operators that no channel is known of."""
+        macs = count_products(self.model, self.inputs, self.forward).with_weights
+        return macs - multiply_accumulates(self._products, labels_gone(self.analysis, ()))
+
+    def macs(self, removals: Sequence[Removal] = ()) -> int:
+        """Multiply-accumulates of a forward of the inputs after units were removed."""
+        return self._rest + multiply_accumulates(self._products, labels_gone(self.analysis, removals))
+
+    def parameters(self, removals: Sequence[Removal] = ()) -> int:
+        """Parameters after units were removed."""
+        shapes = {name: list(parameter.shape) for name, parameter in named_parameters(self.model).items()}
+        for (name, dimension), indices in gone_at(removals).items():
+            if name in shapes:
+                shapes[name][dimension] -= len(indices)
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    def counted(self, kind: str, removals: Sequence[Removal] = ()) -> int:
+        """Of the kind of cost ``macs`` or ``parameters``."""
+        return self.macs(removals) if kind == "macs" else self.parameters(removals)
 
 
 def smallest_share(fits: Callable[[float], bool], steps: int = STEPS, least: float = 0.0) -> float:

@@ -12,7 +12,7 @@ from paredown.framework.errors import TargetError
 from paredown.framework.modifier.curves import share_of
 from paredown.modifiers.pruning.removal.channels import ChannelGroup, Removal
 
-__all__ = ["Progress", "choose", "rounded", "worth"]
+__all__ = ["Progress", "choose", "rounded", "step_of", "worth"]
 
 #: of a group: its units before anything was removed, those that are left, and the channels of one
 Progress = list[int]
@@ -89,8 +89,13 @@ def rounded(units: int, original: int, width: int, round_to: int) -> int:
     >>> rounded(11, 32, 1, 8), rounded(3, 32, 1, 8), rounded(3, 12, 64, 8)
     (8, 8, 3)
     """
-    step = round_to // math.gcd(width, round_to)
+    step = step_of(width, round_to)
     return min(max(step, step * math.floor(units / step + 0.5)), original)
+
+
+def step_of(width: int, round_to: int) -> int:
+    """The fewest units of so many channels that make a multiple of ``round_to`` channels."""
+    return round_to // math.gcd(width, round_to)
 
 
 def _kept(group: ChannelGroup, progress: Mapping[str, Progress], share: float) -> int:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from paredown.framework.errors import TargetError
 from paredown.framework.model.forward import Forward
-from paredown.framework.model.graph.fusion import export_graph
-from paredown.framework.model.targets import match, named_modules, named_parameters
+from paredown.framework.model.graph.fusion import Graph, export_graph
+from paredown.framework.model.targets import match, named_modules, named_parameters, plain_name
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.pruning.removal.channel_budget import Costs
 from paredown.modifiers.pruning.removal.channels import (
     Analysis,
     ChannelGroup,
     Cut,
     Removal,
+    Trials,
     Verified,
     analyse,
     find_frozen,
@@ -25,9 +29,9 @@ from paredown.modifiers.pruning.removal.channels import (
     fixed_places,
     runner,
     trial_cut,
-    verified,
     with_settings,
 )
+from paredown.modifiers.pruning.removal.dead_channels import dead_units
 from paredown.modifiers.pruning.scoring.prunable import layer_of
 
 __all__ = ["ChannelView", "look", "parameters_after"]
@@ -52,6 +56,11 @@ class ChannelView:
     groups: tuple[ChannelGroup, ...]
     reasons: dict[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """What the model costs, and would cost with fewer channels."""
+        return Costs(self.model, self.analysis, self.inputs, self.forward)
+
     @property
     def tensors(self) -> list[str]:
         """The names of all tensors in which groups have slices."""
@@ -59,8 +68,15 @@ class ChannelView:
 
     def verified(self, removals: Sequence[Removal]) -> Verified:
         """What can be cut of these, tried out."""
-        run = runner(self.model, self.inputs, self.forward)
-        return verified(self.model, run, self.analysis, removals)
+        return self._trials.verified(removals)
+
+    def dead(self, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """By the name of a group, which of its units contribute nothing."""
+        return dead_units(groups, named_parameters(self.model), self._trials.run)
+
+    @functools.cached_property
+    def _trials(self) -> Trials:
+        return Trials(self.model, runner(self.model, self.inputs, self.forward), self.analysis)
 
     def with_settings(self, cut: Cut) -> tuple[Cut, str | None]:
         """The cut with the changes of the model's config that go with it, and a remark where there are none."""
@@ -88,7 +104,8 @@ def look(training: Training, ignore: Sequence[str], heads: bool = False) -> Chan
     assert example is not None
     inputs, forward = example
     model = training.model
-    analysis = analyse(export_graph(model, inputs, forward), model)
+    graph = export_graph(model, inputs, forward)
+    analysis = analyse(graph, model, _in_training(graph, model, inputs, forward))
     refused = fixed_places(model)
     groups, reasons = [], {}
     targets, ignored = training.targets(), _ignored(training, ignore)
@@ -107,6 +124,23 @@ def look(training: Training, ignore: Sequence[str], heads: bool = False) -> Chan
         if frozen.layer in targets and frozen.layer not in whole and (frozen.heads or not heads):
             reasons.setdefault(frozen.layer, frozen.reason)
     return ChannelView(model, inputs, forward, analysis, tuple(groups), reasons)
+
+
+def _in_training(graph: Graph, model: nn.Module, inputs: Any, forward: Forward | None) -> Graph | None:
+    """The graph of a training forward, if that reads parameters that an eval forward does not: auxiliary heads."""
+    used = {name for node, name in graph.parameters.items() if graph.users_of(node)}
+    read = {id(tensor) for name, tensor in _all_names(model) if name in used}
+    unread = any(id(tensor) not in read for _, tensor in _all_names(model))
+    if not unread or runner(model, inputs, forward).trains == "not":
+        return None
+    try:
+        return export_graph(model, inputs, forward, training=True)
+    except TargetError:  # a training forward that cannot be traced: the trial shows what it does not bear
+        return None
+
+
+def _all_names(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(plain_name(name), each) for name, each in model.named_parameters(remove_duplicate=False)]
 
 
 def parameters_after(model: nn.Module, cut: Cut) -> dict[str, int]:

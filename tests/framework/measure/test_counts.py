@@ -70,3 +70,44 @@ def test_attention_counts_in_the_total():
     measured = measure_model(nn.Sequential(nn.Linear(8, 8), Attention()), torch.randn(1, 1, 5, 8))
     assert measured.layers[0].macs == 5 * 64
     assert measured.macs == 5 * 64 + 2 * 5 * 5 * 8
+
+
+class Queries(nn.Module):
+    """Learned queries that are handed to a layer as a view of their parameter, and multiplied by a matrix of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(4, 16))
+        self.mix = nn.Parameter(torch.randn(16, 8))
+        self.first = nn.Linear(16, 16)
+
+    def forward(self, x):
+        queries = self.first(self.query.expand(len(x), -1, -1))
+        return (queries @ x.transpose(1, 2)).softmax(-1) @ (x @ self.mix)
+
+
+def test_a_view_of_a_parameter_and_products_with_parameters_are_counted():
+    measured = measure_model(Queries(), torch.randn(2, 5, 16))
+    own, first = 2 * 5 * 16 * 8, 2 * 4 * 16 * 16
+    assert [layer.macs for layer in measured.layers] == [own, first]
+    assert measured.weight_macs == own + first
+    assert measured.macs == own + first + 2 * 4 * 5 * 16 + 2 * 4 * 5 * 8
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_fused_recurrent_layers_are_counted(kind):
+    layer = kind(8, 16, num_layers=2, bidirectional=True)
+    matrices = sum(each.numel() for each in layer.parameters() if each.dim() == 2)
+    assert measure_model(layer, torch.randn(5, 3, 8)).macs == 5 * 3 * matrices
+
+
+def test_the_fused_encoder_layer_is_counted_as_what_it_does():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    measured = measure_model(layer, torch.randn(2, 6, 32))
+    assert measured.weight_macs == 12 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert measured.macs == measured.weight_macs + 2 * 2 * 6 * 6 * 32
+
+
+def test_a_weight_that_is_computed_stays_one():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+    assert measure_model(layer, torch.randn(3, 8)).weight_macs == 3 * 64

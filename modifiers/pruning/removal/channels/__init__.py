@@ -8,12 +8,14 @@ from paredown.modifiers.pruning.removal.channels.cutting import (
     Verified,
     commit,
     gone_at,
-    verified,
+    labels_gone,
     with_settings,
 )
 from paredown.modifiers.pruning.removal.channels.fixed import fixed_places
 from paredown.modifiers.pruning.removal.channels.groups import ChannelGroup, Frozen, Place, find_frozen, find_groups
-from paredown.modifiers.pruning.removal.channels.trial import runner, trial_cut
+from paredown.modifiers.pruning.removal.channels.products import Product, multiply_accumulates, products_of
+from paredown.modifiers.pruning.removal.channels.trial import Runner, masked, runner, trial_cut
+from paredown.modifiers.pruning.removal.channels.trying import Trials, verified
 
 __all__ = [
     "Analysis",
@@ -21,7 +23,10 @@ __all__ = [
     "Cut",
     "Frozen",
     "Place",
+    "Product",
     "Removal",
+    "Runner",
+    "Trials",
     "Verified",
     "analyse",
     "commit",
@@ -30,6 +35,10 @@ __all__ = [
     "find_groups",
     "fixed_places",
     "gone_at",
+    "labels_gone",
+    "masked",
+    "multiply_accumulates",
+    "products_of",
     "runner",
     "settings_for",
     "trial_cut",

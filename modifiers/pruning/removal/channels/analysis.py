@@ -21,7 +21,9 @@ from paredown.modifiers.pruning.removal.channels import (
     elementwise,
     movement,
     normalization,
+    positions,
     recurrent,
+    writing,
 )
 from paredown.modifiers.pruning.removal.channels.labels import Labels, Value
 from paredown.modifiers.pruning.removal.channels.solving import Classes, solve
@@ -36,6 +38,8 @@ RULES: dict[str, Rule] = {
     **convolutions.RULES,
     **recurrent.RULES,
     **normalization.RULES,
+    **positions.RULES,
+    **writing.RULES,
 }
 #: larger index tensors are not computed ahead
 CONTENTS = 2**22
@@ -46,10 +50,10 @@ class Analysis:
     """What goes together in a model.
 
     Attributes:
-        graph: where it was read.
+        graph: where it was read, of an eval forward.
         labels: all labels and where they come from.
         classes: what goes together, and what stays, with the reason.
-        values: of the graph's nodes.
+        values: of the graph's nodes, and of those of a training forward where that was read too.
         unknown: the operators without a rule.
     """
 
@@ -74,10 +78,13 @@ class _Analyst:
         self.sources: dict[str, Value] = {}
         self.unknown: dict[str, None] = {}
 
-    def run(self) -> None:
-        for node in self.walk.graph.nodes:
+    def run(self, graph: Graph) -> None:
+        self.walk.graph = graph
+        for node in graph.nodes:
             result = self._result(node)
             self.walk.values[node] = result
+            if writing.is_write(node) and isinstance(result, Value):
+                writing.write_back(self.walk, node, result)
             for value in result if isinstance(result, tuple) else (result,):
                 for factor in value.factors:
                     self.walk.labels.whole(factor, self.walk.where(node))
@@ -142,16 +149,19 @@ class _Analyst:
         return _plain(node)
 
 
-def analyse(graph: Graph, model: nn.Module) -> Analysis:
+def analyse(graph: Graph, model: nn.Module, in_training: Graph | None = None) -> Analysis:
     """Find what goes together in a model.
 
     Args:
         graph: of the model, from `export_graph`.
         model: the model itself (unwrapped), for the identities of its tensors.
+        in_training: the graph of a training forward, where that has parts that an eval forward has not.
     """
     analyst = _Analyst(graph, model)
     with torch.no_grad():
-        analyst.run()
+        for each in (graph, in_training):
+            if each is not None:
+                analyst.run(each)
         classes = solve(analyst.walk.labels)
     return Analysis(graph, analyst.walk.labels, classes, analyst.walk.values, tuple(analyst.unknown))
 

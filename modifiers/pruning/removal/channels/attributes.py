@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_leaves
 
 from paredown.framework.model.graph.trace import operator_name
 from paredown.framework.model.links import base_class
@@ -18,10 +19,16 @@ from paredown.modifiers.pruning.removal.channels.convolutions import by_whole_gr
 from paredown.modifiers.pruning.removal.channels.groups import Place
 from paredown.modifiers.pruning.removal.channels.labels import Value
 
-__all__ = ["Attribute", "Sizes", "candidates", "layer_attributes", "sizes_after"]
+__all__ = ["Attribute", "ChangedSizes", "Sizes", "candidates", "layer_attributes", "sizes_after"]
 
 #: old size -> new sizes that it becomes
 Sizes = dict[int, set[int]]
+#: operators that are given sizes as numbers
+SIZED = (
+    *("view", "reshape", "unflatten", "_unsafe_view", "expand", "broadcast_to", "repeat", "split", "split_with_sizes"),
+    *("unsafe_split", "tensor_split", "narrow", "slice", "zeros", "ones", "full", "empty", "new_zeros", "new_ones"),
+    *("new_full", "new_empty", "group_norm", "layer_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -108,27 +115,58 @@ def _convolution(module: _ConvNd, shapes: _Shapes) -> dict[str, Any]:
     return {"in_channels": second * groups, "out_channels": first, "groups": groups}
 
 
-def sizes_after(analysis: Analysis, removed: Tensor) -> dict[str, Sizes]:
-    """For each module, and "" for the model: which sizes become which in its forward.
+@dataclass(frozen=True)
+class ChangedSizes:
+    """Which sizes become which, by module, and "" for the model.
+
+    Attributes:
+        named: sizes that the module's own code gives to operators as numbers (the parts of a split, the shape of a
+            view): where an attribute has such a number, it is that size.
+        within: those that the code of modules inside gives too.
+        all: all sizes of values in the module's forward.
+    """
+
+    named: Mapping[str, Sizes]
+    within: Mapping[str, Sizes]
+    all: Mapping[str, Sizes]
+
+    def after(self, modules: Iterable[str], size: int) -> set[int]:
+        """What a size of a module, under all its names, becomes: by the most telling of the three that knows it."""
+        for known in (self.named, self.within, self.all):
+            found = set().union(*(known.get(name, {}).get(size, set()) for name in modules))
+            if found:
+                return found
+        return set()
+
+
+def sizes_after(analysis: Analysis, removed: Tensor) -> ChangedSizes:
+    """Which sizes become which in the forwards of modules.
 
     Args:
         analysis: of the model.
         removed: by label, whether it goes.
     """
+    named: dict[str, Sizes] = {}
+    within: dict[str, Sizes] = {}
     found: dict[str, Sizes] = {"": {}}
     for node, result in analysis.values.items():
         if node.op != "call_function":
             continue
-        pairs = set()
-        for value in result if isinstance(result, tuple) else (result,):
-            pairs |= set(_pairs(value, removed))
-        if not pairs:
-            continue
+        values = result if isinstance(result, tuple) else (result,)
+        pairs = {pair for value in values for pair in _pairs(value, removed)}
         pairs |= set(_group_pairs(node, pairs))
-        for module in {"", *analysis.graph.stack_of(node)}:
-            for before, after in pairs:
-                found.setdefault(module, {}).setdefault(before, set()).add(after)
-    return found
+        given = {*_given_sizes(node, pairs), *_given_places(analysis, node, removed)}
+        stack = analysis.graph.stack_of(node)
+        _note(found, {"", *stack}, pairs)
+        _note(within, stack, given)
+        _note(named, stack[-1:], given)
+    return ChangedSizes(named, within, found)
+
+
+def _note(sizes: dict[str, Sizes], modules: Iterable[str], pairs: Iterable[tuple[int, int]]) -> None:
+    for module in modules:
+        for before, after in pairs:
+            sizes.setdefault(module, {}).setdefault(before, set()).add(after)
 
 
 def _pairs(value: Value, removed: Tensor) -> Iterator[tuple[int, int]]:
@@ -144,6 +182,27 @@ def _pairs(value: Value, removed: Tensor) -> Iterator[tuple[int, int]]:
                     yield size, size - count
 
 
+def _given_sizes(node: Any, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Those of the sizes that the operator is given as numbers."""
+    if operator_name(node) in SIZED:
+        numbers = {leaf for leaf in tree_leaves((node.args[1:], node.kwargs)) if type(leaf) is int}
+        yield from ((before, after) for before, after in pairs if before in numbers)
+
+
+def _given_places(analysis: Analysis, node: Any, removed: Tensor) -> Iterator[tuple[int, int]]:
+    """Where a slice begins and ends."""
+    source = analysis.values.get(node.args[0]) if operator_name(node) in ("slice", "narrow") else None
+    if not isinstance(source, Value) or len(node.args) < 3:
+        return
+    axis = int(node.args[1]) % len(source.shape)
+    for factor in source.factors:
+        if factor.shape[axis] > 1:
+            gone = removed[factor].movedim(axis, 0).reshape(factor.shape[axis], -1).all(1)
+            for place in node.args[2:4]:
+                if isinstance(place, int) and 0 < place <= len(gone) and bool(gone[:place].any()):
+                    yield place, place - int(gone[:place].sum())
+
+
 def _group_pairs(node: Any, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Numbers of groups that change with the channels."""
     if operator_name(node) == "group_norm":
@@ -153,9 +212,7 @@ def _group_pairs(node: Any, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[
                 yield groups, after * groups // before
 
 
-def candidates(
-    modules: Mapping[str, nn.Module], sizes: Mapping[str, Sizes], known: Iterable[Attribute]
-) -> list[Attribute]:
+def candidates(modules: Mapping[str, nn.Module], sizes: ChangedSizes, known: Iterable[Attribute]) -> list[Attribute]:
     """Integer attributes of modules that have a size that changes in the module's forward, to exactly one other."""
     settled = {(attribute.module, attribute.key) for attribute in known}
     layers = {name for name, _ in settled}
@@ -164,9 +221,7 @@ def candidates(
         if name in layers and base_class(module).__module__.startswith("torch."):
             continue
         for key, value in _integers(module):
-            if (name, key) in settled:
-                continue
-            after = set().union(*(sizes.get(alias, {}).get(value, set()) for alias in aliases))
+            after = set() if (name, key) in settled else sizes.after(aliases, value)
             if len(after) == 1:
                 found.append(Attribute(name, key, next(iter(after)), base_class(module)))
     return found

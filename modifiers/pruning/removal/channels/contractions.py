@@ -38,6 +38,8 @@ def contract(labels: Labels, first: Value, second: Value, equation: str, where: 
     labels.heads += [factor.reshape(-1) for factor in together.factors]
     factors = [_placed(factor, "".join(sorted(batch)), out) for factor in together.factors]
     for operand, letters, parts in ((first, one, ours), (second, two, theirs)):
+        if _is_weight(operand):
+            labels.read += [factor.reshape(-1) for kind, factor in parts if kind <= summed]
         for kind, factor in parts:
             if kind <= set(out) - both:
                 if _is_weight(operand):

@@ -85,6 +85,8 @@ def _outputs(
 
 def together(labels: Labels, inputs: Tensor | None, taken: Tensor | None, where: str) -> None:
     """Channels that come in, and the slices of a weight that take them; where one is missing, the other stays."""
+    if taken is not None:
+        labels.read.append(taken)
     if inputs is not None and taken is not None:
         labels.unite(inputs, taken)
         return
@@ -107,6 +109,7 @@ def _whole_groups(
         labels.freeze(first, f"{where} reads channels that cannot go")
     else:
         labels.unite(inputs.reshape(groups, -1), by_group)
+        labels.passed.append(first)
     if first.numel() == groups * outputs:
         return first
     return by_group.expand(groups, outputs).reshape(-1)

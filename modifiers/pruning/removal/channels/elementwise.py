@@ -22,6 +22,7 @@ POINTWISE = (
     *("where", "masked_fill", "logsigmoid", "log_sigmoid", "hardshrink", "softsign", "tanhshrink", "requires_grad"),
     *("lerp", "clamp", "clip", "square", "nan_to_num", "rrelu", "silu", "gelu", "mish", "hardsigmoid", "positive"),
     *("data", "resolve_conj", "resolve_neg", "view_as_same", "zeros_like", "ones_like", "full_like", "empty_like"),
+    *("real", "imag", "conj", "angle", "fill", "zero", "clone", "masked_scatter", "detach_copy", "polar", "complex"),
 )
 CREATED = ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor")
 REDUCTIONS = (

@@ -79,7 +79,11 @@ class Pending:
 
 @dataclass
 class Labels:
-    """All labels of a model, and what was found out about them so far; `solving` draws the conclusions."""
+    """All labels of a model, and what was found out about them so far; `solving` draws the conclusions.
+
+    Of weights, ``produced`` are the labels of outputs, ``read`` of inputs that are summed over, and ``passed`` those of
+    rows by which each channel alone is multiplied.
+    """
 
     count: int = 0
     origins: list[Origin] = field(default_factory=list)
@@ -88,6 +92,8 @@ class Labels:
     records: list[Record] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     produced: list[Tensor] = field(default_factory=list)
+    read: list[Tensor] = field(default_factory=list)
+    passed: list[Tensor] = field(default_factory=list)
     heads: list[Tensor] = field(default_factory=list)
 
     def new(self, tensor: str, dimension: int, size: int) -> Tensor:

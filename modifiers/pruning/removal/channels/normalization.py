@@ -18,6 +18,7 @@ def _batch_norm(walk: Walk, node: Node) -> Result:
     """Each channel by itself: batch-norm and instance-norm."""
     value = walk.value(node.args[0])
     parts = [Value(part.shape, part.factors) for part in map(walk.value, node.args[1:5]) if part.shape]
+    walk.labels.passed += [factor.reshape(-1) for factor in walk.value(node.args[1]).factors]
     return _per_channel(walk, node, value, parts)
 
 

@@ -59,6 +59,7 @@ def _one_layer(
     columns = along(weights[1], 1)
     if columns is not None:
         labels.unite(columns, units)
+        labels.read.append(columns)
     together(labels, below, along(weights[0], 1), where)
 
 
