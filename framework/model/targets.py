@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from paredown.framework.errors import TargetError
+from paredown.framework.model.adapters import beside_the_model
 
 __all__ = [
     "Matches",
@@ -45,10 +46,17 @@ class Selection:
 
 @dataclass
 class Matches:
-    """The modules that were matched, by name, and the `ignore` patterns that matched none."""
+    """What targets mean in a model.
+
+    Attributes:
+        modules: that were matched, by name.
+        idle_ignores: the `ignore` patterns that matched none.
+        beside: the names of adapters and disabled copies, which are meant only where a target names them.
+    """
 
     modules: dict[str, nn.Module] = field(default_factory=dict)
     idle_ignores: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -108,7 +116,7 @@ def match(
 ) -> Matches:
     """The modules of ``kinds`` that ``targets`` mean, in the model's order, without those that ``ignore`` means.
 
-    Without targets: all modules of ``kinds``.
+    Without targets: all modules of ``kinds`` but adapters and disabled copies.
 
     Raises:
         TargetError: a pattern, or all together, match nothing; the message has the nearest names.
@@ -117,10 +125,15 @@ def match(
     wanted = {name for name, module in modules.items() if isinstance(module, kinds)}
     for pattern in targets:
         _refuse_other_kinds(pattern, _covered(modules, [pattern], required=True), wanted, modules, kinds)
+    beside = set() if targets else beside_the_model(modules) & wanted
     if targets:
         wanted &= _covered(modules, targets, required=True)
+    wanted -= beside
     ignored = [_covered(modules, [pattern], required=False) for pattern in ignore]
-    found = Matches(idle_ignores=[pattern for pattern, names in zip(ignore, ignored, strict=True) if not names])
+    found = Matches(
+        idle_ignores=[pattern for pattern, names in zip(ignore, ignored, strict=True) if not names],
+        beside=[name for name in modules if name in beside],
+    )
     found.modules = {name: modules[name] for name in modules if name in wanted and not any(name in o for o in ignored)}
     if not found.modules:
         raise TargetError(_nothing(modules, targets, ignore, kinds))

@@ -297,7 +297,13 @@ class TargetedModifier(Modifier):
         return [weight for weight in weights if weight is not None]
 
     def remarks(self, training: Training) -> Sequence[str]:
-        return [f"ignore {pattern!r} matches nothing" for pattern in training.matches().idle_ignores]
+        matches = training.matches()
+        lines = [f"ignore {pattern!r} matches nothing" for pattern in matches.idle_ignores]
+        if matches.beside:
+            lines.append(
+                f"{', '.join(matches.beside)}: adapters and disabled copies are left alone unless targets name them"
+            )
+        return lines
 
 
 class Recalibrating(Modifier):
