@@ -146,8 +146,8 @@ def _estimate(file: ForeseenFile) -> str | None:
     if not file.estimated:
         return None
     return (
-        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by what the weights "
-        "are then"
+        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by the weights as "
+        "they are then"
     )
 
 
