@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,25 @@ from torch import nn
 from paredown.framework.errors import CheckpointError, ScheduleError
 from paredown.framework.model.targets import unwrap
 from paredown.framework.run.manager import ScheduledManager
+from paredown.framework.run.saved_runs import STATE_FILE
 from paredown.framework.storage.files import load_plain
+from paredown.integrations.trackers import Tracker
 
-__all__ = ["STATE_FILE", "modify"]
+__all__ = ["STATE_FILE", "AcceleratorTracker", "modify"]
 
-#: what is written into each of the Accelerator's checkpoints; of its second model "paredown_1.pt", and so on
-STATE_FILE = "paredown.pt"
+
+class AcceleratorTracker(Tracker):
+    """Logs into the trackers of an Accelerator, those of ``log_with``."""
+
+    def __init__(self, manager: ScheduledManager, accelerator: Any) -> None:
+        super().__init__(manager)
+        self.accelerator = accelerator
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        self.accelerator.log(dict(values), step=step)
+
+    def mark(self, title: str, event: Mapping[str, Any], step: int) -> None:
+        """What happens once has no place in all of an Accelerator's trackers."""
 
 
 def modify(
@@ -35,7 +48,8 @@ def modify(
 
     Accumulation, the gradient scaler and the number of optimizer steps in an epoch come from the accelerator;
     ``accelerator.save_state`` and ``load_state`` keep the recipe's state and give the model the checkpoint's structure
-    before its weights are loaded. Load after this call and before the first step.
+    before its weights are loaded. Load after this call and before the first step. Where ``accelerator.init_trackers``
+    was called before, they get the sparsity and the bits of every layer, and the losses.
 
     Args:
         accelerator: the ``accelerate.Accelerator``.
@@ -61,6 +75,9 @@ def modify(
         grad_scaler=accelerator.scaler,
         **given,
     )
+
+    if accelerator.trackers:
+        manager.events.listeners.append(AcceleratorTracker(manager, accelerator))
 
     def save(models: list[nn.Module], weights: list[Any], output_dir: str) -> None:
         if accelerator.is_main_process:

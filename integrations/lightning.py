@@ -11,7 +11,10 @@ from torch import nn
 
 from paredown.framework.errors import CheckpointError, ParedownError
 from paredown.framework.run.restoring import Rebuilt, rebuild_model
-from paredown.integrations.trainers.lightning_steps import optimizers_of, steps_of
+from paredown.framework.run.saved_runs import MODULE
+from paredown.integrations.trackers import numbers_of
+from paredown.integrations.trainers.best_checkpoints import EarlyCheckpoints
+from paredown.integrations.trainers.lightning_steps import accumulation_of, optimizers_of, steps_of
 from paredown.integrations.trainers.recipe_callback import RecipeCallback
 
 __all__ = ["ParedownCallback"]
@@ -37,8 +40,8 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
     """Runs a recipe inside of ``Trainer.fit``, and puts its state into Lightning's checkpoints.
 
     An epoch is as many optimizer steps as the trainer makes in one: batches divided by ``accumulate_grad_batches``,
-    rounded up. With manual optimization the clock is the first optimizer that trains the model, and all optimizers are
-    taken to step equally often.
+    rounded up; a GradientAccumulationScheduler has to keep to one number in all epochs. With manual optimization the
+    clock is the first optimizer that trains the model, and all optimizers are taken to step equally often.
 
     Args:
         recipe: whatever `Recipe.load` reads.
@@ -58,6 +61,7 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         self.module, self.accumulate = module, accumulate
         self._rebuilt: Rebuilt | None = None
         self._restored = self._began = False
+        self._early = EarlyCheckpoints()
 
     @property
     def state_key(self) -> str:
@@ -91,12 +95,36 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
         """Hook the recipe into the optimizers."""
         pl_module.__dict__.pop("on_load_checkpoint", None)
         automatic = bool(pl_module.automatic_optimization)
-        accumulate = trainer.accumulate_grad_batches if automatic else self.accumulate
+        accumulate = accumulation_of(trainer) if automatic else self.accumulate
         steps, total = steps_of(trainer, automatic, accumulate or 1, self.manager.recipe.run_epochs)
         model = pl_module.get_submodule(self.module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         optimizers = optimizers_of(model, trainer.optimizers)
         self.begin(model, optimizers, steps, total, accumulate=accumulate, grad_scaler=scaler)
+        self._early.begin(self.manager.done)
+
+    def on_train_batch_end(self, trainer: Any, *given: Any) -> None:
+        """A checkpoint from before the targets were reached is no best one; and log what the recipe does."""
+        self._early.forget_within_epoch(trainer, self._is_done)
+        if trainer.loggers and trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:
+            self._log(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """The same at the end of an epoch; Lightning's own checkpoints come after this."""
+        self._early.forget(trainer, self._is_done)
+
+    def on_validation_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """The same after a validation."""
+        if trainer.training and not trainer.sanity_checking:
+            self._early.forget(trainer, self._is_done)
+
+    def _is_done(self) -> bool:
+        return self.manager.done
+
+    def _log(self, trainer: Any) -> None:
+        values = numbers_of(self.manager)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step - 1)
 
     def on_fit_end(self, trainer: Any, pl_module: nn.Module) -> None:
         """Audit, and make it permanent."""
@@ -104,6 +132,8 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
             self.manager.release()
         elif self.manager.run is not None:
             self.report = self.manager.finalize()
+            if trainer.loggers:
+                self._log(trainer)
 
     def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
         """Take everything off; what was prepared too, where no step was made."""
@@ -111,7 +141,9 @@ class ParedownCallback(RecipeCallback, *_callback_classes()):  # type: ignore[mi
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into Lightning's checkpoint."""
-        return {} if self.manager.run is None else self.manager.state_dict(self.save_teacher)
+        if self.manager.run is None:
+            return {}
+        return {**self.manager.state_dict(self.save_teacher), MODULE: self.module}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """For strategies that load weights after the optimizer is built."""

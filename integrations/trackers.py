@@ -19,10 +19,27 @@ from paredown.framework.errors import ParedownError
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.run.manager import ScheduledManager
 
-__all__ = ["JsonLines", "MLflow", "TensorBoard", "Tracker", "WeightsAndBiases"]
+__all__ = ["JsonLines", "MLflow", "TensorBoard", "Tracker", "WeightsAndBiases", "numbers_of"]
 
 #: of an event, the entries about when and whose it is
 PLACE = ("step", "epoch", "modifier", "event")
+
+
+def numbers_of(manager: ScheduledManager) -> dict[str, float]:
+    """What a trainer's own logger gets: the whole model's sparsity and bits a parameter, the losses by term, and the
+    newest number of every kind that a modifier recorded; counting reads each weight once."""
+    if manager.run is None:
+        return {}
+    layers = measure_model(manager.run.model).layers
+    total = max(sum(layer.parameters for layer in layers), 1)
+    found = {
+        "paredown/sparsity": 1 - sum(layer.nonzeros for layer in layers) / total,
+        "paredown/bits": sum(layer.bits for layer in layers) / total,
+    }
+    found |= {f"paredown/loss/{name}": value for name, value in manager.last_losses.items()}
+    for event in manager.events:
+        found |= {f"paredown/{name}": value for name, value in _told(event)}
+    return found
 
 
 class Tracker(ABC):

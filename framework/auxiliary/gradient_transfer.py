@@ -10,12 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paredown.framework.auxiliary.cross_entropy import row_weights
 from paredown.framework.errors import ParedownError
 
-__all__ = ["GradientTransfer", "gradient_there", "softmax_gradient"]
+__all__ = ["OTHER_LOSS", "GradientTransfer", "gradient_there", "softmax_gradient"]
 
-#: how far from a distribution what is read off a gradient may lie: that of half precision
-TOLERANCE = 0.02
+OTHER_LOSS = (
+    "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits with "
+    "labels (plain, with class weights, or smoothed or mixed without; ignored labels included), or scaled in a "
+    "way that was not declared: their gradient cannot be read off it. Let the model return its loss beside the "
+    "logits (as Hugging Face models do with labels), or take these modifiers out"
+)
 
 
 @dataclass
@@ -40,6 +45,7 @@ def gradient_there(
     tensor: Tensor,
     source: Tensor,
     dimension: int | None,
+    unread: Tensor | None = None,
 ) -> Tensor | None:
     """The gradient of one receiver.
 
@@ -50,6 +56,7 @@ def gradient_there(
         share: of the loop's loss for the receiver.
         tensor, source: the receiver and its source.
         dimension: see `GradientTransfer`.
+        unread: 0-d; of a compiled backward pass, which raises nothing: set to 1 instead.
 
     Raises:
         ParedownError: the loop's loss is no softmax cross-entropy.
@@ -60,9 +67,13 @@ def gradient_there(
     if dimension is None:
         return (whole_gradient * share).to(tensor.dtype).expand_as(tensor)
     own, other, sent = (_rows(each, dimension) for each in (source, tensor, whole_gradient))
-    found, distance = softmax_gradient(own, other, sent, scale)
-    if not torch.compiler.is_compiling():
-        _refuse_other_losses(found, distance)
+    found, refused = softmax_gradient(own, other, sent, scale, gradient.dtype)
+    refused = refused & torch.isfinite(sent).all()  # what overflowed is left to the gradient scaler
+    if unread is not None:
+        with torch.no_grad():
+            unread.add_(refused)
+    elif bool(refused):
+        raise ParedownError(OTHER_LOSS)
     moved = found.reshape(tensor.movedim(dimension, -1).shape).movedim(-1, dimension)
     return (moved * share).to(tensor.dtype)
 
@@ -73,45 +84,22 @@ def _rows(tensor: Tensor, dimension: int) -> Tensor:
     return wide.reshape(-1, wide.shape[-1])
 
 
-def _refuse_other_losses(gradient: Tensor, distance: Tensor) -> None:
-    if bool(torch.isfinite(gradient).all()) and float(distance) > TOLERANCE:
-        raise ParedownError(
-            "other networks are to learn from the loop's loss too, and it is no softmax cross-entropy of the logits, "
-            "or scaled in a way that was not declared: their gradient cannot be read off it. Let the model return its "
-            "loss beside the logits (as Hugging Face models do with labels), or take these modifiers out"
-        )
-
-
-def softmax_gradient(own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_gradient(
+    own: Tensor, other: Tensor, gradient: Tensor, scale: Tensor, sent: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """The gradient of a softmax cross-entropy at other logits, from the one that it has at ``own``.
 
     That gradient is w (softmax(own) - target) in each row, so it is w (softmax(other) - softmax(own)) more elsewhere.
-    The rows' weights w are ``scale`` / rows (a mean over the rows that have a gradient) where the targets then are
-    distributions; else those for which the targets are single classes, which holds for any reduction.
 
     Args:
         own, other, gradient: (rows, classes).
         scale: 0-d; that of the loss.
+        sent: the type in which the gradient came.
 
     Returns:
-        The gradient, and how far what is read as targets lies from distributions (0-d).
+        The gradient, and whether it is none of a cross-entropy (0-d): see
+        `paredown.framework.auxiliary.cross_entropy.row_weights`.
     """
     ours, theirs = own.softmax(-1), other.softmax(-1)
-    counted = gradient.abs().amax(-1, keepdim=True) > 0
-    mean = torch.where(counted, scale.to(ours.dtype) / counted.sum().clamp(min=1), 0.0)
-    rising = gradient > 0
-    alone = (gradient * rising).sum(-1, keepdim=True) / (ours * rising).sum(-1, keepdim=True).clamp(min=1e-30)
-    off_mean = _distance(ours, gradient, mean, single=False)
-    off_alone = _distance(ours, gradient, alone, single=True)
-    row_weights = torch.where(off_mean <= TOLERANCE, mean, alone)
-    return gradient + row_weights * (theirs - ours), torch.minimum(off_mean, off_alone)
-
-
-def _distance(probabilities: Tensor, gradient: Tensor, row_weights: Tensor, single: bool) -> Tensor:
-    """How far the targets that a gradient shows are from distributions, or from single classes."""
-    targets = probabilities - gradient / row_weights.clamp(min=1e-30)
-    outside = torch.maximum(-targets, targets - 1).amax(-1)
-    missing = (targets.sum(-1) - 1).abs()
-    apart = 1 - targets.amax(-1) if single else torch.zeros_like(missing)
-    off = torch.maximum(torch.maximum(outside, missing), apart)
-    return torch.where(row_weights[..., 0] > 0, off, 0.0).max()
+    found = row_weights(ours, gradient, scale, sent)
+    return gradient + found.weights[:, None] * (theirs - ours), found.refused

@@ -6,12 +6,14 @@ hands each term its own gradient. The total is (1 - sum of weights) x the user's
 
 A loop gets there in one of three ways: it adds nothing and the gradients are injected (automatic), it passes its loss
 through `manager.loss`, or it wraps its criterion by `manager.wrap_criterion`. A 0-d tensor that the graph reads at
-backward shows which one it is. Backward passes are counted by the gradient of a 0-d leaf, forwards in a tensor: both
-work inside of one compiled graph.
+backward shows which one it is. Forwards that are not compiled keep a record of what becomes of them
+(`paredown.framework.auxiliary.forwards`); of compiled ones forwards and backward passes are counted in tensors, inside
+of the graph.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.auxiliary.forwards import Tally, TrainingForward
 from paredown.framework.auxiliary.gradient_transfer import GradientTransfer
-from paredown.framework.auxiliary.injection import Controls, counted, inject
+from paredown.framework.auxiliary.injection import Controls, counted, inject, passes_injection
+from paredown.framework.auxiliary.step_check import Step, check_step
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.model.batches import device_of
 from paredown.framework.model.links import Link, add_link, remove_links
 
 __all__ = ["AuxiliaryLosses", "Losses", "OwnLoss", "Pass", "Scaling", "Term"]
-
-OTHER_WAYS = (
-    "compute the loss once a forward and pass it through `loss = manager.loss(loss)`, "
-    "or wrap the criterion: `criterion = manager.wrap_criterion(criterion)`"
-)
 
 
 @dataclass
@@ -89,30 +88,48 @@ class Term:
     settings: dict[str, Tensor] = field(default_factory=dict)
 
 
-class AuxiliaryLosses(Link):
-    """The link around the model's forward that computes all terms and injects their gradients."""
+def nothing_beside() -> list[nn.Module]:
+    """No modules are trained beside the model."""
+    return []
 
-    def __init__(self, terms: Mapping[str, Term], scaling: Scaling, device: torch.device) -> None:
+
+class AuxiliaryLosses(Link):
+    """The link around the model's forward that computes all terms and injects their gradients.
+
+    Args:
+        terms: by the names of their modifiers.
+        scaling: what the loop does to its loss.
+        device: of the model.
+        beside: gives what is trained with the model and is no part of it.
+
+    Attributes:
+        reached: forwards whose terms reached a gradient in the last optimizer step.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        scaling: Scaling,
+        device: torch.device,
+        beside: Callable[[], list[nn.Module]] = nothing_beside,
+    ) -> None:
         self.terms = dict(terms)
         self.scaling = scaling
+        self.beside = beside
         self.weights = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.each_weight = self.weights.unbind()
         self.values = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.fp16 = torch.zeros((), dtype=torch.float64, device=device)
-        self.forwards = torch.zeros((), dtype=torch.int64, device=device)
-        self.controls = Controls(
-            keep=torch.zeros((), dtype=torch.float64, device=device),
-            share=torch.full((), 1.0 / (scaling.accumulate or 1), dtype=torch.float64, device=device),
-            scale=scaling.live_scale(device),
-            explicitly=torch.zeros((), dtype=torch.float64, device=device),
-            ticket=torch.zeros((), dtype=torch.float64, device=device, requires_grad=True),
-        )
+        self.compiled_forwards = torch.zeros((), dtype=torch.int64, device=device)
+        self.in_eval_mode = torch.zeros((), dtype=torch.int64, device=device)
+        self.controls = Controls.on(device, scaling.live_scale(device), scaling.accumulate or 1)
+        self.tally = Tally()
         self.before = 0
         self.newest: list[Tensor] = []
         self.pending: Tensor | None = None
-        self.combined = 0
         self.total: Tensor | None = None
         self.called = False
+        self.reached = 0
         self.reweigh()
 
     def reweigh(self) -> None:
@@ -128,22 +145,40 @@ class AuxiliaryLosses(Link):
         self.controls.set_keep(1 - replacing)
         self.weights.data.copy_(torch.tensor([term.weight for term in self.terms.values()], dtype=torch.float64))
 
+    def rescale(self, scaling: Scaling) -> None:
+        """Take over over how many forwards the loop's loss is divided."""
+        self.scaling = scaling
+        self.controls.share.data.fill_(1.0 / (scaling.accumulate or 1))
+
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.tally.begin()
         output = call(module, *args, **kwargs)
-        if not (module.training and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
+            return output
+        if not module.training:
+            if not _is_transformed():
+                self.in_eval_mode.fill_(1)
             return output
         if self._unscaled_fp16():
             self.fp16.fill_(1.0)
-        return self._inject(output, args, kwargs)
+        return self._inject(module, output, args, kwargs)
 
     def combine(self, loss: Tensor) -> Tensor:
-        """The user's loss with the terms added explicitly; nothing is injected in this backward."""
-        if self.pending is None:
-            return loss
+        """The user's loss with the terms of the newest forward added explicitly; nothing is injected in its backward.
+
+        Terms are added once: a further loss of the same forward is weighed alone.
+        """
+        forward = self.tally.newest() if self.pending is None else None
+        if self.pending is None and forward is None:
+            return loss * self.controls.keep.to(loss.dtype) if self.tally.combined and self._is_ours(loss) else loss
         self.controls.open(explicit=True)
-        pending, self.pending = self.pending, None
-        self.combined += 1
-        total = loss * self.controls.keep.to(loss.dtype) + counted(pending, self.controls.ticket).to(loss.dtype)
+        pending = forward.combine() if forward is not None else self.pending
+        assert pending is not None
+        self.pending = None
+        self.tally.combined += 1
+        added = counted(pending, self.controls.ticket, forward)
+        total = loss * self.controls.keep.to(loss.dtype) + added.to(loss.dtype)
         self.total = total.detach()
         return total
 
@@ -153,7 +188,7 @@ class AuxiliaryLosses(Link):
 
         Nothing before the first forward.
         """
-        if not int(self.forwards):
+        if not self.called and not self._forwards():
             return {}
         if self.newest:
             self.values.copy_(torch.stack([value.double() for value in self.newest]))
@@ -166,46 +201,59 @@ class AuxiliaryLosses(Link):
         """Before the optimizer takes a step: every term must have reached its gradient once, and rightly scaled.
 
         Raises:
-            ParedownError: scaling that was not declared, a second backward, or a term that no backward reached.
+            ParedownError: see `paredown.framework.auxiliary.step_check.check_step`.
         """
-        forwards = int(self.forwards) - self.before
-        backwards = 0 if self.controls.ticket.grad is None else int(self.controls.ticket.grad)
-        combined = self.combined
-        self._notice_silence(forwards)
+        forwards, left = self._forwards(), self.tally.left()
+        compiled = forwards > self.tally.forwards or self.controls.ticket.grad is not None
+        of_compiled = self.controls.counted() if compiled else (0, 0, 0, False)
+        step = Step(", ".join(self.terms), forwards, left, dataclasses.replace(self.tally), *of_compiled)
+        self._notice_silence(step.forwards)
+        self.reached, fp16 = step.reached, bool(self.fp16)
         self.reset()
-        if not combined:
-            self._check_scaling(forwards, optimizer)
-        elif combined != forwards:
-            raise ParedownError(
-                f"{forwards} training forwards, but {combined} calls of manager.loss or of the wrapped criterion "
-                "in this step: call it once after each forward"
-            )
-        self._check_backwards(forwards, backwards)
+        check_step(step, optimizer, self.scaling.accumulate, self.scaling.grad_scaler is not None, fp16)
 
     def reset(self) -> None:
         """Begin the count of the next step."""
-        self.before = int(self.forwards)
-        self.controls.ticket.grad = None
+        self.before = int(self.compiled_forwards)
+        self.tally.reset()
         self.pending = None
-        self.combined = 0
-        self.controls.open(explicit=False)
+        self.controls.reset()
 
-    def _inject(self, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _forwards(self) -> int:
+        """Training forwards since the last step."""
+        return self.tally.forwards + int(self.compiled_forwards) - self.before
+
+    def _is_ours(self, loss: Tensor) -> bool:
+        """Whether a loss was computed from a forward whose terms were added to another loss already."""
+        return loss.grad_fn is not None and passes_injection(loss.grad_fn)
+
+    def _inject(self, module: nn.Module, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        compiling = torch.compiler.is_compiling()
+        if _is_transformed():
+            raise ParedownError(
+                f"{', '.join(self.terms)}: the gradients of torch.func (grad, vmap, vjp, ...) do not take auxiliary "
+                "losses along: call model.eval() where nothing is trained with them, else loss.backward()"
+            )
         forward = Pass(output, args, kwargs, self.weights)
         values = []
         for weight, term in zip(self.each_weight, self.terms.values(), strict=True):
             forward.weight = weight
             values.append(term.compute(forward))
         weighted = self._weighted(values)
-        passed_on = inject(output, weighted, self.controls, forward.transfers)
+        record = None if compiling else TrainingForward(module, self.beside(), self.tally, weighted)
+        passed_on = inject(output, weighted, self.controls, forward.transfers, record)
         if passed_on is None:
             raise TargetError(
                 f"the model's output, a {type(output).__name__}, holds no tensor with a gradient: "
                 f"{', '.join(self.terms)} cannot reach the weights through it"
             )
-        with torch.no_grad():
-            self.forwards.add_(1)
-        self.pending = weighted
+        if record is not None:
+            self.pending = None
+            self.tally.add(record)
+        else:
+            with torch.no_grad():
+                self.compiled_forwards.add_(1)
+            self.pending = weighted
         return passed_on
 
     def _weighted(self, values: Sequence[Tensor]) -> Tensor:
@@ -226,42 +274,19 @@ class AuxiliaryLosses(Link):
 
     def _notice_silence(self, forwards: int) -> None:
         """Warn once where the loop never calls the model itself, so that no term is ever computed."""
-        if not forwards and not self.called:
+        if not forwards and not self.called and not bool(self.in_eval_mode):
             warnings.warn(
-                f"{', '.join(self.terms)}: the model's own forward was not called in the first training step, so "
-                "nothing was added to the loss; the loop may call a part of the model: give that part to modify",
+                f"{', '.join(self.terms)}: the model's own forward was not called in training mode in the first "
+                "training step, so nothing was added to the loss: call model.train() where it is in eval mode; where "
+                "the loop calls a part of the model, give that part to modify",
                 stacklevel=4,
             )
         self.called = True
 
-    def _check_scaling(self, forwards: int, optimizer: torch.optim.Optimizer) -> None:
-        names = ", ".join(self.terms)
-        if forwards > 1 and self.scaling.accumulate is None and self.scaling.grad_scaler is None:
-            raise ParedownError(
-                f"{forwards} training forwards in one optimizer step: if the loss is divided by {forwards}, the "
-                f"gradient of {names} is wrong unless that is declared; add it: "
-                f"manager.modify(..., accumulate={forwards}); or, if the loop scales nothing, accumulate=1"
-            )
-        scaled = self.scaling.grad_scaler is None and getattr(optimizer, "grad_scale", None) is not None
-        if scaled or bool(self.fp16):
-            sign = "a GradScaler steps the optimizer" if scaled else "the forward runs under fp16 autocast"
-            raise ParedownError(
-                f"{sign}: the loss is scaled after it was computed, and the gradient of {names} is wrong unless that "
-                "is declared; add it: manager.modify(..., grad_scaler=scaler)"
-            )
 
-    def _check_backwards(self, forwards: int, backwards: int) -> None:
-        names = ", ".join(self.terms)
-        if backwards > forwards:
-            raise ParedownError(
-                f"{backwards} backward passes went through {forwards} forward of the model, and each brought the "
-                f"gradient of {names}: {OTHER_WAYS}"
-            )
-        if backwards < forwards:
-            raise ParedownError(
-                f"{names} was computed in {forwards} training forwards but reached a gradient in {backwards}: run "
-                f"forwards that are not trained on under torch.no_grad(), or {OTHER_WAYS}"
-            )
+def _is_transformed() -> bool:
+    """Whether torch.func differentiates or maps what runs, and nothing that is there may be written."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class Losses:
@@ -269,18 +294,25 @@ class Losses:
 
     Args:
         model: whose output the terms are computed from.
+        beside: gives what is trained with the model and is no part of it.
 
     Attributes:
         scaling: what the user declared to do to the loss.
         link: around the model's forward; None while there is no term.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, beside: Callable[[], list[nn.Module]] = nothing_beside) -> None:
         self.model = model
+        self.beside = beside
         self.scaling = Scaling()
         self.link: AuxiliaryLosses | None = None
         self._terms: dict[str, Term] = {}
         self._last: dict[str, float] = {}
+
+    @property
+    def owners(self) -> list[str]:
+        """The modifiers that have a term now."""
+        return list(self._terms)
 
     def add(self, owner: str, term: Term) -> None:
         """Add a term from the next forward on.
@@ -308,6 +340,17 @@ class Losses:
                 term.settings[name].data.fill_(value)
             self.link.reweigh()
 
+    def accumulate(self, forwards: int) -> None:
+        """From the next forward on, the loop divides its loss by so many; between two optimizer steps.
+
+        Args:
+            forwards: in the optimizer step that comes next, 1 or more.
+        """
+        if forwards != self.scaling.accumulate:
+            self.scaling = dataclasses.replace(self.scaling, accumulate=forwards)
+            if self.link is not None:
+                self.link.rescale(self.scaling)
+
     def last(self) -> dict[str, float]:
         """The newest values, also after their windows have ended: see `AuxiliaryLosses.last_losses`."""
         if self.link is not None:
@@ -316,7 +359,7 @@ class Losses:
 
     def _rebuild(self, terms: dict[str, Term]) -> None:
         self.last()
-        link = AuxiliaryLosses(terms, self.scaling, device_of(self.model)) if terms else None
+        link = AuxiliaryLosses(terms, self.scaling, device_of(self.model), self.beside) if terms else None
         if self.link is not None:
             remove_links(self.model, [self.link])
         if link is not None:

@@ -79,6 +79,10 @@ class AuxiliaryModules:
         """The modules of a modifier by name."""
         return {key.partition("/")[2]: module for key, module in self._modules.items() if _is_of(key, owner)}
 
+    def trained(self) -> list[nn.Module]:
+        """Those that are trained with the model."""
+        return [self._modules[key] for key, optimizers in self._mirrored.items() if optimizers]
+
     def remove(self, owner: str) -> None:
         """Let a modifier's modules go."""
         for known in (self._modules, self._mirrored, self._saved):

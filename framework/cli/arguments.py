@@ -10,17 +10,31 @@ from typing import Annotated
 
 import typer
 
-from paredown.framework.errors import ArgumentError
+from paredown.framework.cli.console import print_problem
+from paredown.framework.errors import ArgumentError, RecipeError
 
-__all__ = ["TASK", "Overrides", "Source", "TaskName", "require_source", "split_overrides", "wrong_use"]
+__all__ = [
+    "TASK",
+    "Overrides",
+    "Source",
+    "TaskName",
+    "require_source",
+    "several_values",
+    "split_overrides",
+    "wrong_use",
+]
 
-TASK = typer.Option("--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task: model and data.")
+TASK = typer.Option(
+    "--task", "-t", metavar="MODULE:FUNCTION", help="A function that returns a Task; or FILE.py:FUNCTION."
+)
 
 Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a card, a name, or hub:team/name@revision.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDE", help="Such as run.epochs=3.")]
 TaskName = Annotated[str, TASK]
 
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.-]*(=.*)?", re.DOTALL)
+#: values apart by commas, or one of the functions by which a sweep has several
+_SEVERAL = re.compile(r"[^=]+=([^\[{\"'(]+,.*|(range|interval|choice|glob)\(.*\))", re.DOTALL)
 #: the command line's names of Python's arguments
 _HINTS = {
     "by": "--by",
@@ -43,6 +57,21 @@ def wrong_use() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint=_HINTS.get(error.argument, error.argument)) from error
+
+
+@contextmanager
+def several_values(overrides: Sequence[str]) -> Iterator[None]:
+    """Where a recipe is wrong inside of the block, and an override has several values, name what takes several."""
+    try:
+        yield
+    except RecipeError as error:
+        several = [one for one in overrides if _SEVERAL.fullmatch(one)]
+        if not several:
+            raise
+        print_problem(str(error))
+        raise typer.BadParameter(
+            f"{several[0]} has several values: add -m for a run with each of them", param_hint="OVERRIDE"
+        ) from error
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,17 +35,25 @@ class Bars:
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
-    def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
+    def of(self, seed: int) -> Callable[[str, int, int, Mapping[str, float]], None]:
         """The function that advances the bars of one seed."""
 
-        def advance(what: str, step: int, total: int, accuracy: float | None) -> None:
+        def advance(what: str, step: int, total: int, measured: Mapping[str, float]) -> None:
             name = f"seed {seed}: {what}"
             if name not in self.tasks:
                 self.tasks[name] = self.progress.add_task(name, total=total)
-            description = name if accuracy is None else f"{name} (accuracy {accuracy:.4f})"
+            last = ", ".join(f"{metric} {value:.4g}" for metric, value in _named(measured).items())
+            description = f"{name} ({last})" if last else name
             self.progress.update(self.tasks[name], completed=step, description=description)
 
         return advance
+
+
+def _named(measured: Mapping[str, float]) -> Mapping[str, float]:
+    """What was measured, under its names as far as they are known."""
+    from paredown.framework.report.metrics import named
+
+    return named((), [measured])[1][0]
 
 
 @contextmanager

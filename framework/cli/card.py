@@ -35,7 +35,7 @@ def card(recipe: Source, overrides: Overrides = None, output: Output = None) -> 
 
     loaded = Recipe.load(recipe, overrides or [])
     if output is None:
-        return print_text(card_of(loaded, recipe))
+        return print_text(card_of(loaded, recipe, overrides=overrides or []))
     picture = timeline_picture(loaded)
     beside = output.with_name(f"{output.stem}-timeline.svg")
     write(card_of(loaded, output.name, beside.name if picture else None), output)

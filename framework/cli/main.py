@@ -1,12 +1,14 @@
 """The command `paredown`: all of its sub-commands in one app, and its exit codes.
 
-Exit codes: 0 it holds, 1 it does not (an invalid recipe, a difference, a proof that fails), 2 wrong use.
+Exit codes: 0 it holds, 1 it does not (an invalid recipe, a difference, a proof that fails), 2 wrong use, 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points
+from typing import Annotated
 
 import typer
 
@@ -32,15 +34,35 @@ __all__ = ["ENTRY_POINT_GROUP", "app", "main"]
 #: the group of modules outside the framework that add a command: each has a ``register(app)``
 ENTRY_POINT_GROUP = "paredown.commands"
 
+HELP = "Compression of PyTorch models, written down as recipes."
+EPILOG = "Exit codes: 0 it holds, 1 it does not, 2 wrong use, 130 interrupted."
+
 app = typer.Typer(
     name="paredown",
-    help="Compression of PyTorch models, written down as recipes.",
-    epilog="Exit codes: 0 it holds, 1 it does not, 2 wrong use.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        from paredown.framework.report.reporter import versions
+
+        typer.echo(", ".join(f"{name} {version}" for name, version in reversed(versions().items())))
+        raise typer.Exit
+
+
+@app.callback(help=HELP, epilog=EPILOG)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions.", callback=_print_versions, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of the command itself."""
+
+
 validate.register(app)
 plan.register(app)
 run.register(app)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from paredown.framework.cli.arguments import TASK, Overrides, require_source, wrong_use
+from paredown.framework.cli.arguments import TASK, Overrides, require_source, several_values, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
 from paredown.framework.cli.export import exported
@@ -51,7 +51,10 @@ Multirun = Annotated[
 ]
 Sweeper = Annotated[str | None, typer.Option(metavar="optuna", help="Search intervals instead of all combinations.")]
 Trials = Annotated[int, typer.Option(min=1, help="Jobs of a search.")]
-Objectives = Annotated[str, typer.Option(metavar="A,B", help="What a search weighs against each other.")]
+Objectives = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="What a search weighs against each other. Default: the task's metric and bytes."),
+]
 Export = Annotated[
     str | None, typer.Option(metavar="ENGINE", help="Also write the first seed's model for an engine: model.onnx, ...")
 ]
@@ -82,7 +85,7 @@ def run(
     multirun: Multirun = False,
     sweeper: Sweeper = None,
     trials: Trials = 20,
-    objectives: Objectives = "accuracy,bytes",
+    objectives: Objectives = None,
     resume: Resume = None,
     export: Export = None,
     as_json: AsJson = False,
@@ -108,7 +111,8 @@ def run(
 
     options: RunOptions = {"seeds": seeds, "one_shot": one_shot, "record": record}
     if not multirun and sweeper is None:
-        loaded = Recipe.load(recipe, overrides or [])
+        with several_values(overrides or []):
+            loaded = Recipe.load(recipe, overrides or [])
         folder = output or Path("runs/latest")
         if export is None:
             return _run(loaded, task, folder, options, quiet, as_json)
@@ -118,7 +122,8 @@ def run(
         return None if quiet or as_json else typer.echo(f"\n{made}")
     from paredown.framework.experiments.sweep.creating import create_sweep
 
-    names, wanted = [name.strip() for name in objectives.split(",")], trials if sweeper else 0
+    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    wanted = trials if sweeper else 0
     with wrong_use():
         folder = create_sweep(
             Recipe.load(recipe), task, overrides or [], output, trials=wanted, objectives=names, **options

@@ -131,18 +131,27 @@ def _print_table(found: Sweep, as_json: bool = False) -> None:
     if not out.is_terminal:
         out.width = WIDTH
     out.print(_table(found))
-    typer.echo(f"{summary(found)}; front: no other job is as accurate with fewer Bytes, fewer MACs, less Latency")
+    typer.echo(f"{summary(found)}; {_about_fronts(found)}")
     for row in found.in_state("failed", "running", "unfinished"):
         typer.echo(f"{row.folder}: {state_of(row)}")
+
+
+def _about_fronts(found: Sweep) -> str:
+    """What the letters in the table mean."""
+    metric = found.deciding
+    if not metric.sign:
+        return f"front: unknown, until the task declares whether more of it is better: metrics={{{metric.name!r}: ...}}"
+    least = " (less is better)" if metric.sign < 0 else ""
+    return f"front: no other job is as good in {metric.name}{least} with fewer Bytes, fewer MACs, less Latency"
 
 
 def _table(found: Sweep) -> Table:
     from rich.text import Text
 
-    from paredown.framework.experiments.sweep.table import SHORT_HEAD, short_cells
+    from paredown.framework.experiments.sweep.table import short_cells, short_head
 
     made = table(())
-    for name in SHORT_HEAD:
+    for name in short_head(found):
         is_wide = name == "overrides"
         made.add_column(name, justify="left" if name in WORDS else "right", no_wrap=not is_wide, overflow="fold")
     for line in short_cells(found):
@@ -155,7 +164,7 @@ def _pick(found: Sweep, text: str, by: str, output: Path | None) -> None:
     from paredown.framework.experiments.sweep.picking import pick, winning_recipe
 
     with wrong_use():
-        row = pick(found, Condition.parse(text), by)
+        row = pick(found, Condition.parse(text, found.quantities), by)
     print_text(winning_recipe(row), output)
     print_problem(f"picked {row.folder} ({row.label})")
 

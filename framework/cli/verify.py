@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Run a recipe again as its `results` record, and report whether its accuracies and bytes hold.
+    """Run a recipe again as its `results` record, and report whether its metrics and bytes hold.
 
     Exit code 0: every recorded number holds within its spread; 1: one does not, or nothing can be checked.
     """
@@ -54,7 +54,7 @@ def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet
     if not runs:
         print_problem(f"{recipe}: it records no run; `paredown run RECIPE --task MODULE:FUNCTION --record` writes one")
         raise typer.Exit(1)
-    from paredown.framework.report.proof import check_recorded
+    from paredown.framework.report.proof import ALLOWED, check_recorded
 
     for entry, _ in runs:
         check_recorded(entry)
@@ -66,6 +66,7 @@ def verify(recipe: Source, task: TaskName = None, as_json: AsJson = False, quiet
         )
     elif not quiet:
         _print(found)
+        typer.echo(ALLOWED)
         typer.echo("every recorded number holds" if holds else "the recorded numbers do not hold")
     if not holds:
         raise typer.Exit(1)
@@ -105,6 +106,6 @@ def _print(found: list[tuple[str, list[Compared]]]) -> None:
 
 
 def _cells(one: Compared) -> tuple[str, ...]:
-    form = ",.0f" if "bytes" in one.name else ".4f"
+    form = ",.0f" if one.name.endswith(" bytes") else ".4f" if abs(one.recorded) < 10 else ".6g"
     values = (format(value, form) for value in (one.recorded, one.found, one.allowed))
     return (one.name, *values, "holds" if one.holds else "does not hold")

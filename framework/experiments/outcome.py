@@ -1,4 +1,4 @@
-"""The result of one seed: its report and its accuracies."""
+"""The result of one seed: its report and its metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paredown.framework.report import Report
+from paredown.framework.report.metrics import Measured
 
 __all__ = ["Outcome"]
 
@@ -19,15 +20,15 @@ class Outcome:
     Attributes:
         seed: the seed of the dense training and of the recipe.
         report: dense beside compressed.
-        dense_accuracy, accuracy: of the dense and of the compressed model.
-        accuracies: (epoch, accuracy) while the recipe ran.
+        dense, compressed: what the two models reached, by metric.
+        curve: (epoch, what the model reached) while the recipe ran.
     """
 
     seed: int
     report: Report
-    dense_accuracy: float
-    accuracy: float
-    accuracies: Sequence[tuple[float, float]]
+    dense: Measured
+    compressed: Measured
+    curve: Sequence[tuple[float, Measured]]
 
     def to_plain(self) -> dict[str, Any]:
         """The outcome as values that JSON can hold."""
@@ -41,5 +42,5 @@ class Outcome:
         Raises:
             ParedownError, KeyError, TypeError, ValueError: the values are those of no outcome.
         """
-        accuracies = [(at, accuracy) for at, accuracy in plain["accuracies"]]
-        return cls(**{**plain, "report": Report.from_json(plain["report"]), "accuracies": accuracies})
+        curve = [(at, dict(measured)) for at, measured in plain["curve"]]
+        return cls(**{**plain, "report": Report.from_json(plain["report"]), "curve": curve})

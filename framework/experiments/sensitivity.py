@@ -50,7 +50,7 @@ def scan_task(
     if settings is not None:
         settings.fields(training, modifier, {trial.layer: None for trial in trials})
     loss = _loss_of(task) if by_loss else None
-    found = scan(training, trials, samples, lambda done, total: advance("scan", done, total, None), loss)
+    found = scan(training, trials, samples, lambda done, total: advance("scan", done, total, {}), loss)
     return found, {} if settings is None else {"recipe": settings.write(recipe, training, modifier, found)}
 
 
@@ -64,4 +64,4 @@ def _first_with_trials(run: Run, modifiers: Iterable[Modifier]) -> tuple[Modifie
 
 
 def _loss_of(task: Task) -> Loss:
-    return lambda output, batch: task.loss(output, batch[1])
+    return task.loss_of

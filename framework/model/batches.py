@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from paredown.framework.errors import ScheduleError
+from paredown.framework.errors import ParedownError, ScheduleError
 from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.graph.fusion import Graph, export_graph
 from paredown.framework.model.links import Link, add_link, remove_links
@@ -19,6 +20,9 @@ from paredown.framework.model.targets import named_modules, unwrap
 from paredown.framework.model.temporary import buffers_kept, evaluating
 
 __all__ = ["Batches", "Inputs", "device_of", "samples_in"]
+
+#: of a tensor or a dataset that is given as data
+SAMPLES_IN_BATCH = 32
 
 Arguments = tuple[Any, ...] | Mapping[str, Any]
 
@@ -43,7 +47,7 @@ class Inputs:
 
     def update(self, data: Any, example_inputs: Any, forward: Forward | None) -> None:
         """Replace what is given; None changes nothing."""
-        self.data = self.data if data is None else data
+        self.data = self.data if data is None else _as_batches(data)
         self.example_inputs = self.example_inputs if example_inputs is None else _as_arguments(example_inputs)
         self.forward = self.forward if forward is None else forward
         self.called.clear()
@@ -211,6 +215,23 @@ def _called(model: nn.Module, inputs: Any, forward: Forward | None) -> frozenset
         for module, link in noting:
             remove_links(module, [link])
     return frozenset(called)
+
+
+def _as_batches(data: Any) -> Iterable[Any]:
+    """What was given, as batches: a tensor of samples and a dataset of single ones are cut into such.
+
+    Raises:
+        ParedownError: it gives no batches.
+    """
+    if isinstance(data, Tensor) and data.dim():
+        return torch.split(data, SAMPLES_IN_BATCH)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size=SAMPLES_IN_BATCH)
+    if isinstance(data, (str, bytes, Mapping)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        kind = type(data).__name__
+        raise ParedownError(f"data is a {kind}; batches are wanted: a DataLoader of samples, or a list such as [batch]")
+    given: Iterable[Any] = data
+    return given
 
 
 def _as_arguments(example_inputs: Any) -> Arguments:

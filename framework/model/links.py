@@ -38,6 +38,11 @@ class Link:
         """What of it bears on the speed of the module, in words that are equal for links that are as fast."""
         return type(self).__name__
 
+    @property
+    def idle_in_eval_mode(self) -> bool:
+        """Whether it has work to do in training mode alone."""
+        return False
+
     def around(self, call: Call, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``call(module, *args, **kwargs)``, the rest of the chain, and return its output."""
         return call(module, *args, **kwargs)

@@ -27,6 +27,7 @@ __all__ = [
     "named_parameters",
     "pattern_of",
     "plain_name",
+    "readable",
     "unwrap",
 ]
 
@@ -86,6 +87,20 @@ def pattern_of(model: nn.Module, name: str) -> str:
     """
     alone = bool(name) and list(_roots(named_modules(model), name)) == [name]
     return name if alone else f"re:{re.escape(name)}"
+
+
+def readable(pattern: str) -> str:
+    """The pattern itself.
+
+    Raises:
+        ValueError: it begins with ``re:``, and what follows is no regular expression.
+    """
+    if pattern.startswith("re:"):
+        try:
+            re.compile(pattern[3:])
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
 
 
 def match(
@@ -184,9 +199,9 @@ def _roots(modules: dict[str, nn.Module], pattern: str) -> Iterator[str]:
 def _matching(pattern: str, names: Iterable[str]) -> Iterator[str]:
     if pattern.startswith("re:"):
         try:
-            expression = re.compile(pattern[3:])
-        except re.error as error:
-            raise TargetError(f"{pattern!r} is no regular expression: {error}") from None
+            expression = re.compile(readable(pattern)[3:])
+        except ValueError as error:
+            raise TargetError(str(error)) from None
         return (name for name in names if expression.fullmatch(name))
     return (name for name in names if fnmatch.fnmatchcase(name, pattern))
 

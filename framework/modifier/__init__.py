@@ -10,7 +10,7 @@ from paredown.framework.auxiliary.losses import Pass, Term
 from paredown.framework.model.links import Link
 from paredown.framework.modifier.base import Foreseen, Modifier, Recalibrating, TargetedModifier
 from paredown.framework.modifier.curves import Curve, Ramp, ScheduledNumber, curve_value, value_at
-from paredown.framework.modifier.fields import Budget, Options, Share, Trial
+from paredown.framework.modifier.fields import Budget, Options, Pattern, Patterns, Share, Trial
 from paredown.framework.modifier.registry import register
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -24,6 +24,8 @@ __all__ = [
     "Modifier",
     "Options",
     "Pass",
+    "Pattern",
+    "Patterns",
     "PerParameter",
     "Ramp",
     "Recalibrating",

@@ -15,7 +15,7 @@ from torch import nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import Selection
-from paredown.framework.modifier.fields import Options, Trial
+from paredown.framework.modifier.fields import Options, Pattern, Patterns, Trial
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Span, Time
 from paredown.framework.modifier.training import Training
@@ -268,9 +268,9 @@ class TargetedModifier(Modifier):
     #: the layers that are its business: the default of ``targets``, and what is taken below a name
     kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
 
-    targets: tuple[str, ...] = ()
+    targets: Patterns = ()
     """Class names, module names with globs, "re:" patterns. Default: the layer kinds of the family."""
-    ignore: tuple[str, ...] = ()
+    ignore: tuple[Pattern, ...] = ()
     """The same, for what is left alone."""
 
     def bind(self, run: Run) -> Training:

@@ -7,12 +7,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
-__all__ = ["Budget", "Options", "Share", "Trial"]
+from paredown.framework.model.targets import readable
+
+__all__ = ["Budget", "Options", "Pattern", "Patterns", "Share", "Trial"]
 
 
 Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
+#: the name of layers, as in ``targets``; a regular expression that cannot be read is refused with the recipe
+Pattern = Annotated[str, AfterValidator(readable)]
+#: one or more, where any are given; without them the field's default counts
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1, validate_default=False)]
 
 
 class Options(BaseModel):

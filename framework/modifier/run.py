@@ -42,6 +42,7 @@ class Run:
         ended: the names of the modifiers that came to their final update.
         stepped: the optimizer whose step is being followed up.
         catching_up: whether final updates are made after the last step, whose gradients may be rejected ones.
+        eval_mode_steps: those whose forwards were all in eval mode, where that left something idle.
         surgery: how structure is changed.
         links: by modifier name, what it has put around forwards.
         losses: the auxiliary losses.
@@ -72,10 +73,11 @@ class Run:
         self.ended: set[str] = set()
         self.stepped: Optimizer | None = None
         self.catching_up = False
+        self.eval_mode_steps = 0
         self.links: defaultdict[str, Links] = defaultdict(Links)
-        self.losses = Losses(self.model)
-        self.teachers = Teachers(self.model)
         self.modules = AuxiliaryModules(self.optimizers)
+        self.losses = Losses(self.model, self.modules.trained)
+        self.teachers = Teachers(self.model)
         self._past: Callable[[int], nn.Module] | None = None
 
     def take(self, data: Any, teacher: Any, example_inputs: Any, forward: Forward | None) -> None:
@@ -111,6 +113,11 @@ class Run:
     def follow(self, optimizer: Optimizer | None) -> None:
         """Note whose step is being followed up; None: it is over."""
         self.stepped = optimizer
+
+    def idle_in_eval_mode(self) -> Sequence[str]:
+        """The modifiers that do nothing, or a part of their work less, while the model is in eval mode."""
+        idle = [owner for owner, links in self.links.items() if any(link.idle_in_eval_mode for link in links)]
+        return list(dict.fromkeys([*self.losses.owners, *idle]))
 
     def catch_up(self) -> None:
         """Note that what is done from now on comes after the last step."""

@@ -168,5 +168,6 @@ class Window:
 
 def _exact(number: float | Fraction) -> Fraction:
     if not 0 <= number <= _LONGEST:  # NaN fails both
-        raise ValueError(f"{number!r} is no time; a time is a finite number, 0 or more, at most 1e15")
+        default = "; leave the field out for its default, such as the end of the run" if number == -1 else ""
+        raise ValueError(f"{number!r} is no time; a time is a finite number, 0 or more, at most 1e15{default}")
     return number if isinstance(number, Fraction) else Fraction(str(number))

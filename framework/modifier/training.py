@@ -165,9 +165,19 @@ class Training:
         return self.name in self._run.ended
 
     @property
+    def entered(self) -> bool:
+        """Whether the modifier's window has opened."""
+        return self.name in self._run.states
+
+    @property
     def catching_up(self) -> bool:
         """Whether final updates are made after the last step, whose gradients may be rejected ones."""
         return self._run.catching_up
+
+    @property
+    def eval_mode_steps(self) -> int:
+        """Optimizer steps that were trained in eval mode, where that left a modifier idle."""
+        return self._run.eval_mode_steps
 
     def reached(self, time: Time) -> bool:
         """Whether a point in time lies behind; always where nothing is trained."""

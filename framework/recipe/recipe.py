@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from paredown.framework.errors import Mistake, RecipeError
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.time import Time
-from paredown.framework.recipe.checking.document import FIELDS, validated
+from paredown.framework.recipe.checking.document import validated
 from paredown.framework.recipe.checking.schema import recipe_schema
 from paredown.framework.recipe.reading.extending import extended
+from paredown.framework.recipe.reading.foreign import foreign_mistake
 from paredown.framework.recipe.reading.instances import written_out
 from paredown.framework.recipe.reading.sources import Document, find_file, read_file, read_mapping
 from paredown.framework.recipe.resolving.overrides import misspelt_variables, overridden, with_variables
 from paredown.framework.recipe.tree.merging import with_value
 from paredown.framework.recipe.tree.nodes import Node
 from paredown.framework.recipe.tree.positions import Position, shown
-from paredown.framework.recipe.tree.writing import to_yaml
+from paredown.framework.recipe.tree.writing import FIELDS, to_yaml
 
 if TYPE_CHECKING:
     from paredown.framework.recipe.reading.omegaconf import App
@@ -132,6 +133,8 @@ class Recipe:
 
 def _load(source: Any, overrides: list[str], variables: dict[str, object]) -> Recipe:
     document, app = _read(source)
+    if foreign := foreign_mistake(document):
+        raise RecipeError([foreign])
     if document.root.mapping is None:
         message = f"found {shown(document.root.plain())}; a recipe is a mapping of fields"
         raise RecipeError([*document.mistakes, document.root.position.mistake(message)])

@@ -8,6 +8,7 @@ from typing import Any
 
 from paredown.framework.recipe.tree.writing import to_yaml
 from paredown.framework.recipe.tree.yaml_nodes import read_yaml
+from paredown.framework.report.metrics import ACCURACY, Metric
 from paredown.framework.report.report import Report
 from paredown.framework.report.summary import Summary
 
@@ -20,10 +21,11 @@ def repeatable(report: Report, task: str, seeds: Iterable[int], one_shot: bool) 
 
 
 def evidence(report: Report, task: str) -> dict[str, Any]:
-    """An entry of `results`: accuracies, bytes, versions, and what runs it again where a command made the report."""
+    """An entry of `results`: metrics, bytes, versions, and what runs it again where a command made the report."""
     dense, compressed = report.dense.bytes, report.compressed.bytes
     return {
         "task": task,
+        **_metrics(report.metrics),
         "dense": _numbers(report.dense),
         "compressed": _numbers(report.compressed),
         "size_ratio": round(compressed / dense, 4) if compressed and dense else None,
@@ -32,8 +34,23 @@ def evidence(report: Report, task: str) -> dict[str, Any]:
     }
 
 
+def _metrics(metrics: Iterable[Metric]) -> dict[str, Any]:
+    """Which way each metric is better, and its unit, where it is not the accuracy as a share."""
+    if all(metric == ACCURACY for metric in metrics):
+        return {}
+    plain = {one.name: {"goal": one.goal, "unit": one.unit, "scale": one.scale} for one in metrics}
+    return {"metrics": {name: {key: value for key, value in one.items() if value} for name, one in plain.items()}}
+
+
 def _numbers(model: Summary) -> dict[str, Any]:
-    return {"accuracies": [round(float(value), 7) for value in model.accuracies], "bytes": model.bytes}
+    """Of accuracies, which most recipes have, a list of their own; other metrics by their names."""
+    values = {name: [_rounded(value) for value in each] for name, each in model.values.items()}
+    accuracies = {"accuracies": values.pop(ACCURACY.name)} if ACCURACY.name in values else {}
+    return {**accuracies, **({"metrics": values} if values else {}), "bytes": model.bytes}
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 7) if abs(value) < 1 else float(f"{float(value):.8g}")
 
 
 def with_evidence(recipe_text: str, report: Report, task: str) -> str:

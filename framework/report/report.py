@@ -12,8 +12,8 @@ from typing import Any
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.report.charts import timeline
+from paredown.framework.report.metrics import Metric
 from paredown.framework.report.page import curve_sections, layer_sections, page, section, source, table
-from paredown.framework.report.spread import Spread
 from paredown.framework.report.summary import Curve, LayerRow, Summary
 from paredown.framework.storage.files import write_text
 
@@ -38,6 +38,7 @@ class Report:
         versions: of Python, torch and paredown.
         task: the name of what was trained, where `paredown run` trained it.
         engine: the program in which latency was measured; "" for torch.
+        metrics: what the models were evaluated by; the first one decides.
         run: how to run it again, where a command made it: the task, the seeds, whether without training.
     """
 
@@ -54,6 +55,7 @@ class Report:
     task: str = ""
     engine: str = ""
     run: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
 
     def __str__(self) -> str:
         body = [HEAD, *self.rows()]
@@ -63,22 +65,27 @@ class Report:
 
     @property
     def sentence(self) -> str:
-        """What came out, in one sentence: size, speed and accuracy beside the dense model's, as far as they are known.
+        """What came out, in one sentence: size, speed and the metric that decides beside the dense model's, as far as
+        they are known.
 
         >>> Report("r", Summary(100, 100, bytes=600), Summary(100, 50, bytes=200)).sentence
         '3x smaller'
         """
         dense, compressed = self.dense, self.compressed
-        known = dense.bytes is not None and compressed.bytes is not None
-        counts = (dense.bytes or 1, compressed.bytes or 1) if known else (dense.parameters, compressed.parameters)
-        size = _ratio(*counts)
+        if dense.bytes is not None and compressed.bytes is not None:
+            size = _ratio(dense.bytes, compressed.bytes)
+        else:
+            size = _ratio(*(_widths(self.layers) or (dense.parameters, compressed.parameters)))
         told = [f"{size:.3g}x smaller" if size >= 1 else f"{1 / size:.3g}x larger"]
         if dense.latency is not None and compressed.latency is not None:
             speed = _ratio(dense.latency[1], compressed.latency[1])
             faster = f"{speed:.3g}x faster" if speed >= 1 else f"{1 / speed:.3g}x slower"
             told.append(f"{faster} in {self.engine or 'torch'}")
-        accuracy = _accuracy_row(dense.accuracies, compressed.accuracies)
-        return ", ".join(told if accuracy is None else [*told, f"accuracy {accuracy[-1]}"])
+        changes = (
+            metric.change(dense.values.get(metric.name, ()), compressed.values[metric.name])
+            for metric, _ in self._metric_rows()[:1]
+        )
+        return ", ".join([*told, *changes])
 
     def rows(self) -> list[Row]:
         """The table: (quantity, dense, compressed, ratio), as text."""
@@ -89,9 +96,18 @@ class Report:
             _count_row("bytes on disk", dense.bytes, compressed.bytes),
             _count_row("multiply-accumulates", dense.macs, compressed.macs),
             _latency_row(dense.latency, compressed.latency, self.engine),
-            _accuracy_row(dense.accuracies, compressed.accuracies),
+            *_width_rows(self.layers),
+            *(row for _, row in self._metric_rows()),
         ]
         return [row for row in rows if row is not None]
+
+    def _metric_rows(self) -> list[tuple[Metric, Row]]:
+        before, after = self.dense.values, self.compressed.values
+        return [
+            (metric, _metric_row(metric, before.get(metric.name, ()), after[metric.name]))
+            for metric in self.metrics
+            if after.get(metric.name)
+        ]
 
     def to_html(self) -> str:
         """All of it as one self-contained page: no script, no file beside it, no network."""
@@ -120,8 +136,9 @@ class Report:
         try:
             plain = json.loads(text)
             for key in ("dense", "compressed"):
-                accuracies = _floats(plain[key].get("accuracies", ()))
-                plain[key] = Summary(**_with_tuples({**plain[key], "accuracies": accuracies}))
+                values = {str(name): tuple(_floats(saved)) for name, saved in plain[key].get("values", {}).items()}
+                plain[key] = Summary(**_with_tuples({**plain[key], "values": values}))
+            plain["metrics"] = [Metric(**one) for one in plain.get("metrics", ())]
             plain["layers"] = [LayerRow(**_with_tuples(row)) for row in plain["layers"]]
             plain["history"] = [_curve(**one) for one in plain["history"]]
             return cls(**_with_tuples(plain))
@@ -180,9 +197,23 @@ def _latency_row(dense: Sequence[float] | None, compressed: Sequence[float] | No
     return f"CPU time in {engine or 'torch'}, median (quartiles)", before, after, ratio
 
 
-def _accuracy_row(dense: Sequence[float], compressed: Sequence[float]) -> Row | None:
-    if not dense or not compressed:
-        return None
+def _widths(layers: Sequence[LayerRow]) -> tuple[float, float] | None:
+    """The bits of all parameters, before and after; None where there are none."""
+    before, after = (sum(layer.bits[place] * layer.parameters[place] for layer in layers) for place in (0, 1))
+    return (before, after) if before and after else None
+
+
+def _width_rows(layers: Sequence[LayerRow]) -> Iterable[Row]:
+    """The mean width of a parameter, and what all take at their widths, where widths changed."""
+    bits, counts = _widths(layers), [sum(layer.parameters[place] for layer in layers) for place in (0, 1)]
+    if bits is None or math.isclose(bits[0] / counts[0], bits[1] / counts[1]):
+        return
+    means = [of / count for of, count in zip(bits, counts, strict=True)]
+    yield "bits of a parameter", f"{means[0]:.3g}", f"{means[1]:.3g}", f"x{means[1] / means[0]:.3f}"
+    yield "bytes of parameters", f"{bits[0] / 8:,.0f}", f"{bits[1] / 8:,.0f}", f"x{bits[1] / bits[0]:.3f}"
+
+
+def _metric_row(metric: Metric, dense: Sequence[float], compressed: Sequence[float]) -> Row:
     seeds = f"{len(compressed)} seeds" if len(compressed) > 1 else "one seed"
-    before, after = Spread.of(dense), Spread.of(compressed)
-    return f"accuracy ({seeds})", str(before), str(after), f"{100 * (after.mean - before.mean):+.2f} points"
+    before, change = (metric.shown(dense), metric.difference(dense, compressed)) if dense else ("", "")
+    return f"{metric.name} ({seeds})", before, metric.shown(compressed), change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
+from paredown.framework.report.metrics import Measured, declared, measure, named
 from paredown.framework.report.report import Report
 from paredown.framework.report.summary import Curve, LayerRow, Summary
 
@@ -49,23 +50,36 @@ class Reporter:
             raise ParedownError(f"example_inputs: {trouble[0]}")
         self.plain_bytes = _plain_bytes(run.model)
 
-    def report(self, evaluate: Callable[[nn.Module], float] | None = None, dense: nn.Module | None = None) -> Report:
+    def report(
+        self,
+        evaluate: Callable[[nn.Module], Any] | None = None,
+        dense: nn.Module | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Report:
         """The comparison, measured now.
 
         Args:
-            evaluate: gives a model's accuracy.
-            dense: the original model, for its file, latency and accuracy; by default the copy that was kept as a
+            evaluate: returns a number, or a mapping from metrics to numbers.
+            dense: the original model, for its file, latency and metrics; by default the copy that was kept as a
                 teacher, if one was.
+            metrics: their directions and units, as of `paredown.Task`; by default a share that has no name is the
+                accuracy, and of others it is not known which is better.
+
+        Raises:
+            ParedownError: ``evaluate`` or ``metrics`` is not that.
         """
         model = self.run.model
         dense = self.run.teachers.initial if dense is None else dense
+        known = declared(metrics) if metrics else ()
+        models = [] if evaluate is None else [one for one in (dense, model) if one is not None]
+        found, measured = named(known, [measure(evaluate, one) for one in models] if evaluate else [])
         after, inputs, trouble = self._counted()
         latencies, untimed = self._latencies(dense, inputs)
         return Report(
             recipe=self.recipe.name,
             recipe_text=self.recipe.to_yaml(),
-            dense=_summary(self.before, dense, self.plain_bytes, latencies[0], evaluate),
-            compressed=_summary(after, model, _plain_bytes(model), latencies[1], evaluate),
+            dense=_summary(self.before, dense, self.plain_bytes, latencies[0], measured[:-1]),
+            compressed=_summary(after, model, _plain_bytes(model), latencies[1], measured[-1:]),
             layers=tuple(_rows(self.before, after)),
             windows=tuple(_windows(self.recipe.modifiers.values(), self.run)),
             events=tuple(self.run.events),
@@ -73,6 +87,7 @@ class Reporter:
             notes=(*_notes(model, inputs, dense, self.run.engine), *trouble, *untimed, *_remarks(self.run)),
             versions=versions(),
             engine="" if self.run.engine is None else self.run.engine.name,
+            metrics=found if measured else (),
         )
 
     def _counted(self) -> tuple[ModelMeasures, Any, list[str]]:
@@ -120,7 +135,7 @@ def _summary(
     model: nn.Module | None,
     plain_bytes: int,
     latency: Quartiles | None,
-    evaluate: Callable[[nn.Module], float] | None,
+    measured: Sequence[Measured],
 ) -> Summary:
     return Summary(
         parameters=counted.parameters,
@@ -129,7 +144,7 @@ def _summary(
         bytes_plain=plain_bytes,
         macs=counted.weight_macs,
         latency=latency,
-        accuracies=() if evaluate is None or model is None else (float(evaluate(model)),),
+        values={name: (value,) for one in measured for name, value in one.items()},
     )
 
 

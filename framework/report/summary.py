@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from paredown.framework.report.spread import Spread
 
@@ -15,7 +16,8 @@ class Summary:
 
     ``bytes`` are those of a DEFLATE-compressed file with all tensors, ``bytes_plain`` of an uncompressed one;
     ``latency`` is milliseconds a forward (lower quartile, median, upper quartile): on the CPU the processor time of one
-    thread, on an accelerator wall-clock time; ``accuracies`` has one value a seed, nan where a model diverged.
+    thread, on an accelerator wall-clock time; ``values`` are those of each metric by its name, one a seed, nan where a
+    model diverged.
     """
 
     parameters: int
@@ -24,7 +26,7 @@ class Summary:
     bytes_plain: int | None = None
     macs: int | None = None
     latency: tuple[float, float, float] | None = None
-    accuracies: tuple[float, ...] = ()
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -32,9 +34,9 @@ class Summary:
         return 1 - self.nonzeros / max(self.parameters, 1)
 
     @property
-    def accuracy(self) -> float | None:
-        """The mean over seeds."""
-        return Spread.of(self.accuracies).mean if self.accuracies else None
+    def metrics(self) -> dict[str, float]:
+        """Each metric by its name: the mean over seeds."""
+        return {name: Spread.of(values).mean for name, values in self.values.items() if values}
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from paredown.framework.errors import CheckpointError
 from paredown.framework.model.targets import unwrap
 from paredown.framework.modifier.registry import missing_classes
 from paredown.framework.recipe import Recipe
+from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 from paredown.framework.run.checks import check_model, optimizers_in
 from paredown.framework.run.manager import ScheduledManager
-from paredown.framework.run.restoring import rebuild_model
+from paredown.framework.run.restoring import Rebuilt, rebuild_model
+from paredown.framework.run.saved_runs import around, completed, read_saved
 from paredown.framework.storage.files import load_plain, whole_file
 from paredown.framework.storage.random_state import random_state, set_random_state
 from paredown.framework.storage.sparse import pack_zeros, unpack_zeros
@@ -103,22 +105,32 @@ def load(path: str | Path, model: Model) -> Model:
     """Put a compressed model into a freshly built original, for inference: without optimizer and loop.
 
     Args:
-        path: of a checkpoint that `save` wrote.
-        model: built as the one that was handed to ``modify``; changed in place and returned.
+        path: of a checkpoint that `save` wrote, or Lightning with a ParedownCallback; or of a folder with weights and
+            ``paredown.pt``, such as ``checkpoint-500`` of the Hugging Face Trainer or a folder of Accelerate's
+            ``save_state``.
+        model: built as the one that was handed to ``modify`` or to the trainer, or (of Lightning's) the part of it that
+            was compressed; changed in place and returned.
 
     Raises:
         CheckpointError: the file is missing or damaged, or does not fit the model.
     """
-    saved = _read(path)
+    saved = read_saved(Path(path))
     check_model(model)
-    rebuilt = rebuild_model(Recipe.load(path), model, saved["manager"])
+    whole, tensors = around(unwrap(model), saved)
+    rebuilt: list[Rebuilt] = []
     try:
-        _check_fit(unwrap(model), saved["model"])
-    except CheckpointError as error:
-        rebuilt.take_back()
+        for place, state in saved.states.items():
+            recipe = Recipe.load(read_yaml(str(state["recipe"]), str(path))[0].plain())
+            rebuilt.append(rebuild_model(recipe, whole.get_submodule(place), state))
+        tensors = completed(whole, tensors)
+        _check_fit(whole, tensors)
+    except (CheckpointError, AttributeError, KeyError) as error:
+        for one in rebuilt:
+            one.take_back()
         raise CheckpointError(f"{path} does not fit: {error}") from error
-    unwrap(model).load_state_dict(saved["model"])
-    rebuilt.finish()
+    whole.load_state_dict(tensors)
+    for one in rebuilt:
+        one.finish()
     return model
 
 

@@ -46,7 +46,10 @@ def check_model(model: Any) -> None:
     if isinstance(unwrap(model), torch.jit.ScriptModule):
         raise TargetError("the model is compiled by TorchScript: give the nn.Module that it was made from")
     if is_managed(unwrap(model)):
-        raise ParedownError("the model is managed already: call finalize() or release() of that manager first")
+        raise ParedownError(
+            "the model is managed already: let its manager finalize or release it first; where nobody holds that "
+            "manager any more (a notebook's cell that is run again), call manager.release(model) and then modify"
+        )
 
 
 def check_module(model: Any) -> None:

@@ -21,7 +21,7 @@ from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.run.schedule import Schedule
 
-__all__ = ["LoopHooks", "is_managed"]
+__all__ = ["LoopHooks", "is_managed", "release_others"]
 
 
 class LoopHooks:
@@ -36,6 +36,7 @@ class LoopHooks:
         self.seen_first_step = False
         self.paused = False
         self.beyond_the_end = False
+        self.told_of_eval_mode = False
         self._handles: list[RemovableHandle] = []
         self._counter = _ForwardCounter(self)
 
@@ -88,6 +89,7 @@ class LoopHooks:
             self.run.modules.forget_gradients()
         else:
             clock.steps += 1
+            self._notice_eval_mode()
             self.run.modules.step(self.run.losses.scaling.scale)
             self._first_step()
             self.schedule.after_step()
@@ -105,7 +107,8 @@ class LoopHooks:
         self.seen_first_step = True
         self.run.surgery.settle()
         self._check_optimizers()
-        forwards = int(self._counter.forwards)
+        link = self.run.losses.link
+        forwards = int(self._counter.forwards) if link is None else link.reached
         clock, scaling = self.run.clock, self.run.losses.scaling
         if forwards > 1 and scaling.accumulate is None and clock is not None and not clock.skipped:
             right = math.ceil(clock.steps_per_epoch / forwards)
@@ -115,6 +118,20 @@ class LoopHooks:
                 f"of batches, an epoch has {right} optimizer steps: modify(..., steps_per_epoch={right}, "
                 f"accumulate={forwards}). If {clock.steps_per_epoch} already counts optimizer steps, say "
                 f"accumulate={forwards} alone; if nothing is accumulated, accumulate=1.",
+                stacklevel=4,
+            )
+
+    def _notice_eval_mode(self) -> None:
+        """Count steps whose forwards were all in eval mode, and warn once where that matters."""
+        if not self._counter.was_in_eval_mode():
+            return
+        idle = self.run.idle_in_eval_mode()
+        self.run.eval_mode_steps += bool(idle)
+        if idle and not self.told_of_eval_mode:
+            self.told_of_eval_mode = True
+            warnings.warn(
+                f"the model is in eval mode while it is trained, and {', '.join(idle)} work in training mode alone: "
+                "call model.train() before training, and again after each evaluation",
                 stacklevel=4,
             )
 
@@ -161,29 +178,53 @@ class LoopHooks:
 
 
 class _ForwardCounter(Link):
-    """Counts training forwards in a tensor (a Python counter would cost a second compiled graph)."""
+    """Counts training forwards, and those with gradients in eval mode, in tensors (a Python counter would cost a second
+    compiled graph). What torch.func differentiates is not the loop's."""
 
     def __init__(self, hooks: LoopHooks) -> None:
         self.hooks = weakref.ref(hooks)
         self.forwards = torch.zeros((), dtype=torch.int64)
+        self.in_eval_mode = torch.zeros((), dtype=torch.int64)
+        self.before = (0, 0)
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if module.training and torch.is_grad_enabled():
+        compiling = torch.compiler.is_compiling()
+        if not torch.is_grad_enabled() or (not compiling and torch._C._are_functorch_transforms_active()):
+            return call(module, *args, **kwargs)
+        if module.training:
             self.forwards.add_(1)
-            hooks = None if torch.compiler.is_compiling() else self.hooks()
+            hooks = None if compiling else self.hooks()
             if hooks is not None:
                 hooks.before_forward()
+        else:
+            self.in_eval_mode.add_(1)
         return call(module, *args, **kwargs)
+
+    def was_in_eval_mode(self) -> bool:
+        """Whether there were forwards since the last call of this, all in eval mode."""
+        before, self.before = self.before, (int(self.forwards), int(self.in_eval_mode))
+        return self.before[0] == before[0] and self.before[1] > before[1]
 
 
 def is_managed(model: nn.Module) -> bool:
     """Whether a manager has hooks on the model or a part of it; what one that is gone left there is taken off."""
+    return bool(_hooks_on(model))
+
+
+def release_others(model: nn.Module) -> None:
+    """Take off the model and its parts what managers have there, whoever holds these managers."""
+    for hooks in _hooks_on(model):
+        hooks.schedule.release()
+        hooks.remove()
+
+
+def _hooks_on(model: nn.Module) -> list[LoopHooks]:
+    found: list[LoopHooks] = []
     for module in model.modules():
         counters = [link for link in links_of(module) if isinstance(link, _ForwardCounter)]
         remove_links(module, [link for link in counters if link.hooks() is None])
-        if any(link.hooks() is not None for link in counters):
-            return True
-    return False
+        found += [hooks for hooks in (link.hooks() for link in counters) if hooks is not None]
+    return found
 
 
 def _not_compiled(hook: Callable[..., None]) -> Any:

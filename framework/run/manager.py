@@ -36,10 +36,11 @@ from paredown.framework.run.checks import (
     optimizers_in,
     optimizers_of,
 )
-from paredown.framework.run.hooks import LoopHooks
+from paredown.framework.run.hooks import LoopHooks, release_others
 from paredown.framework.run.plan import Plan, make_plan
 from paredown.framework.run.schedule import Schedule
 from paredown.framework.run.session import Session
+from paredown.framework.run.status import status_of
 
 __all__ = ["ScheduledManager", "State"]
 
@@ -311,17 +312,27 @@ class ScheduledManager:
         session.remove_hooks()
         return self.report()
 
-    def report(self, evaluate: Callable[[nn.Module], float] | None = None, *, dense: nn.Module | None = None) -> Report:
+    def report(
+        self,
+        evaluate: Callable[[nn.Module], Any] | None = None,
+        *,
+        dense: nn.Module | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Report:
         """The model as it is now, beside what it was.
 
         Args:
-            evaluate: returns the accuracy of a model.
-            dense: the original model, where no copy was kept as a teacher: its file, latency and accuracy are
+            evaluate: returns a number for a model (a share of 1 is its accuracy), or a mapping from metrics to numbers.
+            dense: the original model, where no copy was kept as a teacher: its file, latency and metrics are
                 measured beside the compressed model's.
+            metrics: which way each metric is better, and its unit, as of `paredown.Task`.
+
+        Raises:
+            ParedownError: there is no run, or ``evaluate`` returns something else.
         """
         if self._session is None:
             raise ParedownError("nothing to report yet: call modify or apply first")
-        return self._session.reporter.report(evaluate, dense)
+        return self._session.reporter.report(evaluate, dense, metrics)
 
     def export(
         self, path: str | Path, *, engine: str | None = None, example_inputs: Any = None, **options: Any
@@ -364,21 +375,32 @@ class ScheduledManager:
         """
         self._running().conform(other)
 
-    def release(self) -> None:
+    def release(self, model: nn.Module | None = None) -> None:
         """Take everything off, whatever the state of the run; the model can be modified again.
 
         Weights stay as they are. After `finalize` or `apply` there is nothing to take off.
+
+        Args:
+            model: take off what other managers have on this one too, such as the manager of a notebook's cell that was
+                run before, whose name is gone. Default: nothing but this manager's own.
         """
         if self._session is not None:
             if self.state is not State.FINISHED:
                 self._session.schedule.release()
             self._session.remove_hooks()
         self._session, self.state = None, State.NEW
+        if model is not None:
+            release_others(unwrap(model))
 
     def take_back(self) -> None:
         """Before the first step: release, and undo the changes of structure that were made at time 0 or loaded."""
         self._running().run.surgery.take_back()
         self.release()
+
+    def __str__(self) -> str:
+        """How far the run has come, and what each modifier has reached."""
+        schedule = None if self._session is None else self._session.schedule
+        return status_of(self.recipe, self.state.value, self.run, schedule)
 
     def __enter__(self) -> ScheduledManager:
         return self

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from torch import nn
 
 from paredown.framework.calibration.batch_norms import has_batch_norms
-from paredown.framework.errors import ExportError, ParedownError
+from paredown.framework.errors import ExportError, ParedownError, first_line
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Foreseen, Modifier
@@ -65,8 +66,12 @@ class Plan:
         lines += ["", *self._totals(), *(f"  note: {remark}" for remark in self.remarks)]
         return "\n".join(lines)
 
-    def plot(self) -> Any:
-        """The timeline as a matplotlib figure. Needs the extra ``paredown[report]``."""
+    def plot(self, path: str | PathLike[str] | None = None) -> Any:
+        """The timeline as a matplotlib figure, also written to a file such as ``plan.png`` where a path is given.
+
+        Raises:
+            ParedownError: matplotlib (``paredown[report]``) is not installed, or the file cannot be written.
+        """
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -79,6 +84,11 @@ class Plan:
         axes.set_yticks(range(len(self.modifiers)), [modifier.name for modifier in self.modifiers])
         axes.invert_yaxis()
         axes.set_xlabel("optimizer steps")
+        if path is not None:
+            try:
+                figure.savefig(path)
+            except (OSError, ValueError) as error:
+                raise ParedownError(f"the plot cannot be written to {path}: {first_line(error)}") from None
         return figure
 
     def _totals(self) -> list[str]:
@@ -146,8 +156,8 @@ def _estimate(file: ForeseenFile) -> str | None:
     if not file.estimated:
         return None
     return (
-        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by the weights as "
-        "they are then"
+        f"the file is an estimate: {', '.join(file.estimated)} changes the structure after training, by what the "
+        "weights are then"
     )
 
 

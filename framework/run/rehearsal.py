@@ -92,9 +92,17 @@ def _applied(
     else:
         run.take(inputs.data, None, inputs.example_inputs, inputs.forward)
     schedule = Schedule(modifiers, run)
-    schedule.run_once()
+    schedule.run_once(lambda: _trained_forward(run.model, example))
     schedule.finalize()
     return run.model
+
+
+def _trained_forward(model: nn.Module, example: Example) -> None:
+    """One forward as in training, in the mode that the model comes back from."""
+    given, forward = example
+    before = model.training
+    call(model.train(), given, forward)
+    model.train(before)
 
 
 def _measured(

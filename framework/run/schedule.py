@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 from torch import nn
@@ -136,11 +136,17 @@ class Schedule:
             found += [(modifier, own, count)] if count else []
         return found
 
-    def run_once(self) -> None:
-        """Every modifier to its final state, without training."""
+    def run_once(self, forward: Callable[[], object] | None = None) -> None:
+        """Every modifier to its final state, without training.
+
+        Args:
+            forward: a training forward of the model, for modifiers that see in training what they go by.
+        """
         for modifier in self.modifiers:
             if self.phases[modifier.name] is Phase.WAITING:
                 self._open(modifier)
+                if forward is not None and modifier.needs_training:
+                    forward()
                 self._end(modifier)
 
     def missed(self) -> dict[str, str]:

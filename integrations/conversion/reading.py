@@ -15,6 +15,7 @@ from paredown.framework.recipe.tree.positions import Position
 from paredown.framework.recipe.tree.scalars import core_scalar
 from paredown.framework.recipe.tree.yaml_nodes import LONGEST_TEXT
 from paredown.framework.recipe.tree.yaml_syntax import composed, yaml_mistake
+from paredown.integrations.conversion.anchors import shared_numbers
 
 __all__ = ["Value", "read", "refuse"]
 
@@ -65,26 +66,38 @@ def read(text: str, file: str) -> Value:
     if file.lower().endswith((".md", ".markdown")):
         text = front_matter(text, file)
     try:
-        root, _ = composed(text)
+        document = composed(text)
     except yaml.YAMLError as error:
         raise RecipeError([yaml_mistake(error, file, text, text.splitlines())]) from None
-    if root is None:
+    if document.root is None:
         raise refuse(file, 1, "the document is empty")
-    return _Reader(file).value(root, 0)
+    return _Reader(file, shared_numbers(document)).document(document.root)
 
 
 class _Reader:
-    """Nodes to values; every alias is written out, within a bound."""
+    """Nodes to values; a number with aliases is a variable that they name, every other alias is written out."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, shared: Mapping[yaml.Node, str]) -> None:
         self.file = file
+        self.shared = shared
         self.count = 0
+
+    def document(self, root: yaml.Node) -> Value:
+        """The whole document; numbers that are shared, and no variables of it yet, come first."""
+        value = self.value(root, 0)
+        if not isinstance(value.value, dict):
+            return value
+        own = {name: node for node, name in self.shared.items() if name not in value.value}
+        defined = {name: Value(_scalar(str(node.value)), node.start_mark.line + 1) for name, node in own.items()}
+        return Value({**defined, **value.value}, value.line, value.tag)
 
     def value(self, node: yaml.Node, depth: int) -> Value:
         line = node.start_mark.line + 1
         self.count += 1
         if self.count > MOST_VALUES or depth > DEEPEST:
             raise refuse(self.file, line, f"more than {MOST_VALUES} values, or nested more than {DEEPEST} levels deep")
+        if node in self.shared:
+            return Value(f"eval({self.shared[node]})", line)
         return Value(self._content(node, depth), line, self._tag(node, line))
 
     def _tag(self, node: yaml.Node, line: int) -> str | None:
@@ -113,7 +126,9 @@ class _Reader:
             if name in seen:
                 raise refuse(self.file, line, f"the key {name!r} is given twice; the first is in line {seen[name]}")
             seen[name] = line
-            yield name, _at(self.value(child, depth + 1), line)
+            defines = depth == 0 and self.shared.get(child) == name
+            named = Value(_scalar(str(child.value)), line) if defines else self.value(child, depth + 1)
+            yield name, _at(named, line)
 
 
 def _at(value: Value, line: int) -> Value:

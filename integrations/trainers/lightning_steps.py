@@ -11,7 +11,28 @@ from torch import nn
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.optimizers import train_any
 
-__all__ = ["optimizers_of", "steps_of"]
+__all__ = ["accumulation_of", "optimizers_of", "steps_of"]
+
+
+def accumulation_of(trainer: Any) -> int:
+    """Over how many batches Lightning accumulates gradients, also by its GradientAccumulationScheduler.
+
+    Raises:
+        ScheduleError: the number changes between epochs.
+    """
+    counts = {int(trainer.accumulate_grad_batches)}
+    for callback in trainer.callbacks:
+        scheduled = getattr(callback, "scheduling", None)
+        if isinstance(scheduled, dict) and hasattr(callback, "get_accumulate_grad_batches"):
+            last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
+            counts = {int(count) for epoch, count in scheduled.items() if epoch < last}
+    if len(counts) > 1:
+        raise ScheduleError(
+            f"the GradientAccumulationScheduler accumulates over {', '.join(map(str, sorted(counts)))} batches in "
+            "different epochs, so that epochs have different numbers of optimizer steps: give it one number, or use "
+            "Trainer(accumulate_grad_batches=...)"
+        )
+    return counts.pop()
 
 
 def steps_of(trainer: Any, automatic: bool, accumulate: int, epochs: float | None) -> tuple[int, float]:
@@ -30,7 +51,7 @@ def steps_of(trainer: Any, automatic: bool, accumulate: int, epochs: float | Non
     if trainer.train_dataloader is None:  # else batches are not counted yet, nor by the trainer where it has no epochs
         trainer.fit_loop.setup_data()
     if automatic:
-        total = trainer.estimated_stepping_batches
+        total = _total_steps(trainer, accumulate)
         return _of_an_epoch(trainer.num_training_batches, total, accumulate, epochs), total
     total = math.inf if trainer.max_steps == -1 else trainer.max_steps / len(trainer.optimizers)
     steps = _of_an_epoch(trainer.num_training_batches, total, accumulate, epochs)
@@ -40,6 +61,16 @@ def steps_of(trainer: Any, automatic: bool, accumulate: int, epochs: float | Non
 def optimizers_of(model: nn.Module, optimizers: Sequence[Any]) -> list[Any]:
     """Those that train the model; all of them where none does, for the error about that."""
     return [one for one in optimizers if train_any([one], model)] or list(optimizers)
+
+
+def _total_steps(trainer: Any, accumulate: int) -> float:
+    """Lightning's own count, where a callback has not set the accumulation yet too."""
+    before = trainer.accumulate_grad_batches
+    trainer.accumulate_grad_batches = accumulate
+    try:
+        return float(trainer.estimated_stepping_batches)
+    finally:
+        trainer.accumulate_grad_batches = before
 
 
 def _of_an_epoch(batches: float, total: float, accumulate: int, epochs: float | None) -> int:

@@ -77,6 +77,20 @@ class Distillation(Modifier):
     def on_end(self, training: Training, state: Any) -> None:
         self.detach(training, state)
 
+    def unreached(self, training: Training, state: Any) -> str | None:
+        if training.ended:
+            return None
+        wanted = {"weight": value_at(self.weight, 1.0), **self.settings(1.0)}
+        reached = {"weight": 0.0}
+        if training.entered:
+            reached = {"weight": self._weight_now(training), **self.settings(training.progress)}
+        short = [
+            f"its {name} reached {reached[name]:.4g} and is to reach {wanted[name]:.4g}"
+            for name in reached
+            if abs(reached[name] - wanted[name]) > 1e-9 * max(1.0, abs(wanted[name]))
+        ]
+        return ", ".join(short) or None
+
     def detach(self, training: Training, state: Any) -> None:
         training.losses.remove()
         training.links.remove()

@@ -16,6 +16,7 @@ from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import restore_fast_path, use_slow_path
 from paredown.framework.model.targets import match_roots, named_modules
 from paredown.framework.modifier.base import Foreseen
+from paredown.framework.modifier.fields import Pattern
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.signals.captured import Capture
@@ -58,7 +59,7 @@ class Paired(Taught):
 
     example: ClassVar[Mapping[str, Any]] = {"pairs": {"Conv2d": "Conv2d"}}
 
-    pairs: Annotated[dict[str, str], Field(min_length=1)]
+    pairs: Annotated[dict[Pattern, Pattern], Field(min_length=1)]
     """Which layer of the student learns from which of the teacher: names, globs, class names or ``re:`` patterns. Those
     that mean several pair them in order; of a teacher with k times as many, every k-th counts."""
 

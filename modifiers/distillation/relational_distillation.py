@@ -11,6 +11,7 @@ from torch import Tensor
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import ScheduledNumber
+from paredown.framework.modifier.fields import Pattern
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Compute
 from paredown.modifiers.distillation.layer_pairs import Difference, Layers, Paired
@@ -40,7 +41,7 @@ class RelationalDistillation(Paired):
     example: ClassVar[Mapping[str, Any]] = {}
 
     type: Literal["relational_distillation"] = "relational_distillation"
-    pairs: dict[str, str] = {}  # noqa: RUF012 (pydantic copies it)
+    pairs: dict[Pattern, Pattern] = {}  # noqa: RUF012 (pydantic copies it)
     """Which layer of the student learns from which of the teacher. Default: the outputs of both models."""
     weight: ScheduledNumber = 0.5
     """Of the term: a number, or a curve over the window."""

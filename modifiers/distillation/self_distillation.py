@@ -19,7 +19,7 @@ from paredown.framework.model.targets import match_roots, named_modules
 from paredown.framework.model.temporary import evaluating
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import Number, ScheduledNumber
-from paredown.framework.modifier.fields import Share
+from paredown.framework.modifier.fields import Pattern, Share
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Compute, Distillation
 from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
@@ -63,7 +63,7 @@ class SelfDistillation(Distillation):
     state_type: ClassVar = Exits
 
     type: Literal["self_distillation"] = "self_distillation"
-    exits: Annotated[tuple[str, ...], Field(min_length=1)]
+    exits: Annotated[tuple[Pattern, ...], Field(min_length=1)]
     """The layers that get an exit: names, globs, class names or ``re:`` patterns."""
     weight: ScheduledNumber = 0.5
     """Of the exits in the total: a number, or a curve over the window."""
@@ -71,7 +71,7 @@ class SelfDistillation(Distillation):
     """Softens both distributions."""
     imitation: Share = 0.3
     """Of an exit's loss: the share of the model's logits; the rest is the loop's own loss."""
-    hint: str | None = None
+    hint: Pattern | None = None
     """The deepest layer before the classifier, whose feature is a target for those that the exits classify."""
     hint_weight: Annotated[Number, Field(ge=0)] = 0.03
     """Of ``hint``, beside the other two parts."""

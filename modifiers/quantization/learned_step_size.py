@@ -26,7 +26,7 @@ from paredown.modifiers.quantization.layers.learned_quantizers import (
 from paredown.modifiers.quantization.layers.stored import Grid, QuantizedLayers, put, put_weight_quantizer
 from paredown.modifiers.quantization.numbers.scales import stored_scale
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme
-from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier
+from paredown.modifiers.quantization.quantization_modifier import QuantizationModifier, why_unseen
 
 __all__ = ["LearnedStepSize"]
 
@@ -207,8 +207,7 @@ class LearnedStepSize(QuantizationModifier):
         unset = [key.rpartition(":")[0] for key, grid in learned.items() if not bool((grid.scale > 0).all())]
         if unset and training.optimizers:
             raise ScheduleError(
-                f"{self.name}: no input of {', '.join(unset)} was seen, so there is no scale: their forward was never "
-                "called; add them to ignore"
+                f"{self.name}: no input of {', '.join(unset)} was seen, so there is no scale: {why_unseen(training)}"
             )
         self._leave_optimizers(training, state)
         schemes = self.schemes_of(training, state)

@@ -115,7 +115,7 @@ class QuantizationAwareTraining(QuantizationModifier):
     def on_step(self, training: Training, state: QuantizedLayers) -> None:
         if not state.checked:
             state.checked = True
-            self._warn_of_silence(state)
+            self._warn_of_silence(training, state)
         if state.passing and self.warm_up is not None and training.reached(self.warm_up):
             state.passing = False
             self.attach_activations(training, state)
@@ -170,11 +170,11 @@ class QuantizationAwareTraining(QuantizationModifier):
         self.freeze(training, state)
         training.record("freeze observers")
 
-    def _warn_of_silence(self, state: QuantizedLayers) -> None:
-        silent = state.unseen()
+    def _warn_of_silence(self, training: Training, state: QuantizedLayers) -> None:
+        silent = [] if training.eval_mode_steps else state.unseen()
         if silent:
             warnings.warn(
                 f"{self.name}: the forward of {', '.join(silent)} was not called in the first training step; a parent "
-                "may read its weight without calling it",
+                f"may read its weight without calling it",
                 stacklevel=2,
             )

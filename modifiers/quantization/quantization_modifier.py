@@ -18,7 +18,7 @@ from paredown.framework.model.read_layers import weight_is_read
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import WeightLayout, refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, Modifier, TargetedModifier
-from paredown.framework.modifier.fields import Trial
+from paredown.framework.modifier.fields import Pattern, Trial
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.automatic_widths import WidthBudget, choose_widths, width_trials
 from paredown.modifiers.quantization.layers.attention import AttentionOutputs
@@ -63,7 +63,7 @@ from paredown.modifiers.quantization.layers.stored import (
 from paredown.modifiers.quantization.numbers.observers import Observation
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme, WeightScheme, same_grid
 
-__all__ = ["QuantizationModifier"]
+__all__ = ["QuantizationModifier", "why_unseen"]
 
 #: why a layer is left alone under a budget of latency
 IN_FLOATS = "the budget allows it to stay in floating point, where it does least damage"
@@ -85,7 +85,7 @@ class QuantizationModifier(TargetedModifier):
     """Width and grid of the weights; null leaves them as they are."""
     activations: ActivationScheme | None = None
     """Width and grid of the layers' inputs; null leaves them as they are."""
-    overrides: dict[str, Override] = Field(default_factory=dict)
+    overrides: dict[Pattern, Override] = Field(default_factory=dict)
     """What is different for some layers, by pattern (as in ``targets``): ``{head: {weights: {bits: 8}}}``. Where two
     mean a layer, the later one wins."""
 
@@ -343,7 +343,7 @@ class QuantizationModifier(TargetedModifier):
         if unseen:
             raise ScheduleError(
                 f"{self.name}: no input of {', '.join(unseen)} was seen before the ranges froze, so there is no scale: "
-                "their forward was never called; add them to ignore, or freeze later"
+                f"{why_unseen(training)}, or freeze later"
             )
         state.frozen = True
         self.attach_activations(training, state)
@@ -470,3 +470,13 @@ def _at_width(schemes: LayerSchemes, bits: int | None) -> LayerSchemes:
 
 def _passing(link: Link) -> bool:
     return not link.permanent
+
+
+def why_unseen(training: Training) -> str:
+    """Why a layer has seen no input, and what to do."""
+    if training.eval_mode_steps:
+        return (
+            f"the model was in eval mode in {training.eval_mode_steps} training steps; call model.train() before "
+            "training, and again after each evaluation"
+        )
+    return "their forward was never called; add them to ignore"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sample_models import conv_net, pruning, recipe_of
+from sample_models import batches, conv_net, mlp, pruning, recipe_of, train
 from torch import nn
 from trainers import EPOCHS, FOUR_FAMILIES, data, furthest, optimizer_of, plain
 
@@ -115,3 +115,23 @@ def test_a_recipe_for_each_of_two_models_and_their_checkpoint(tmp_path):
     assert furthest(whole.nets[0], plain(1, LENGTH)) == 0
     for ours, theirs in zip(resumed.nets, whole.nets, strict=True):
         assert furthest(ours, theirs) == 0
+
+
+def test_the_trackers_of_the_accelerator_get_every_layer(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accelerator = accelerate.Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+    accelerator.init_trackers("run")
+    model, optimizer, loader = accelerator.prepare(net := mlp(), torch.optim.SGD(net.parameters(), 0.1), [0] * 4)
+    manager = ScheduledManager(recipe_of(1, prune=pruning(0.5, end=1)))
+    modify(accelerator, manager, model, optimizer, loader)
+    train(model, optimizer, batches(4), 1)
+    manager.finalize()
+    accelerator.end_training()
+    tags = set()
+    for path in tmp_path.rglob("events.out.*"):
+        found = EventAccumulator(str(path))
+        found.Reload()
+        tags |= set(found.Tags()["scalars"])
+    assert any(tag.startswith("sparsity/") for tag in tags)

@@ -9,6 +9,7 @@ from sample_models import ConvNet, pruning, recipe_of, size, zeros
 from torch import nn
 from trainers import EPOCHS, FOUR_FAMILIES, data, furthest, optimizer_of, plain
 
+import paredown
 from paredown.framework.errors import CheckpointError, ScheduleError
 
 transformers = pytest.importorskip("transformers")
@@ -58,11 +59,10 @@ def trainer(folder, callback, model=None, epochs=EPOCHS, accumulate=1, built=Fal
         num_train_epochs=epochs,
         per_device_train_batch_size=8,
         gradient_accumulation_steps=accumulate,
-        report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         max_grad_norm=0,
-        **{"save_strategy": "no", **more},
+        **{"save_strategy": "no", "report_to": [], **more},
     )
     callbacks = [] if callback is None else [callback]
     optimizers = (optimizer_of(model) if built else None, None)
@@ -291,3 +291,104 @@ def test_what_is_refused_when_training_starts_leaves_the_model_dense(tmp_path):
     with pytest.raises(ScheduleError, match="takes 5 epochs"):
         run.train()
     assert isinstance(model.head, nn.Linear)
+
+
+DISTILL = {"type": "knowledge_distillation", "weight": 0.5, "temperature": 1.0}
+
+
+class Explicit(InOrder):
+    """Adds the teacher's term itself; the Trainer divides the whole by the batches of a step."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ours = model(**inputs)
+        theirs = self.teacher(**inputs)["logits"].detach().log_softmax(-1)
+        term = nn.functional.kl_div(ours["logits"].log_softmax(-1), theirs, log_target=True, reduction="batchmean")
+        return 0.5 * ours["loss"] + 0.5 * term
+
+
+def test_the_last_step_of_an_epoch_weighs_its_own_batches(tmp_path):
+    """12 batches, 5 a step: the last step of an epoch has two, by which the Trainer divides."""
+    teacher = classifier(seed=1).eval()
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), teacher=teacher)
+    ours = trainer(tmp_path, callback, epochs=2, accumulate=5)
+    theirs = trainer(tmp_path, None, epochs=2, accumulate=5)
+    theirs.__class__, theirs.teacher = Explicit, teacher
+    ours.train()
+    theirs.train()
+    assert furthest(ours.model, theirs.model) < 1e-6
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(samples())
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_step_is_refused(tmp_path):
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), teacher=classifier(seed=1).eval())
+    training = trainer(tmp_path, callback, accumulate=5, max_steps=6)
+    training.train_dataset = Stream()
+    with pytest.raises(ScheduleError, match=r"gradients of .* batches.*gradient_accumulation_steps"):
+        training.train()
+
+
+QUANTIZED = recipe_of(
+    EPOCHS,
+    prune=pruning(0.6, end=3),
+    quantize={"type": "quantization_aware_training", "start": 2, "weights": {"bits": 4}},
+)
+
+
+def test_checkpoints_and_the_final_folder_are_loaded_for_inference(tmp_path):
+    run = trainer(tmp_path, ParedownCallback(QUANTIZED), save_strategy="epoch")
+    run.train()
+    run.save_model()
+    x, labels = data()[0]
+    want = run.model.eval()(x, labels)["logits"]
+    for folder in (tmp_path / f"checkpoint-{EPOCHS * LENGTH}", tmp_path):
+        again = paredown.load(folder, classifier(seed=1)).eval()
+        assert torch.allclose(again(x, labels)["logits"], want, atol=1e-6)
+    (tmp_path / "paredown.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"has no paredown\.pt"):
+        paredown.load(tmp_path, classifier())
+
+
+def test_what_the_trainer_logs_has_sparsity_bits_and_losses(tmp_path):
+    run = trainer(tmp_path, ParedownCallback(FOUR_FAMILIES), logging_steps=5)
+    run.train()
+    logged = [one for one in run.state.log_history if "loss" in one]
+    assert logged[0]["paredown/sparsity"] < logged[-1]["paredown/sparsity"]
+    assert {"paredown/bits", "paredown/loss/distill"} <= logged[-1].keys()
+
+
+def test_a_tracker_gets_every_layer(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callback = ParedownCallback(QUANTIZED)
+    trainer(tmp_path, callback, report_to=["tensorboard"]).train()
+    tags = set()
+    for path in tmp_path.rglob("events.out.*"):
+        found = EventAccumulator(str(path))
+        found.Reload()
+        tags |= set(found.Tags()["scalars"])
+    assert any(tag.startswith("sparsity/") for tag in tags)
+    assert callback.manager.events.listeners == []
+
+
+def test_save_pretrained_of_a_quantized_model_is_said_to_be_float(tmp_path):
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    bert = transformers.BertForSequenceClassification(config)
+    args = transformers.TrainingArguments(
+        str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    items = [{"input_ids": torch.arange(5), "labels": torch.tensor(index % 2)} for index in range(16)]
+    quantize = recipe_of(2, quantize={"type": "quantization_aware_training", "activations": None})
+    run = transformers.Trainer(bert, args, train_dataset=items, callbacks=[ParedownCallback(quantize)])
+    with pytest.warns(UserWarning, match=r"float weights and scales(.|\n)*paredown\.load"):
+        run.train()
+    run.save_model()
+    batch = {"input_ids": torch.arange(5)[None]}
+    again = paredown.load(tmp_path, transformers.BertForSequenceClassification(config)).eval()
+    assert torch.allclose(again(**batch).logits, bert.eval()(**batch).logits, atol=1e-6)

@@ -1,11 +1,16 @@
 """The Lightning callback beside a plain loop with the two lines."""
 
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 from sample_models import conv_net, mlp, pruning, recipe_of, zeros
 from torch import nn
 from trainers import EPOCHS, FOUR_FAMILIES, LENGTH, data, furthest, optimizer_of, plain
 
+import paredown
+from paredown import Recipe
 from paredown.framework.errors import CheckpointError, ScheduleError
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -53,8 +58,8 @@ def loader():
 
 
 def trainer(folder, *callbacks, epochs=EPOCHS, **more):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    more = {"enable_checkpointing": False, **more}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    more = {"logger": False, "enable_checkpointing": False, **more}
     return pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), **quiet, **more
     )
@@ -192,7 +197,8 @@ def test_manual_accumulation_counts_the_modules_own_steps(tmp_path):
 def test_an_epoch_is_that_of_the_data_where_only_steps_end_the_training(tmp_path):
     """Lightning has not loaded the data then when the training starts."""
     callback = ParedownCallback(recipe_of(2, prune=pruning(0.9, end=2)), module="net")
-    trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
+    with pytest.warns(UserWarning, match="trains on after the recipe has ended"):
+        trainer(tmp_path, callback, epochs=-1, max_steps=50).fit(Lit(), loader())
     assert callback.manager.run.clock.steps_per_epoch == LENGTH
 
 
@@ -280,3 +286,103 @@ def test_a_checkpoint_of_another_structure_is_refused_by_the_trainer_that_wrote_
     run.fit(lit, loader(), loader())
     with pytest.raises(CheckpointError, match="with a new LightningModule, a new ParedownCallback"):
         run.test(lit, loader(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
+
+
+DISTILL = {"type": "knowledge_distillation", "weight": 0.5, "temperature": 1.0}
+
+
+def distilled(folder, *callbacks, **more):
+    net, teacher = mlp(seed=1), mlp(seed=2)
+    callback = ParedownCallback(recipe_of(2, distill=DISTILL), module="net", teacher=teacher)
+    rows = [(torch.randn(4, 16), torch.randint(0, 4, (4,))) for _ in range(10)]
+    trainer(folder, callback, *callbacks, epochs=2, **more).fit(
+        module := Lit(net), torch.utils.data.DataLoader(rows, batch_size=None)
+    )
+    return module.net
+
+
+def test_scheduled_accumulation_is_that_of_the_trainer(tmp_path):
+    """Its one number is known before Lightning sets it: the same steps, the same weights."""
+    scheduled = []
+    for more in ({"accumulate_grad_batches": 4}, {"callbacks": pl.callbacks.GradientAccumulationScheduler({0: 4})}):
+        callbacks = [more.pop("callbacks")] if "callbacks" in more else []
+        scheduled.append(distilled(tmp_path, *callbacks, **more))
+    assert furthest(*scheduled) < 1e-6
+
+
+def test_accumulation_that_changes_is_refused(tmp_path):
+    with pytest.raises(ScheduleError, match="accumulates over 1, 4 batches in different epochs"):
+        distilled(tmp_path, pl.callbacks.GradientAccumulationScheduler({1: 4}))
+
+
+class Scored(Lit):
+    """Has a score that gets worse from epoch to epoch, as a model does that is pruned."""
+
+    def on_train_epoch_end(self):
+        self.log("score", float(self.current_epoch))
+
+
+def early(folder, end, **more):
+    """Trains with a checkpoint of the best score, and returns what Lightning keeps of it."""
+    saving = pl.callbacks.ModelCheckpoint(folder, monitor="score", mode="min", filename="{epoch}", **more)
+    callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9, end=end)), module="net")
+    trainer(folder, callback, saving, enable_checkpointing=True).fit(Scored(), loader())
+    return saving
+
+
+@pytest.mark.parametrize("kept", [1, 2, -1])
+@pytest.mark.parametrize("end", [2, EPOCHS])
+def test_the_best_checkpoint_is_one_that_reached_its_targets(kept, end, tmp_path):
+    best = torch.load(early(tmp_path, end, save_top_k=kept).best_model_path, weights_only=True)
+    assert best["epoch"] == end - 1
+    weights = [value for value in best["state_dict"].values() if value.dim() > 1]
+    assert sum(int((w == 0).sum()) for w in weights) >= 0.85 * sum(w.numel() for w in weights)
+
+
+def test_the_files_of_early_checkpoints_go_by_lightnings_rules(tmp_path):
+    early(tmp_path, 2, save_top_k=1)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["epoch=1.ckpt"]
+
+
+def test_a_run_that_goes_on_keeps_the_best_one_that_it_has(tmp_path):
+    early(tmp_path, 2, save_top_k=1, save_last=True)
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, monitor="score", mode="min", filename="{epoch}")
+    callback = ParedownCallback(recipe_of(EPOCHS, prune=pruning(0.9, end=2)), module="net")
+    run = trainer(tmp_path, callback, saving, enable_checkpointing=True)
+    run.fit(Scored(), loader(), ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    assert saving.best_model_path.endswith("epoch=1.ckpt")
+
+
+@pytest.mark.parametrize("module", ["net", ""])
+def test_a_checkpoint_is_loaded_for_inference(module, tmp_path):
+    smaller = recipe_of(
+        EPOCHS,
+        svd={"type": "svd_decomposition", "targets": ["*head"], "rank": 3, "start": 1, "guard": "none"},
+        prune=pruning(0.6, end=3),
+        quantize={"type": "quantization_aware_training", "start": 2, "weights": {"bits": 4}},
+    )
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="last")
+    lit, callback = Lit(), ParedownCallback(smaller, module=module)
+    trainer(tmp_path, callback, saving, enable_checkpointing=True).fit(lit, loader())
+    x = data()[0][0]
+    want = lit.eval()(x)
+    assert torch.allclose(paredown.load(saving.best_model_path, Lit()).eval()(x), want, atol=1e-6)
+    assert torch.allclose(paredown.load(saving.best_model_path, conv_net()).eval()(x), want, atol=1e-6)
+    assert Recipe.load(saving.best_model_path).modifiers.keys() == smaller["modifiers"].keys()
+
+
+def test_a_checkpoint_without_the_callback_is_refused(tmp_path):
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="last")
+    trainer(tmp_path, saving, enable_checkpointing=True, epochs=1).fit(Lit(), loader())
+    with pytest.raises(CheckpointError, match="written without a ParedownCallback"):
+        paredown.load(saving.best_model_path, Lit())
+
+
+def test_the_loggers_get_sparsity_bits_and_losses(tmp_path):
+    logger = pl.loggers.CSVLogger(tmp_path)
+    callback = ParedownCallback(FOUR_FAMILIES, module="net")
+    trainer(tmp_path, callback, logger=logger, log_every_n_steps=5).fit(Lit(), loader())
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()))
+    told = [float(row["paredown/sparsity"]) for row in rows if row["paredown/sparsity"]]
+    assert told[0] < told[-1]
+    assert {"paredown/bits", "paredown/loss/distill"} <= rows[0].keys()

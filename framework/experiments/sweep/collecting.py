@@ -10,7 +10,8 @@ from pathlib import Path
 
 from paredown.framework.errors import ArgumentError, ParedownError
 from paredown.framework.experiments.sweep.manifest import read_manifest
-from paredown.framework.experiments.sweep.row import COSTS, Row, is_job, read_row
+from paredown.framework.experiments.sweep.row import COSTS, QUANTITIES, Row, is_job, read_row
+from paredown.framework.report.metrics import ACCURACY, Metric
 
 __all__ = ["Sweep", "collect", "pareto_front"]
 
@@ -25,8 +26,28 @@ class Sweep:
     rows: tuple[Row, ...]
 
     @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of all jobs, those of the first ones first."""
+        found: dict[str, Metric] = {}
+        for row in self.rows:
+            for metric in row.metrics:
+                found.setdefault(metric.name, metric)
+        return tuple(found.values())
+
+    @property
+    def deciding(self) -> Metric:
+        """The metric that is weighed against costs: the first one; before a job has any, the accuracy."""
+        return self.metrics[0] if self.metrics else ACCURACY
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Everything that jobs are compared by: metrics, sizes and latency."""
+        return (*(metric.name for metric in self.metrics or (ACCURACY,)), *QUANTITIES)
+
+    @cached_property
     def fronts(self) -> dict[str, tuple[Row, ...]]:
-        """For each cost, the finished jobs that no other beats in accuracy and cost, by rising cost."""
+        """For each cost, the finished jobs that no other beats in the deciding metric and cost, by rising cost; none
+        where it is not known which values of the metric are better."""
         return {cost: tuple(self._front(cost)) for cost in COSTS}
 
     def marks(self, row: Row) -> tuple[str, ...]:
@@ -38,12 +59,13 @@ class Sweep:
         return tuple(row for row in self.rows if row.state in states)
 
     def measured(self, cost: str) -> tuple[Row, ...]:
-        """The finished jobs that have an accuracy and this cost."""
-        return tuple(row for row in self.in_state("finished") if {"accuracy", cost} <= set(row.compressed))
+        """The finished jobs that have the deciding metric and this cost."""
+        return tuple(row for row in self.in_state("finished") if {self.deciding.name, cost} <= set(row.compressed))
 
     def _front(self, cost: str) -> Iterator[Row]:
-        rows = self.measured(cost)
-        points = [(row.compressed[cost], row.compressed["accuracy"]) for row in rows]
+        metric = self.deciding
+        rows = self.measured(cost) if metric.sign else ()
+        points = [(row.compressed[cost], metric.sign * row.compressed[metric.name]) for row in rows]
         return (rows[index] for index in pareto_front(points))
 
 

@@ -7,14 +7,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from paredown.framework.errors import ArgumentError
+from paredown.framework.errors import ArgumentError, did_you_mean
 from paredown.framework.experiments.sweep.hydra import Hydra, composed
 from paredown.framework.experiments.sweep.manifest import FILE, Manifest, write_manifest
 from paredown.framework.experiments.sweep.overrides import check_jobs, combinations, split_hydra
+from paredown.framework.experiments.sweep.picking import sign_of
 from paredown.framework.experiments.sweep.row import QUANTITIES, is_job
 from paredown.framework.experiments.sweep.search_space import check_search
 from paredown.framework.experiments.task import load_task
 from paredown.framework.recipe import Recipe
+from paredown.framework.report.metrics import ACCURACY, Metric
 
 __all__ = ["create_sweep"]
 
@@ -29,7 +31,7 @@ def create_sweep(
     one_shot: bool = False,
     record: bool = False,
     trials: int = 0,
-    objectives: Sequence[str] = ("accuracy", "bytes"),
+    objectives: Sequence[str] | None = None,
 ) -> Path:
     """Check every job of a new sweep and write the sweep's folder, without running a job.
 
@@ -43,7 +45,8 @@ def create_sweep(
         one_shot: apply the recipe without training.
         record: write the results into the recipe of each job.
         trials: the number of jobs of a search; 0 runs all combinations of the values.
-        objectives: the quantities that a search weighs against each other.
+        objectives: the quantities that a search weighs against each other; by default the metric of the task that
+            decides, and bytes.
 
     Returns:
         the folder of the sweep, for `run_sweep`.
@@ -53,7 +56,7 @@ def create_sweep(
         ArgumentError: an override, the task, the folder or an objective is wrong.
     """
     own, hydra_overrides = split_hydra(overrides)
-    known = _known(objectives)
+    chosen, goals = _objectives(objectives, load_task(task).known_metrics or (ACCURACY,))
     wanted = Manifest(
         recipe=recipe.name,
         recipe_text=recipe.to_yaml(),
@@ -65,20 +68,25 @@ def create_sweep(
         one_shot=one_shot,
         record=record,
         trials=trials,
-        objectives=known if trials else (),
+        objectives=chosen if trials else (),
+        goals=goals if trials else (),
     )
     wanted = _with_jobs(wanted, recipe)
-    load_task(task)
     place = _new_folder(folder)
     with composed(wanted.recipe_text, place, wanted.hydra) as hydra:
         _write(place, _checked_by_hydra(wanted, hydra))
     return place
 
 
-def _known(objectives: Sequence[str]) -> tuple[str, ...]:
-    if unknown := [name for name in objectives if name not in QUANTITIES]:
-        raise ArgumentError(f"{unknown[0]!r}; one of {', '.join(QUANTITIES)}", "objectives")
-    return tuple(objectives)
+def _objectives(given: Sequence[str] | None, metrics: Sequence[Metric]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The objectives of a search, and whether each is to be ``max`` or ``min``."""
+    objectives = (metrics[0].name, "bytes") if given is None else tuple(given)
+    known = (*(metric.name for metric in metrics), *QUANTITIES)
+    if unknown := [name for name in objectives if name not in known]:
+        near = did_you_mean(unknown[0], known) or "; another metric is declared by Task(metrics={name: 'max' or 'min'})"
+        raise ArgumentError(f"{unknown[0]!r}; one of {', '.join(known)}{near}", "objectives")
+    signs = [sign_of(name, metrics, "objectives") for name in objectives]
+    return objectives, tuple("max" if sign > 0 else "min" for sign in signs)
 
 
 def _with_jobs(wanted: Manifest, recipe: Recipe) -> Manifest:

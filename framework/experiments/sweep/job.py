@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from paredown.framework.experiments.sweep.manifest import Manifest
 from paredown.framework.experiments.sweep.overrides import recipe_overrides
 from paredown.framework.experiments.sweep.row import read_row
 from paredown.framework.experiments.task import load_task
+from paredown.framework.experiments.training_loop import Progress
 from paredown.framework.recipe import Recipe
+from paredown.framework.report.metrics import Measured
 from paredown.framework.storage.files import write_text
 
 __all__ = ["SweepJob", "has_ended", "is_finished", "mark_failed"]
@@ -70,9 +71,8 @@ class SweepJob:
     def _run(self, folder: Path, overrides: Sequence[str], notes: _ProgressNotes) -> str:
         wanted = self.manifest
         recipe = Recipe.load(yaml.safe_load(wanted.recipe_text), recipe_overrides(overrides))
-        _make_importable(wanted.working_folder)
         with _threads(wanted.threads):
-            task = load_task(wanted.task)
+            task = load_task(wanted.task, Path(wanted.working_folder))
             run_in_folder(
                 task, wanted.task, recipe, folder, notes.of,
                 seeds=wanted.seeds, one_shot=wanted.one_shot, record=wanted.record, dense=self.folder / "dense",
@@ -108,8 +108,8 @@ class _ProgressNotes:
     status: JobStatus
     last: float = 0.0
 
-    def of(self, seed: int) -> Callable[[str, int, int, float | None], None]:
-        def note(what: str, step: int, total: int, accuracy: float | None) -> None:
+    def of(self, seed: int) -> Progress:
+        def note(what: str, step: int, total: int, measured: Measured) -> None:
             now = time.monotonic()
             if now - self.last >= PAUSE:
                 self.last = now
@@ -117,12 +117,6 @@ class _ProgressNotes:
                 write_status(self.folder, dataclasses.replace(self.status, doing=doing))
 
         return note
-
-
-def _make_importable(folder: str) -> None:
-    """Put the task's folder first on the path of imports, where it stays for imports while the task runs."""
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 @contextmanager

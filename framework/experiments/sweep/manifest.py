@@ -32,6 +32,7 @@ class Manifest:
         jobs: the overrides of each job, numbered from 0; a search has none.
         trials: of a search; 0 where all combinations are run.
         objectives: of a search.
+        goals: of each objective, whether it is to be ``max`` or ``min``.
     """
 
     recipe: str
@@ -47,6 +48,7 @@ class Manifest:
     jobs: tuple[tuple[str, ...], ...] = ()
     trials: int = 0
     objectives: tuple[str, ...] = ()
+    goals: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -14,17 +14,16 @@ from paredown.framework.errors import ParedownError
 from paredown.framework.experiments.sweep.claims import is_claimed
 from paredown.framework.experiments.sweep.job_status import FILE, JobStatus, read_status
 from paredown.framework.report import Report, Summary
+from paredown.framework.report.metrics import Metric
 from paredown.framework.report.spread import Spread
 
-__all__ = ["COSTS", "GAINS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
+__all__ = ["COSTS", "QUANTITIES", "REPORT", "Row", "is_job", "read_row"]
 
 REPORT = "report.json"
 OVERRIDES = Path(".hydra", "overrides.yaml")
-#: the quantities that jobs are compared by
-QUANTITIES = ("accuracy", "bytes", "macs", "latency", "nonzeros", "sparsity")
-#: the quantities of which more is better
-GAINS = ("accuracy", "sparsity")
-#: the quantities that accuracy is weighed against in a Pareto front
+#: the quantities that jobs are compared by, beside the metrics of their task
+QUANTITIES = ("bytes", "macs", "latency", "nonzeros", "sparsity")
+#: the quantities that the metric which decides is weighed against in a Pareto front
 COSTS = ("bytes", "macs", "latency")
 
 
@@ -37,8 +36,10 @@ class Row:
         overrides: those that distinguish it from the other jobs.
         state: ``finished``, ``failed``, ``running``, ``unfinished`` (killed, or half written) or ``waiting``.
         error: why it failed, or which file cannot be read.
-        compressed, dense: the quantities that were measured, by name; latency is the median, in milliseconds.
-        accuracies: one a seed.
+        compressed, dense: the metrics and quantities that were measured, by name; latency is the median, in
+            milliseconds.
+        metrics: those of the task; the first one decides.
+        values: of each metric, one a seed.
         seconds: the time that it took.
         doing: the progress of a running or unfinished job.
         task, recipe: their names, where the folder holds them.
@@ -50,7 +51,8 @@ class Row:
     error: str = ""
     compressed: Mapping[str, float] = field(default_factory=dict)
     dense: Mapping[str, float] = field(default_factory=dict)
-    accuracies: tuple[float, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: float | None = None
     doing: str = ""
     task: str = ""
@@ -62,9 +64,14 @@ class Row:
         return " ".join(self.overrides) or self.recipe or self.folder.name
 
     @property
-    def spread(self) -> float | None:
-        """The standard deviation of the accuracy over seeds; None for one seed."""
-        return Spread.of(self.accuracies).deviation if len(self.accuracies) > 1 else None
+    def seeds(self) -> int:
+        """How many seeds were evaluated."""
+        return max(map(len, self.values.values()), default=0)
+
+    def spread(self, metric: str) -> float | None:
+        """The standard deviation of a metric over seeds; None for one seed."""
+        values = self.values.get(metric, ())
+        return Spread.of(values).deviation if len(values) > 1 else None
 
 
 def is_job(folder: Path) -> bool:
@@ -77,7 +84,11 @@ def read_row(folder: Path) -> Row:
     problems: list[str] = []
     status, overrides = _status(folder, problems), _overrides(folder, problems)
     values = _report_values(folder, problems)
+    diverged = values.pop("diverged", ())
+    problems += [f"the {name} is not a number: the training diverged" for name in diverged]
     state = _state(folder, status, values)
+    if state == "finished" and diverged:
+        state = "failed"
     ended = status.ended if status else None
     error = status.error if status and status.state == "failed" else "; ".join(problems)
     return Row(
@@ -128,14 +139,14 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         report = Report.from_json(path.read_text(encoding="utf-8"))
-        accuracies = tuple(float(value) for value in report.compressed.accuracies)
-        if not all(map(math.isfinite, accuracies)):
-            problems.append("the accuracy is not a number: the training diverged")
-            accuracies = ()
+        values = {name: tuple(map(float, each)) for name, each in report.compressed.values.items()}
+        diverged = [name for name, each in values.items() if not all(map(math.isfinite, each))]
         return {
+            "diverged": diverged,
             "compressed": _quantities(report.compressed),
             "dense": _quantities(report.dense),
-            "accuracies": accuracies,
+            "metrics": report.metrics,
+            "values": {name: each for name, each in values.items() if name not in diverged},
             "recipe": str(report.recipe),
         }
     except (OSError, ParedownError, ValueError, TypeError, LookupError, RecursionError) as error:
@@ -144,18 +155,17 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _quantities(summary: Summary) -> dict[str, float]:
-    """The quantities of one model that were measured; a model that diverged has no accuracy.
+    """The metrics and quantities of one model that were measured; a model that diverged lacks metrics.
 
     Raises:
         TypeError, ValueError: one is no number.
     """
     latency = None if summary.latency is None else summary.latency[1]
-    accuracy = summary.accuracy if summary.accuracy is not None and math.isfinite(summary.accuracy) else None
-    measured = (accuracy, summary.bytes, summary.macs, latency, summary.nonzeros, summary.sparsity)
+    measured = (summary.bytes, summary.macs, latency, summary.nonzeros, summary.sparsity)
     found = {name: value for name, value in zip(QUANTITIES, measured, strict=True) if value is not None}
     if not all(math.isfinite(value) for value in found.values()):
         raise ValueError("a quantity is not finite")
-    return found
+    return {**{name: value for name, value in summary.metrics.items() if math.isfinite(value)}, **found}
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from paredown.framework.experiments.sweep.hydra import Hydra
 from paredown.framework.experiments.sweep.job import SweepJob
 from paredown.framework.experiments.sweep.launching import run_jobs
 from paredown.framework.experiments.sweep.progress import Progress
-from paredown.framework.experiments.sweep.row import GAINS, read_row
+from paredown.framework.experiments.sweep.row import read_row
 from paredown.framework.experiments.sweep.search_space import SearchSpace, optuna
 
 __all__ = ["search"]
@@ -26,7 +26,7 @@ def search(hydra: Hydra, job: SweepJob) -> Iterator[Progress]:
     a search that was killed continues as if it had not been.
     """
     wanted = job.manifest
-    space, study = SearchSpace.of(wanted.overrides), _study(job.folder, wanted.objectives)
+    space, study = SearchSpace.of(wanted.overrides), _study(job.folder, wanted.goals)
     while trials := _open_trials(study, space, hydra.batch(wanted.trials), wanted.trials):
         yield from run_jobs(hydra, job, {number: space.overrides(values) for number, values in trials.items()})
         for number in trials:
@@ -46,12 +46,12 @@ def _open_trials(study: Any, space: SearchSpace, batch: int, trials: int) -> dic
     return new
 
 
-def _study(folder: Path, objectives: Sequence[str]) -> Any:
+def _study(folder: Path, goals: Sequence[str]) -> Any:
     optuna().logging.set_verbosity(optuna().logging.WARNING)
     return optuna().create_study(
         study_name="paredown",
         storage=f"sqlite:///{folder / DATABASE}",
-        directions=["maximize" if name in GAINS else "minimize" for name in objectives],
+        directions=[f"{goal}imize" for goal in goals],
         load_if_exists=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -10,23 +11,33 @@ from typing import Any
 
 from paredown.framework.experiments.sweep.collecting import Sweep
 from paredown.framework.experiments.sweep.row import QUANTITIES, Row
+from paredown.framework.report.metrics import Metric
 
-__all__ = ["HEAD", "SHORT_HEAD", "cells", "short_cells", "state_of", "summary", "to_csv", "to_json"]
+__all__ = ["cells", "head", "short_cells", "short_head", "state_of", "summary", "to_csv", "to_json"]
 
-HEAD = ("job", "overrides", "accuracy", "bytes", "MACs", "latency ms", "non-zero", "sparsity", "Pareto", "state")
-#: for a terminal
-SHORT_HEAD = ("job", "overrides", "accuracy", "bytes", "MACs", "ms", "sparsity", "front", "state")
 STATES = ("finished", "failed", "running", "unfinished", "waiting")
 
 
+def head(sweep: Sweep) -> tuple[str, ...]:
+    """The heads of the columns of `cells`."""
+    metrics = (metric.title for metric in _metrics(sweep))
+    return ("job", "overrides", *metrics, "bytes", "MACs", "latency ms", "non-zero", "sparsity", "Pareto", "state")
+
+
+def short_head(sweep: Sweep) -> tuple[str, ...]:
+    """The heads of the columns of `short_cells`."""
+    metrics = (metric.name for metric in _metrics(sweep))
+    return ("job", "overrides", *metrics, "bytes", "MACs", "ms", "sparsity", "front", "state")
+
+
 def cells(sweep: Sweep) -> list[tuple[str, ...]]:
-    """A row of text for each job, under `HEAD`."""
+    """A row of text for each job, under `head`."""
     names = _names(sweep.rows)
     return [
         (
             name,
             row.label,
-            _accuracy(row),
+            *(_metric(row, metric) for metric in _metrics(sweep)),
             *(_number(row, quantity, form) for quantity, form in _FORMS),
             ", ".join(sweep.marks(row)),
             state_of(row),
@@ -36,12 +47,12 @@ def cells(sweep: Sweep) -> list[tuple[str, ...]]:
 
 
 def short_cells(sweep: Sweep) -> list[tuple[str, ...]]:
-    """A row of short text for each job, under `SHORT_HEAD`; a front is marked by the first letter of its cost."""
+    """A row of short text for each job, under `short_head`; a front is marked by the first letter of its cost."""
     return [
         (
             name,
             _short_label(row),
-            _accuracy(row),
+            *(_metric(row, metric) for metric in _metrics(sweep)),
             *(_short(row.compressed.get(quantity)) for quantity in ("bytes", "macs")),
             _number(row, "latency", ".3g"),
             _number(row, "sparsity", ".3f"),
@@ -79,20 +90,20 @@ def to_csv(sweep: Sweep) -> str:
     """Every job as a line of CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("folder", "overrides", "state", "error", "accuracy", "accuracy_spread", "seeds", *_OTHERS, *_DENSE, "pareto")
-    )
+    metrics = [name for metric in _metrics(sweep) for name in (metric.name, f"{metric.name}_spread")]
+    columns = ("state", "error", *metrics, "seeds", *QUANTITIES, "seconds")
+    quantities = (*(metric.name for metric in _metrics(sweep)), *QUANTITIES)
+    writer.writerow(("folder", "overrides", *columns, *(f"dense_{name}" for name in quantities), "pareto"))
     for row in sweep.rows:
         plain = _plain(sweep, row)
-        values = [plain["folder"], row.label, *(plain[name] for name in _PLAIN)]
-        values += [plain[name] for name in _OTHERS] + [row.dense.get(name) for name in QUANTITIES]
+        values = [plain["folder"], row.label, *(plain[name] for name in columns)]
+        values += [row.dense.get(name) for name in quantities]
         writer.writerow([_safe(value) for value in (*values, " ".join(plain["pareto"]))])
     return text.getvalue()
 
 
-_PLAIN = ("state", "error", "accuracy", "accuracy_spread", "seeds")
-_OTHERS = (*QUANTITIES[1:], "seconds")
-_DENSE = tuple(f"dense_{name}" for name in QUANTITIES)
+def _metrics(sweep: Sweep) -> Sequence[Metric]:
+    return sweep.metrics or (sweep.deciding,)
 
 
 def _plain(sweep: Sweep, row: Row) -> dict[str, Any]:
@@ -101,10 +112,10 @@ def _plain(sweep: Sweep, row: Row) -> dict[str, Any]:
         "overrides": list(row.overrides),
         "state": row.state,
         "error": row.error,
-        "seeds": len(row.accuracies),
-        **{name: row.compressed.get(name) for name in QUANTITIES},
-        "accuracy_spread": row.spread,
-        "dense": {name: row.dense.get(name) for name in QUANTITIES},
+        "seeds": row.seeds,
+        **{name: row.compressed.get(name) for name in sweep.quantities},
+        **{f"{metric.name}_spread": row.spread(metric.name) for metric in _metrics(sweep)},
+        "dense": {name: row.dense.get(name) for name in sweep.quantities},
         "pareto": list(sweep.marks(row)),
         "seconds": row.seconds,
     }
@@ -119,11 +130,9 @@ def _names(rows: Sequence[Row]) -> Iterable[str]:
     return ["/".join(one[shared:]) for one in parts]
 
 
-def _accuracy(row: Row) -> str:
-    accuracy = row.compressed.get("accuracy")
-    if accuracy is None:
-        return ""
-    return f"{accuracy:.4f}" + ("" if row.spread is None else f" ± {row.spread:.4f}")
+def _metric(row: Row, metric: Metric) -> str:
+    values = row.values.get(metric.name)
+    return dataclasses.replace(metric, unit="").shown(values) if values else ""
 
 
 def _number(row: Row, quantity: str, form: str) -> str:

@@ -14,14 +14,12 @@ from paredown.framework.recipe.checking.modifiers import ModifierValidation
 from paredown.framework.recipe.checking.schedule import schedule_mistakes
 from paredown.framework.recipe.tree.nodes import Node
 from paredown.framework.recipe.tree.positions import Path, Position, from_where, shown
+from paredown.framework.recipe.tree.writing import FIELDS
 
-__all__ = ["FIELDS", "Validated", "validated"]
+__all__ = ["Validated", "validated"]
 
 FORMAT_VERSION = 1
 MOST_EPOCHS = 1e15
-#: the fields of a recipe, in the order in which it is written
-FIELDS = ("recipe", "name", "description", "tags", "extends", "run", "variables", "modifiers", "results")
-
 #: of ``run``
 RUN_FIELDS = ("epochs", "engine")
 

@@ -101,12 +101,28 @@ def _message(details: Sequence[ErrorDetails], detail: ErrorDetails, field: Any) 
         return message if _names(message, detail["input"]) else f"found {found}; {message}"
     if kind == "literal_error":
         return f"found {found}; {_choices(details, detail['input'])}"
+    if kind == "too_short":
+        return f"found {found}; must have at least one{_without(field)}"
     if bounds := _bounds(detail, field):
-        return f"found {found}; must be {bounds}"
+        return f"found {found}; must be {bounds}{_as_share(detail['input'], bounds)}"
     kinds = [words for each in details if (words := _kind(each["type"]))]
     if kinds:
-        return f"found {found}; must be {' or '.join(dict.fromkeys(kinds))}"
+        return f"found {found}; must be {' or '.join(dict.fromkeys(kinds))}{_as_share(detail['input'])}"
     return f"found {found}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _without(field: Any) -> str:
+    required = field is None or field.is_required()
+    return "" if required else ", or be left out for its default"
+
+
+def _as_share(value: object, bounds: str = "") -> str:
+    """The share that a percentage is, where a number was wanted, or one of 0 to 1."""
+    text = value.strip() if isinstance(value, str) else f"{value}%" if bounds == "between 0 and 1" else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text, re.ASCII)
+    if match is None or float(match[1]) > 100:
+        return ""
+    return f"; {match[1]}% is written {float(match[1]) / 100:.12g}"
 
 
 def _near(message: str, value: object) -> str:

@@ -31,8 +31,10 @@ def checkpoint_recipe(path: Path) -> str:
         RecipeError: not a readable checkpoint, or one without a recipe, or a modifier class is not known here.
     """
     content = _content(path)
-    manager = content.get("manager") if isinstance(content, Mapping) else None
-    for holder in (manager, content):
+    found = content if isinstance(content, Mapping) else {}
+    callbacks = found.get("callbacks")
+    trained = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
+    for holder in (found.get("manager"), found, *trained):
         if isinstance(holder, Mapping) and isinstance(text := holder.get("recipe"), str):
             missing = missing_classes(holder.get("modifiers"))
             if missing:

@@ -13,7 +13,8 @@ from paredown.framework.recipe.tree.positions import shown
 
 __all__ = ["Extended", "extended"]
 
-LONGEST_CHAIN = 20
+#: recipes that extend one another; each is merged over the next by a call of its own
+LONGEST_CHAIN = 100
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ def extended(document: Document, chain: tuple[Path, ...] = ()) -> Extended:
 
 def _base(document: Document, extends: Node, chain: tuple[Path, ...]) -> Document:
     path = _base_path(document, extends)
-    if path.resolve() in chain or len(chain) > LONGEST_CHAIN:
-        names = " -> ".join(str(link.name) for link in (*chain, path))
+    if path.resolve() in chain:
+        circle = (*chain[chain.index(path.resolve()) :], path)
+        names = " -> ".join(str(link.name) for link in circle)
         raise _refused(extends, f"recipes that extend each other without end: {names}")
+    if len(chain) > LONGEST_CHAIN:
+        raise _refused(extends, f"a chain of more than {LONGEST_CHAIN} recipes that extend one another")
     base = read_file(path)
     if base.root.mapping is None:
         raise RecipeError([*base.mistakes, base.root.position.mistake("a recipe is a mapping of fields")])

@@ -61,6 +61,9 @@ def find_file(source: str | os.PathLike[str], folder: Path | None = None) -> Pat
     if text.startswith(PREFIX) and folder is None:
         return hub_file(text)
     found = (_existing(folder or Path(), text) or named_file(text)) if _is_possible(text) else None
+    if found is None and "\n" in text:
+        message = "no such file: a path is wanted, and this is text; write it to a .yaml file, or give it as a dict"
+        raise RecipeError([Position(shown(text)).mistake(message)])
     if found is None:
         name = text if _is_possible(text) else shown(text)
         raise RecipeError([Position(name).mistake(f"no such file, and no recipe of that name{near_names(text)}")])

@@ -10,6 +10,7 @@ from paredown.framework.errors import Mistake, RecipeError, did_you_mean
 from paredown.framework.recipe.tree.merging import merged, without, wrapped
 from paredown.framework.recipe.tree.nodes import Node, plain_node, repositioned
 from paredown.framework.recipe.tree.positions import Path, Position, dotted, shown
+from paredown.framework.recipe.tree.writing import FIELDS
 from paredown.framework.recipe.tree.yaml_nodes import read_yaml
 
 __all__ = ["misspelt_variables", "overridden", "with_variables"]
@@ -93,6 +94,10 @@ def _applied(root: Node, override: _Override) -> Node:
     if override.value is None:
         _require(root, override.path, override.position)
         return without(root, override.path)
+    if near := _meant(root, override):
+        raise RecipeError(
+            [override.position.mistake(f"a recipe has no {str(override.path[0])!r}{near}", override.path)]
+        )
     if "+" not in override.sign:
         _require(root, _must_exist(override.path), override.position)
     _refuse_list_items(root, override)
@@ -102,6 +107,17 @@ def _applied(root: Node, override: _Override) -> Node:
 def _must_exist(path: Path) -> Path:
     """The part that the recipe must name already; fields of a modifier and of `run` may be new, and are validated."""
     return path[:2] if path[0] in ("modifiers", "variables") else ()
+
+
+def _meant(root: Node, override: _Override) -> str:
+    """The end of a message that names the place that was meant: a variable's or a modifier's, written without it."""
+    if override.path[0] in FIELDS or root.at(override.path[:1]) is not None or "+" in override.sign:
+        return ""
+    places = [(part, *override.path) for part in ("variables", "modifiers") if root.at((part, *override.path[:1]))]
+    modifiers = root.child("modifiers")
+    named = {} if modifiers is None else modifiers.mapping or {}
+    places += [("modifiers", name, *override.path) for name, one in named.items() if one.child(override.path[0])]
+    return f"; did you mean {' or '.join(map(dotted, places))}?" if places else ""
 
 
 def _refuse_list_items(root: Node, override: _Override) -> None:

@@ -10,7 +10,10 @@ import yaml
 
 from paredown.framework.recipe.tree.scalars import BOOLEAN, FLOAT, INTEGER, NULL
 
-__all__ = ["to_yaml"]
+__all__ = ["FIELDS", "to_yaml"]
+
+#: the fields of a recipe, in the order in which it is written
+FIELDS = ("recipe", "name", "description", "tags", "extends", "run", "variables", "modifiers", "results")
 
 _KIND = "tag:yaml.org,2002:{}".format
 #: by YAML 1.2; the last two are text that a YAML 1.1 reader elsewhere would take for more

@@ -31,13 +31,13 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[Mistake]]:
         raise RecipeError([Position(file).mistake(f"{len(text)} characters; a recipe has at most {LONGEST_TEXT}")])
     lines = text.splitlines()
     try:
-        root, tags = composed(text)
+        document = composed(text)
     except yaml.YAMLError as error:
         raise RecipeError([yaml_mistake(error, file, text, lines)]) from None
-    if root is None:
+    if document.root is None:
         raise RecipeError([Position(file, 1, 1).mistake("the document is empty; a recipe is a mapping of fields")])
-    reader = _Reader(file, lines, tags)
-    return reader.node(root), reader.mistakes
+    reader = _Reader(file, lines, document.tags)
+    return reader.node(document.root), reader.mistakes
 
 
 class _Reader:

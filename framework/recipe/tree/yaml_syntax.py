@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ from paredown.framework.errors import Mistake
 from paredown.framework.recipe.tree.nodes import DEEPEST, MOST_NODES
 from paredown.framework.recipe.tree.positions import Position
 
-__all__ = ["composed", "yaml_mistake"]
+__all__ = ["Composed", "composed", "yaml_mistake"]
 
 #: the start of PyYAML's message, and the message that replaces it
 _IN_OTHER_WORDS = (
@@ -32,15 +33,30 @@ _IN_OTHER_WORDS = (
 )
 
 
-def composed(text: str) -> tuple[yaml.Node | None, Mapping[yaml.Node, str]]:
-    """The root node of a document, None of an empty one, and the explicit tags of its nodes; no object is constructed.
+@dataclass(frozen=True)
+class Composed:
+    """A document as PyYAML's nodes; an alias is the very node that it refers to.
+
+    Attributes:
+        root: None of an empty document.
+        tags: the explicit tags of nodes.
+        anchors: the names of the nodes that aliases refer to.
+    """
+
+    root: yaml.Node | None
+    tags: Mapping[yaml.Node, str]
+    anchors: Mapping[yaml.Node, str]
+
+
+def composed(text: str) -> Composed:
+    """The nodes of a document; no object is constructed.
 
     Raises:
         yaml.YAMLError: broken syntax, or a document beyond the bounds on depth and number of values.
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_node(), loader.tags
+        return Composed(loader.get_single_node(), loader.tags, loader.aliased)
     finally:
         loader.dispose()
 
@@ -56,6 +72,35 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
         #: explicit tags
         self.tags: dict[yaml.Node, str] = {}
+        #: anchors that have an alias
+        self.aliased: dict[yaml.Node, str] = {}
+
+    def scan_to_next_token(self) -> None:
+        """Skip what PyYAML skips, and tabs that separate: behind something on their line, or with nothing behind."""
+        super().scan_to_next_token()
+        while self.peek() == "\t" and self._separates():
+            self.forward(self._blanks())
+            super().scan_to_next_token()
+
+    def scan_plain_spaces(self, indent: int, start_mark: yaml.Mark) -> Any:
+        """The blanks inside of a plain scalar, tabs among them."""
+        blanks = self.prefix(self._blanks())
+        if "\t" not in blanks:
+            return super().scan_plain_spaces(indent, start_mark)
+        self.forward(len(blanks))
+        return super().scan_plain_spaces(indent, start_mark) or [blanks]
+
+    def _blanks(self) -> int:
+        """The number of blanks and tabs that come next."""
+        length = 0
+        while self.peek(length) in " \t":
+            length += 1
+        return length
+
+    def _separates(self) -> bool:
+        """Whether the tab that comes next is no indentation of a value."""
+        before = self.buffer[self.pointer - self.column : self.pointer]
+        return bool(self.flow_level or before.strip(" \t") or self.peek(self._blanks()) in "#\r\n\0")
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -68,6 +113,8 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES} values", problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
+        if node is not None and isinstance(event, yaml.AliasEvent):
+            self.aliased[node] = str(event.anchor)
         if node is not None and getattr(event, "tag", None) is not None:
             self.tags[node] = event.tag
         return node

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Strict
 from torch import Tensor
 
-from paredown.framework.modifier.fields import Budget, Options
+from paredown.framework.modifier.fields import Budget, Options, Pattern
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 
 __all__ = ["Budgeted", "Cost", "Energy", "Faster", "LayerRank", "LayerRanks", "Rank", "Ratio", "chosen_ranks"]
@@ -88,7 +88,7 @@ OwnRank = Annotated[
 class LayerRanks(Options):
     """``{layers: {pattern: rank}}``: a rank for each; layers that no pattern means are left alone."""
 
-    layers: Annotated[dict[str, OwnRank], Field(min_length=1)]
+    layers: Annotated[dict[Pattern, OwnRank], Field(min_length=1)]
     """By module name, glob, class name or ``re:``; the last pattern that means a layer counts."""
 
 

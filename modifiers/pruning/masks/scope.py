@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import match
-from paredown.framework.modifier.fields import Options, Share
+from paredown.framework.modifier.fields import Options, Pattern, Share
 from paredown.modifiers.pruning.scoring.prunable import layer_of
 
 __all__ = [
@@ -34,7 +34,7 @@ FORMS = f"{', '.join(map(repr, SCOPES))}, or {{layers: {{pattern: share}}}}"
 class LayerShares(Options):
     """``{layers: {"layer1.*": 0.5, head: 0.2}}``: final shares by pattern; a later pattern overrides an earlier one."""
 
-    layers: dict[str, Share] = Field(min_length=1)
+    layers: dict[Pattern, Share] = Field(min_length=1)
     """Share of zeros at the end, by class name, module name with globs, or "re:" pattern."""
 
 

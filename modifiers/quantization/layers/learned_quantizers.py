@@ -125,6 +125,10 @@ class LearnedActivationQuantizer(ActivationQuantizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "learned": None}
 
+    @property
+    def idle_in_eval_mode(self) -> bool:
+        return self.learned is not None and not bool(self.learned.scale > 0)
+
     def treated(self, x: Tensor, module: nn.Module) -> Tensor:
         if self.learned is None or not x.numel():
             return super().treated(x, module)

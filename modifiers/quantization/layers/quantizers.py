@@ -186,6 +186,10 @@ class ActivationQuantizer(Quantizer):
     def form(self) -> str:
         return f"{super().form} {self.scheme!r} {self.place}{' dynamic' * self.dynamic}"
 
+    @property
+    def idle_in_eval_mode(self) -> bool:
+        return self.observation is not None and not self.always
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observation": None, "always": False}
 

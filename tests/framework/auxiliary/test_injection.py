@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from paredown import ParedownError
+from paredown.framework.auxiliary.forwards import Tally, TrainingForward
 from paredown.framework.auxiliary.gradient_transfer import GradientTransfer, softmax_gradient
 from paredown.framework.auxiliary.injection import Controls, inject
 
@@ -46,9 +47,9 @@ def test_read_off_is_autograds(loss, scale):
     own, other, y = drawn(scale=scale)
     (here,) = torch.autograd.grad(loss(own, y), own)
     (there,) = torch.autograd.grad(loss(other, y), other)
-    found, distance = softmax_gradient(own.detach(), other.detach(), here, torch.tensor(1.0))
+    found, refused = softmax_gradient(own.detach(), other.detach(), here, torch.tensor(1.0), here.dtype)
     assert (found - there).abs().max() <= 1e-10 * max(there.abs().max(), 1)
-    assert distance < 1e-6
+    assert not refused
 
 
 @pytest.mark.parametrize(
@@ -64,21 +65,18 @@ def test_read_off_is_autograds(loss, scale):
 def test_other_losses_are_far_off(loss):
     own, other, y = drawn()
     (here,) = torch.autograd.grad(loss(own, y), own)
-    _, distance = softmax_gradient(own.detach(), other.detach(), here, torch.tensor(1.0))
-    assert distance > 0.05
+    assert softmax_gradient(own.detach(), other.detach(), here, torch.tensor(1.0), here.dtype)[1]
 
 
-def controls(keep=1.0, explicitly=0.0):
-    zero_d = {"dtype": torch.float64}
-    ticket = torch.zeros((), requires_grad=True, **zero_d)
-    one = torch.ones((), **zero_d)
-    return Controls(
-        torch.tensor(keep, **zero_d), one, one, torch.tensor(explicitly, **zero_d), ticket, keep, explicitly > 0
-    )
+def passed(output, weighted, receiver=None, keep=1.0, explicitly=False):
+    controls = Controls.on(torch.device("cpu"), torch.ones((), dtype=torch.float64))
+    controls.set_keep(keep)
+    forward = TrainingForward(torch.nn.Identity(), [], Tally(), weighted, combined=explicitly)
+    return inject(output, weighted, controls, [] if receiver is None else [receiver], forward)
 
 
 @pytest.mark.parametrize("dimension", [-1, 1])
-@pytest.mark.parametrize("explicitly", [0.0, 1.0])
+@pytest.mark.parametrize("explicitly", [False, True])
 def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, explicitly):
     generator = torch.Generator().manual_seed(1)
     shape = (3, CLASSES, 4, 2) if dimension == 1 else (3, 4, 2, CLASSES)
@@ -89,8 +87,8 @@ def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, explicitl
         return F.cross_entropy(z if dimension == 1 else z.movedim(-1, 1), y)
 
     receiver = GradientTransfer(own, other, torch.tensor(0.3, dtype=torch.float64), dimension)
-    passed = inject(own, own.sum() * 0, controls(0.4, explicitly), [receiver])
-    (loss(passed) * (0.4 if explicitly else 1.0)).backward()
+    logits = passed(own, own.sum() * 0, receiver, 0.4, explicitly)
+    (loss(logits) * (0.4 if explicitly else 1.0)).backward()
     (there,) = torch.autograd.grad(loss(other), other)
     (here,) = torch.autograd.grad(loss(own), own)
     assert torch.allclose(other.grad, 0.3 * there, atol=1e-12)
@@ -100,24 +98,24 @@ def test_a_follower_gets_its_share_wherever_the_classes_are(dimension, explicitl
 def test_a_loss_leads_a_loss():
     own, other = (torch.tensor(value, requires_grad=True) for value in (2.0, 5.0))
     output = {"loss": own, "logits": torch.zeros(2)}
-    passed = inject(output, own * 0, controls(0.5), [GradientTransfer(own, other, torch.tensor(0.25))])
-    (3 * passed["loss"]).backward()
+    out = passed(output, own * 0, GradientTransfer(own, other, torch.tensor(0.25)), 0.5)
+    (3 * out["loss"]).backward()
     assert (own.grad.item(), other.grad.item()) == (1.5, 0.75)
 
 
 def test_a_loss_that_is_no_cross_entropy_is_refused():
     own, other, y = drawn()
-    passed = inject(own, own.sum() * 0, controls(), [GradientTransfer(own, other, torch.tensor(1.0), -1)])
+    logits = passed(own, own.sum() * 0, GradientTransfer(own, other, torch.tensor(1.0), -1))
     with pytest.raises(ParedownError, match="no softmax cross-entropy"):
-        (passed - F.one_hot(y, CLASSES)).square().mean().backward()
+        (logits - F.one_hot(y, CLASSES)).square().mean().backward()
 
 
 def test_gradients_that_overflowed_are_left_to_the_scaler():
     own, other, y = drawn()
-    passed = inject(own, own.sum() * 0, controls(), [GradientTransfer(own, other, torch.tensor(1.0), -1)])
-    (F.cross_entropy(passed, y) * float("inf")).backward()
+    logits = passed(own, own.sum() * 0, GradientTransfer(own, other, torch.tensor(1.0), -1))
+    (F.cross_entropy(logits, y) * float("inf")).backward()
     assert not torch.isfinite(other.grad).all()
 
 
 def test_an_output_without_a_gradient_gives_none():
-    assert inject({"n": 3, "x": torch.zeros(2)}, torch.zeros(()), controls(), []) is None
+    assert passed({"n": 3, "x": torch.zeros(2)}, torch.zeros(())) is None

@@ -139,9 +139,10 @@ def test_a_second_backward_names_the_other_ways():
 def test_a_term_that_reached_no_gradient_names_the_other_ways():
     student, _, _, data, optimizer, _ = setup(torch.float32, accumulate=2)
     F.cross_entropy(student(data[0][0]), data[0][1]).backward()
-    student(data[1][0])
+    kept = student(data[1][0])
     with pytest.raises(ParedownError, match=r"2 training forwards but reached a gradient in 1.*no_grad"):
         optimizer.step()
+    assert kept.requires_grad
 
 
 def test_one_call_for_each_forward():

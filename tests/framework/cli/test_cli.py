@@ -14,7 +14,7 @@ import pytest
         (["run", "recipe.yaml"], 2, "--task"),
         (["run", "recipe.yaml", "modifiers.prune.final=0.5", "--task", "job:task"], 1, "final_sparsity"),
         (["plan", "recipe.yaml", "modifiers.prune.targets=[Conv2d]", "--task", "job:task"], 1, "nothing to act on"),
-        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate returned 'well'; the accuracy is a number"),
+        (["run", "recipe.yaml", "--task", "job:wordy"], 1, "evaluate returned 'well'; a number is wanted"),
         (["report", "nowhere"], 2, "nowhere"),
         (["report", "recipe.yaml"], 1, "no report"),
         (["report", "."], 2, "report.json"),

@@ -1,4 +1,6 @@
-"""The command `paredown`: help, and exit code 2 for wrong use."""
+"""The command `paredown`: help, versions, and exit code 2 for wrong use."""
+
+import re
 
 
 def test_wrong_use(paredown):
@@ -17,3 +19,9 @@ def test_help_has_examples(paredown):
         code, out, _ = paredown(*arguments, "--help")
         assert code == 0
         assert "Examples" in out or "yaml-language-server" in out
+
+
+def test_version(paredown):
+    code, out, _ = paredown("--version")
+    assert code == 0
+    assert re.match(r"paredown \S+, torch \d+\.\d+\S*, python 3\.\d+", out)

@@ -33,10 +33,10 @@ def test_run_writes_everything_and_report_reads_it(folder, paredown):
     data = json.loads((folder / "out" / "report.json").read_text())
     weights = 6 * 32 + 32 * 2
     assert data["compressed"]["nonzeros"] <= data["dense"]["nonzeros"] - round(0.8 * weights)
-    assert len(data["compressed"]["accuracies"]) == 2
-    assert min(data["compressed"]["accuracies"]) > 0.7
+    assert len(data["compressed"]["values"]["accuracy"]) == 2
+    assert min(data["compressed"]["values"]["accuracy"]) > 0.7
     kept = Recipe.load(folder / "out" / "recipe.yaml")
-    assert kept.results[0]["compressed"]["accuracies"] == data["compressed"]["accuracies"]
+    assert kept.results[0]["compressed"]["accuracies"] == data["compressed"]["values"]["accuracy"]
     assert set(torch.load(folder / "out" / "checkpoint.pt", weights_only=True)) >= {"model", "manager"}
     page = (folder / "out" / "report.html").read_text()
     assert "<svg" in page
@@ -63,7 +63,7 @@ def test_an_accuracy_may_be_a_tensor_and_no_number(folder, paredown):
     code, out, err = paredown("run", "recipe.yaml", "--task", "job:as_a_tensor", "--output", "out")
     assert code == 0, err
     told = json.loads((folder / "out" / "report.json").read_text(), parse_constant=pytest.fail)
-    assert (told["dense"]["accuracies"], told["compressed"]["accuracies"]) == ([0.5], [None])
+    assert (told["dense"]["values"]["accuracy"], told["compressed"]["values"]["accuracy"]) == ([0.5], [None])
     assert "nan" in paredown("report", "out")[1]
 
 
@@ -101,3 +101,16 @@ def test_a_sweep_with_a_mistake_is_not_started(paredown, tmp_path, monkeypatch, 
     assert found == code, error
     assert message in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("value", ["0.5,0.6", "range(1,3)", "choice(0.5,0.6)"])
+def test_several_values_without_multirun(value, folder, paredown):
+    code, _, err = paredown("run", "recipe.yaml", f"{SWEPT}={value}", "--task", "job:task")
+    assert code == 2
+    assert "add -m" in " ".join(err.split())
+
+
+def test_a_list_is_one_value(folder, paredown):
+    code, _, err = paredown("run", "recipe.yaml", "modifiers.prune.targets=[a,b]", "--task", "job:task")
+    assert code == 1
+    assert "-m" not in err.split()

@@ -7,7 +7,13 @@ from paredown.framework.experiments.outcome import Outcome
 from paredown.framework.experiments.resuming import SeedFiles
 from paredown.framework.report import Report, Summary
 
-OUTCOME = Outcome(3, Report("tiny", Summary(10, 10), Summary(10, 5)), 0.9, 0.8, [(1.0, 0.7), (2.0, 0.8)])
+OUTCOME = Outcome(
+    3,
+    Report("tiny", Summary(10, 10), Summary(10, 5)),
+    {"f1": 0.9},
+    {"f1": 0.8},
+    [(1.0, {"f1": 0.7}), (2.0, {"f1": 0.8})],
+)
 
 
 @pytest.fixture

@@ -6,12 +6,16 @@ from paredown import Recipe
 from paredown.framework.recipe.tree.writing import to_yaml
 from paredown.framework.report import Report, Summary
 from paredown.framework.report.evidence import evidence, repeatable, with_evidence
+from paredown.framework.report.metrics import Metric
 
 TEXT = to_yaml({"recipe": 1, "name": "none", "modifiers": {}})
 
 
 def report(*accuracies):
-    dense, compressed = Summary(10, 10, 400, accuracies=(0.9,)), Summary(10, 2, 100, accuracies=accuracies)
+    dense, compressed = (
+        Summary(10, 10, 400, values={"accuracy": (0.9,)}),
+        Summary(10, 2, 100, values={"accuracy": accuracies}),
+    )
     return repeatable(Report("none", dense, compressed, versions={"python": "3.10"}), "jobs:task", range(2), False)
 
 
@@ -41,3 +45,11 @@ def test_a_seed_that_diverged_is_recorded_as_nan(tmp_path):
     first, second = Recipe.load(tmp_path / "r.yaml").results[0]["compressed"]["accuracies"]
     assert first == 0.8
     assert math.isnan(second)
+
+
+def test_other_metrics_are_recorded_by_name_with_their_direction():
+    perplexity = Metric("perplexity", "min")
+    summary = Summary(10, 10, 400, values={"perplexity": (44.912345678,)})
+    entry = evidence(Report("none", summary, summary, metrics=(perplexity,)), "words")
+    assert entry["metrics"] == {"perplexity": {"goal": "min", "scale": 1.0}}
+    assert entry["dense"] == {"metrics": {"perplexity": [44.912346]}, "bytes": 400}

@@ -45,3 +45,15 @@ def test_a_run_that_diverged_does_not_hold():
 def test_what_is_no_number_is_named(recorded, place):
     with pytest.raises(ParedownError, match=place):
         check_recorded(recorded)
+
+
+def test_a_metric_may_move_by_a_share_of_itself():
+    old = {"compressed": {"metrics": {"perplexity": [50.0]}}}
+    for now, expected in ((50.09, True), (50.2, False), (math.nan, False)):
+        new = {"dense": {}, "compressed": {"metrics": {"perplexity": [now]}}}
+        assert [(one.name, one.holds) for one in compared(old, new)] == [("compressed perplexity", expected)]
+
+
+def test_a_metric_that_is_no_longer_measured_does_not_hold():
+    old, new = {"compressed": {"metrics": {"f1": [0.5]}}}, {"dense": {}, "compressed": {"accuracies": [0.5]}}
+    assert [one.holds for one in compared(old, new)] == [False]

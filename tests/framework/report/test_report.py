@@ -9,6 +9,7 @@ import pytest
 
 from paredown.framework.errors import ParedownError
 from paredown.framework.report import Curve, LayerRow, Report, Summary
+from paredown.framework.report.metrics import ACCURACY, Metric
 
 VOID = {"meta", "br", "link", "img", "line", "rect", "circle", "polyline", "path"}
 
@@ -17,14 +18,15 @@ def report():
     return Report(
         recipe="a <b> recipe",
         recipe_text="name: x  # </pre><script>alert(1)</script>",
-        dense=Summary(100, 100, 400, 400, 1000, (1.0, 1.1, 1.2), (0.98, 0.97)),
-        compressed=Summary(100, 10, 40, 400, 1000, (0.9, 1.0, 1.1), (0.97, 0.97)),
+        dense=Summary(100, 100, 400, 400, 1000, (1.0, 1.1, 1.2), {"accuracy": (0.98, 0.97)}),
+        compressed=Summary(100, 10, 40, 400, 1000, (0.9, 1.0, 1.1), {"accuracy": (0.97, 0.97)}),
         layers=(LayerRow("conv", "Conv2d", (100, 100), (100, 10), (32.0, 8.0), (1000, 1000)),),
         windows=({"name": "prune", "type": "magnitude_pruning", "start": 0, "end": 8, "steps_per_epoch": 4},),
         events=({"step": 0, "epoch": 0.0, "modifier": "prune", "event": "start"},),
         history=(Curve("sparsity", ((0.0, 0.1), (2.0, 0.9)), "prune"), Curve("accuracy", ((1.0, 0.9),))),
         notes=("one & two",),
         versions={"torch": "2.13"},
+        metrics=(ACCURACY,),
     )
 
 
@@ -36,15 +38,15 @@ def test_json_round_trip(tmp_path):
 def test_what_is_not_finite_is_null_in_json_and_comes_back():
     diverged = dataclasses.replace(
         report(),
-        compressed=Summary(1, 1, accuracies=(math.nan, 0.5)),
+        compressed=Summary(1, 1, values={"accuracy": (math.nan, 0.5)}),
         history=(Curve("loss", ((0.0, 1.0), (1.0, math.nan))), Curve("total", ((0.0, math.inf),))),
     )
     text = diverged.to_json()
     assert "NaN" not in text
     assert "Infinity" not in text
     again = Report.from_json(text)
-    assert math.isnan(again.compressed.accuracies[0])
-    assert again.compressed.accuracies[1] == 0.5
+    assert math.isnan(again.compressed.values["accuracy"][0])
+    assert again.compressed.values["accuracy"][1] == 0.5
     assert again.history[0].points[0] == (0.0, 1.0)
     assert math.isnan(again.history[0].points[1][1])
     for one in (diverged, again):
@@ -93,3 +95,26 @@ class _Balanced(HTMLParser):
     def handle_endtag(self, tag):
         if tag not in VOID:
             assert self.open.pop() == tag
+
+
+def test_metrics_have_their_own_names_units_and_directions():
+    told = dataclasses.replace(
+        report(),
+        metrics=(Metric("perplexity", "min"), Metric("f1")),
+        dense=Summary(100, 100, values={"perplexity": (44.9,), "f1": (0.81,)}),
+        compressed=Summary(100, 10, values={"perplexity": (58.8,), "f1": (0.79,)}),
+    )
+    lines = [" ".join(line.split()) for line in str(told).splitlines()]
+    assert "perplexity (one seed) 44.9 58.8 +13.9, worse" in lines
+    assert "f1 (one seed) 0.8100 0.7900 -0.02" in lines
+    assert "perplexity 44.9 -> 58.8 (worse)" in told.sentence
+    assert "accuracy" not in str(told)
+    assert Report.from_json(told.to_json()) == told
+
+
+def test_widths_are_reported_without_a_dense_model_beside():
+    layers = (LayerRow("conv", "Conv2d", (100, 100), (100, 100), (32.0, 4.0)),)
+    told = Report("r", Summary(100, 100), Summary(100, 100), layers)
+    assert [row[0] for row in told.rows()][-2:] == ["bits of a parameter", "bytes of parameters"]
+    assert told.rows()[-1][1:] == ("400", "50", "x0.125")
+    assert told.sentence == "8x smaller"

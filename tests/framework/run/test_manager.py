@@ -76,7 +76,7 @@ def test_a_report_measures_when_asked():
     train(model, optimizer, batches(), 2)
     manager.finalize()
     report = manager.report(evaluate=lambda m: 0.5 + 0.25 * (m is model), dense=mlp())
-    assert (report.dense.accuracies, report.compressed.accuracies) == ((0.5,), (0.75,))
+    assert (report.dense.metrics, report.compressed.metrics) == ({"accuracy": 0.5}, {"accuracy": 0.75})
     assert report.compressed.nonzeros < report.dense.nonzeros
     assert report.compressed.bytes < report.dense.bytes
     assert report.dense.macs == report.compressed.macs == 8 * (16 * 32 + 32 * 32 + 32 * 4)
@@ -106,3 +106,20 @@ def test_example_inputs_may_be_named():
     report = ScheduledManager(recipe).apply(model, example_inputs=inputs)
     assert report.dense.macs == 2 * 16
     assert str(ScheduledManager(recipe).plan(Named(), example_inputs=inputs))
+
+
+def test_release_of_a_model_whose_manager_is_gone():
+    """A notebook's cell that is run again: the error says what to call, and then it works."""
+    model, recipe = mlp(), recipe_of(2, distill={"type": "knowledge_distillation"})
+    for cell in range(2):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        manager = ScheduledManager(Recipe.load(recipe))
+        if cell:
+            with pytest.raises(ParedownError, match=r"manager\.release\(model\)"):
+                manager.modify(model, optimizer, 10)
+            manager.release(model)
+            assert type(model) is nn.Sequential
+        manager.modify(model, optimizer, 10)
+        train(model, optimizer, batches(10))
+    train(model, optimizer, batches(10))
+    manager.finalize()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sample_models import conv_net, mlp, pruning, recipe_of
 
-from paredown import Recipe, ScheduledManager, ScheduleError, TargetError
+from paredown import ParedownError, Recipe, ScheduledManager, ScheduleError, TargetError
 
 ALL = {
     "svd": {"type": "svd_decomposition", "targets": ["head"], "rank": 2, "start": 1, "end": 2, "guard": "none"},
@@ -72,3 +72,13 @@ def test_quantization_that_begins_before_pruning_ends_is_remarked(other, start, 
     manager = ScheduledManager(Recipe.load(recipe_of(4, prune=other, quantize=quantization)))
     text = str(manager.plan(mlp(), steps_per_epoch=10))
     assert ("prune (magnitude_pruning) changes the same weights until step 30" in text) == told
+
+
+def test_a_plot_is_written_into_a_file(tmp_path):
+    pytest.importorskip("matplotlib")
+    plan = manager_of(**ALL).plan(conv_net(), steps_per_epoch=10)
+    plan.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    for wrong in (tmp_path / "nowhere" / "plan.png", tmp_path / "plan.nothing"):
+        with pytest.raises(ParedownError, match="cannot be written"):
+            plan.plot(wrong)

@@ -52,6 +52,17 @@ def test_bytes_of_the_plan_are_those_of_the_file(tmp_path):
     assert f"bytes of the file for onnxruntime {plan.file.bytes[0]:>20,} -> {plan.file.bytes[1]:>16,}" in str(plan)
 
 
+def test_scales_that_training_finds_are_foreseen_by_a_forward(tmp_path):
+    """Of scales that are learned, inputs have none before the first training forward; the file is in integers."""
+    data, model = batches(), conv_net()
+    manager = manager_of(quantize={"type": "learned_step_size"})
+    plan = manager.plan(model, steps_per_epoch=len(data), example_inputs=data[0][0])
+    trained(manager, model, data)
+    made = manager.export(tmp_path / "model.onnx", repetitions=0)
+    assert made.integer_share == 1
+    assert plan.file.bytes[1] == pytest.approx(made.bytes, rel=0.05)
+
+
 def test_without_an_engine_without_inputs_or_unasked_nothing_is_written():
     manager, model, x = manager_of(quantize=QAT), conv_net(), torch.randn(4, 1, 8, 8)
     assert manager.plan(model, steps_per_epoch=4).file is None

@@ -5,12 +5,12 @@ import torch
 import torch.distributed as dist
 from distilling import manager_of
 from resuming import assert_resumes, going
-from sample_models import batches, conv_net, recipe_of
+from sample_models import batches, conv_net, mlp, recipe_of, train
 from torch import nn
 from torch.nn import functional as F
 from two_processes import alike_in_two_processes
 
-from paredown import Recipe, ScheduledManager
+from paredown import Recipe, ScheduledManager, ScheduleError
 
 KD = {"type": "knowledge_distillation"}
 MODIFIERS = {
@@ -87,3 +87,24 @@ def test_processes_agree(tmp_path):
     for name, key, ours, alone in alike_in_two_processes(distilled, CASES, tmp_path):
         if not name.startswith("self"):  # batch-norms of exits see a half of the batch
             assert torch.allclose(ours, alone, atol=1e-6), (name, key)
+
+
+@pytest.mark.parametrize(
+    ("field", "reached", "wanted"),
+    [
+        ({"weight": {"initial": 0.0, "final": 0.9}}, "0.45", "0.9"),
+        ({"weight": 0.5, "temperature": {"initial": 8, "final": 2}}, "5", "2"),
+        ({"weight": [[0, 0.2], [0.75, 0.8]]}, "0.6", "0.8"),
+    ],
+)
+def test_a_ramp_that_stops_halfway_is_owed(field, reached, wanted):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ScheduledManager(Recipe.load(recipe_of(2, kd={"type": "knowledge_distillation", **field})))
+    manager.modify(model, optimizer, 10)
+    train(model, optimizer, batches(10))
+    assert not manager.done
+    with pytest.raises(ScheduleError, match=f"reached {reached} and is to reach {wanted}"):
+        manager.finalize()
+    train(model, optimizer, batches(10))
+    manager.finalize()

@@ -256,3 +256,14 @@ def test_frozen_statistics_leave_the_rest_of_a_batch_norm():
     assert torch.equal(model[1].train()(x), model[1].eval()(x))
     assert model[1].train()(x).min() == 0
     assert model[1].training
+
+
+def test_a_model_trained_in_eval_mode_is_told_as_such():
+    model = mlp().eval()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ScheduledManager(Recipe.load(recipe_of(1, quantize={"type": "quantization_aware_training"})))
+    manager.modify(model, optimizer, 2)
+    with pytest.warns(UserWarning, match=r"call model\.train\(\)"):
+        train(model, optimizer, batches(2), 1)
+    with pytest.raises(ScheduleError, match=r"call model\.train\(\)"):
+        manager.finalize()

@@ -11,17 +11,20 @@ from paredown.framework.experiments.sweep.collecting import collect, pareto_fron
 from paredown.framework.experiments.sweep.job_status import JobStatus, write_status
 from paredown.framework.experiments.sweep.manifest import Manifest, write_manifest
 from paredown.framework.experiments.sweep.page import html_page
-from paredown.framework.experiments.sweep.table import HEAD, SHORT_HEAD, cells, short_cells, summary, to_csv, to_json
+from paredown.framework.experiments.sweep.table import cells, head, short_cells, short_head, summary, to_csv, to_json
 from paredown.framework.report import Report, Summary
+from paredown.framework.report.metrics import ACCURACY
 
 
 def summary_of(accuracies=(0.9,), size=1000, latency=1.0, **changed):
     values = {"parameters": 100, "nonzeros": 10, "bytes": size, "macs": size * 2, "latency": (0.5, latency, 2.0)}
-    return Summary(**{**values, "accuracies": tuple(accuracies), **changed})
+    measured = {"accuracy": tuple(accuracies)} if accuracies else {}
+    return Summary(**{**values, "values": measured, **changed})
 
 
 def job(folder, accuracies=(0.9,), size=1000, overrides=("modifiers.prune.end=1",), **status):
-    Report("tiny", summary_of((0.95,), 4000), summary_of(accuracies, size)).save(folder / "report.json")
+    report = Report("tiny", summary_of((0.95,), 4000), summary_of(accuracies, size), metrics=(ACCURACY,))
+    report.save(folder / "report.json")
     write_status(folder, JobStatus("finished", tuple(overrides), 1.0, 3.5, **status))
     return folder
 
@@ -43,7 +46,7 @@ def test_a_sweep_with_everything_in_it(tmp_path):
     assert [row.state for row in rows] == ["finished", "failed", "unfinished", "unfinished", "running", "waiting"]
     assert [row.overrides for row in rows] == [(name,) for name in names]
     assert rows[0].compressed["accuracy"] == pytest.approx(0.85)
-    assert rows[0].spread == pytest.approx(0.0707, abs=1e-4)
+    assert rows[0].spread("accuracy") == pytest.approx(0.0707, abs=1e-4)
     assert rows[0].seconds == 2.5
     assert rows[1].error == "ValueError: no"
     assert rows[2].doing == "seed 0"
@@ -79,8 +82,8 @@ def test_a_broken_file_loses_no_other_job(tmp_path, name, content):
     found = collect([tmp_path])
     assert found.rows[0].state == "finished"
     assert len(found.rows) == 2
-    assert len(cells(found)[1]) == len(HEAD)
-    assert len(short_cells(found)[1]) == len(SHORT_HEAD)
+    assert len(cells(found)[1]) == len(head(found))
+    assert len(short_cells(found)[1]) == len(short_head(found))
     assert json.loads(to_json(found))[1]["folder"] == str(tmp_path / "1")
     assert len(to_csv(found).splitlines()) >= 3
     assert html_page(found, "x")
@@ -89,14 +92,14 @@ def test_a_broken_file_loses_no_other_job(tmp_path, name, content):
 @pytest.mark.parametrize(
     "change",
     [
-        {"accuracies": ["x"]},
+        {"values": {"accuracy": ["x"]}},
         {"bytes": "many"},
         {"latency": [1]},
         {"latency": 3},
         {"nonzeros": None},
         {"parameters": [1]},
         {"bytes": float("nan")},
-        {"accuracies": 3},
+        {"values": 3},
         {"unknown": 1},
     ],
 )
@@ -111,11 +114,11 @@ def test_a_report_with_a_wrong_value(tmp_path, change):
     assert "report.json cannot be read" in found.rows[1].error
 
 
-def test_a_job_that_diverged_is_finished_and_wins_nothing(tmp_path):
+def test_a_job_that_diverged_has_failed_and_wins_nothing(tmp_path):
     job(tmp_path / "0", (0.1,))
     job(tmp_path / "1", (0.9, float("nan")), size=1)
     found = collect([tmp_path])
-    assert [row.state for row in found.rows] == ["finished", "finished"]
+    assert [row.state for row in found.rows] == ["finished", "failed"]
     assert "accuracy" not in found.rows[1].compressed
     assert "diverged" in found.rows[1].error
 

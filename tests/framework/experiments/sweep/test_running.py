@@ -109,9 +109,9 @@ def test_what_cannot_be_resumed(recipe):
         run_sweep("nowhere", ["a=1"])
 
 
-def test_jobs_that_diverge_end_and_win_nothing(swept):
+def test_jobs_that_diverge_have_failed_and_win_nothing(swept):
     rows = swept(f"{SWEPT}=0.95,0.96", task="diverging")
-    assert [row.state for row in rows] == ["finished", "finished"]
+    assert [row.state for row in rows] == ["failed", "failed"]
     assert [row.compressed.get("accuracy") for row in rows] == [None, None]
     assert all("diverged" in row.error for row in rows)
 
@@ -119,10 +119,10 @@ def test_jobs_that_diverge_end_and_win_nothing(swept):
 def test_a_finished_job_whose_report_is_damaged_runs_again(swept):
     swept(f"{SWEPT}=0.5,0.6", folder="out")
     report = Path("out", "1", "report.json")
-    whole = json.loads(report.read_text())["compressed"]["accuracies"]
+    whole = json.loads(report.read_text())["compressed"]["values"]
     report.write_text("{")
     list(run_sweep("out"))
-    assert json.loads(report.read_text())["compressed"]["accuracies"] == whole
+    assert json.loads(report.read_text())["compressed"]["values"] == whole
 
 
 @pytest.mark.slow

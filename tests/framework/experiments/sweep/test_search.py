@@ -46,5 +46,5 @@ def test_other_objectives_and_failures(swept):
 
 def test_a_job_that_diverges_is_a_failed_trial(swept):
     rows = swept(f"{SWEPT}=0.95,0.96", task="diverging", trials=2, folder="out")
-    assert [(row.state, row.compressed.get("accuracy")) for row in rows] == [("finished", None)] * 2
+    assert [(row.state, row.compressed.get("accuracy")) for row in rows] == [("failed", None)] * 2
     assert [trial.state.name for trial in study_of("out").trials] == ["FAIL", "FAIL"]

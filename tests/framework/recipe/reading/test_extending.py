@@ -27,3 +27,14 @@ def test_extends_in_a_circle(tmp_path):
     write(tmp_path, "b.yaml", {"extends": "a.yaml"})
     error = refused(tmp_path / "a.yaml", "a.yaml -> b.yaml -> a.yaml")
     assert error.file.endswith("b.yaml")
+
+
+def test_a_long_chain_is_merged_and_an_endless_one_refused(tmp_path):
+    write(tmp_path, "0.yaml", recipe())
+    for number in range(1, 60):
+        write(tmp_path, f"{number}.yaml", {"recipe": 1, "extends": f"{number - 1}.yaml", "tags": [str(number)]})
+    loaded = Recipe.load(tmp_path / "59.yaml")
+    assert (loaded.run_epochs, loaded.tags) == (4, ("59",))
+    for number in range(60, 140):
+        write(tmp_path, f"{number}.yaml", {"recipe": 1, "extends": f"{number - 1}.yaml"})
+    refused(tmp_path / "139.yaml", "a chain of more than 100 recipes")

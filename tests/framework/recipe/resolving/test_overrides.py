@@ -1,6 +1,8 @@
 import pytest
 from small_recipes import prune, recipe, refused
 
+from paredown import Recipe
+
 
 def test_overrides():
     overrides = [
@@ -53,3 +55,19 @@ def test_variables_from_python():
     refused(source, "the value comes from variables.s (variable s)", variables={"s": 7})
     refused(source, "variable S: variables.S", variables={"S": 0.7})
     refused(source, "a value of type 'object'", variables={"s": object()})
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("s=0.5", "variables.s"),
+        ("prune.end=2", "modifiers.prune.end"),
+        ("final_sparsity=0.5", "modifiers.prune.final_sparsity"),
+    ],
+)
+def test_a_place_that_is_written_without_what_it_is_in(override, meant):
+    refused(recipe(variables={"s": 0.9}), f"did you mean {meant}?", overrides=[override])
+
+
+def test_a_field_of_the_recipe_may_have_a_variables_name():
+    assert Recipe.load(recipe(variables={"description": 1}), overrides=["description=x"]).description == "x"
