@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
-from paredown.framework.model.kinds import Conv1D
 from paredown.framework.model.links import base_class
 from paredown.framework.model.optimizers import ONLY_MATRICES, takes_matrices_only
 from paredown.framework.model.read_layers import uses_of
@@ -19,6 +18,7 @@ from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.temporary import modules_replaced
 from paredown.framework.model.weights import COMPUTED
 from paredown.framework.modifier.training import Training
+from paredown.modifiers.decomposition.choice.own_forwards import has_own_forward, reasons_of_own_forwards
 from paredown.modifiers.decomposition.forms.base import Form, Ranks
 from paredown.modifiers.decomposition.forms.geometry import KINDS, Geometry
 from paredown.modifiers.decomposition.forms.projected_attention import ProjectedAttention, projected_attention
@@ -94,11 +94,13 @@ def find_sites(training: Training, targets: Mapping[str, nn.Module], form_of: Fo
     """What the modules that are targeted consist of."""
     sites = Sites(attributes=attributes_without_fast_path(training.model, targets))
     with attributes_set(training.model, sites.attributes):
+        own = {name: module for name, module in targets.items() if _may_be_ordinary(module)}
+        unlike = reasons_of_own_forwards(training, own)
         for name, module in targets.items():
             above = name.rpartition(".")[0]
             if above in targets and isinstance(targets[above], nn.MultiheadAttention):
                 continue
-            reason = _reason_to_refuse(training, name, module)
+            reason = _reason_to_refuse(training, name, module) or unlike.get(name)
             if reason is not None:
                 sites.refused[name] = reason
             elif isinstance(module, nn.MultiheadAttention):
@@ -140,13 +142,19 @@ def _add_attention(sites: Sites, name: str, module: nn.MultiheadAttention, form_
         sites.attentions[name] = explicit
 
 
+def _may_be_ordinary(module: nn.Module) -> bool:
+    """Whether a layer has a forward of its own that may be an ordinary one."""
+    ordinary = not isinstance(module, nn.MultiheadAttention) and module._parameters.get("weight") is not None
+    return ordinary and has_own_forward(module, KINDS)
+
+
 def _reason_to_refuse(training: Training, name: str, module: Any) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
-        own_forward = _has_own_forward(module, (nn.MultiheadAttention,))
+        own_forward = has_own_forward(module, (nn.MultiheadAttention,))
         names = ["in_proj_weight"] if module._qkv_same_embed_dim else [f"{key}_weight" for key in PROJECTIONS[:3]]
         computed = any(module._parameters.get(name) is None for name in names)
     else:
-        own_forward = _has_own_forward(module, KINDS)
+        own_forward = False
         computed = module._parameters.get("weight") is None
     if computed:
         return COMPUTED
@@ -170,12 +178,3 @@ def _reason_to_doubt(training: Training, name: str) -> str | None:
     if not missing:
         return None
     return f"its parent reads its {missing[0]}; with example_inputs it is tried whether the model runs without"
-
-
-def _has_own_forward(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a layer computes something else than the class of a kind that it comes from."""
-    kind: Any = base_class(module)
-    origin = next(each for each in kind.__mro__ if each in kinds or each.__name__ == Conv1D.__name__)
-    methods = ("forward", "_conv_forward")
-    changed = any(getattr(kind, name, None) is not getattr(origin, name, None) for name in methods)
-    return changed or "forward" in vars(module)

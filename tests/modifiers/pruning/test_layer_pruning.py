@@ -5,7 +5,7 @@ from sample_models import batches, mlp, recipe_of, token_net, train
 from torch import nn
 
 import paredown
-from paredown import Recipe, ScheduledManager, TargetError
+from paredown import Recipe, ScheduledManager, ScheduleError, TargetError
 from paredown.modifiers.pruning.removal.whole_layers import block_influence
 
 DATA = batches(4, image=True)
@@ -113,7 +113,8 @@ def test_code_that_needs_a_layer_keeps_it():
 
     model = Needs()
     manager = manager_for()
-    manager.apply(model, example_inputs=(torch.randn(2, 8),))
+    with pytest.raises(ScheduleError, match="sparsity 0 was reached, 0.5 was wanted .*its code fails"):
+        manager.apply(model, example_inputs=(torch.randn(2, 8),))
     assert len(model.layers) == 3
     told = [event["reason"] for event in manager.events if event["event"] == "left alone"]
     assert len(told) == 3
