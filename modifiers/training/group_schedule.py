@@ -31,10 +31,12 @@ class GroupNumbers:
     Attributes:
         before: its number when the window opened.
         made: what it was set to last.
+        key: of the number in a param group.
     """
 
     before: list[list[float]] = field(default_factory=list)
     made: list[list[float]] = field(default_factory=list)
+    key: str = ""
 
 
 class GroupSchedule(Modifier):
@@ -70,7 +72,7 @@ class GroupSchedule(Modifier):
         return [Foreseen("(optimizer)", f"{self.type.replace('_', ' ')} {begin} to {self.final:g}")]
 
     def on_start(self, training: Training) -> GroupNumbers:
-        return GroupNumbers(self._numbers(training))
+        return GroupNumbers(self._numbers(training), key=self.key)
 
     def on_update(self, training: Training, state: GroupNumbers) -> None:
         self._refuse_other_writers(training, state)
@@ -99,16 +101,15 @@ class GroupSchedule(Modifier):
             )
 
     def _told_otherwise(self, training: Training, state: GroupNumbers) -> str | None:
-        """What somebody set where the recipe had set something else."""
-        pairs = [
-            pair
-            for now, made in zip(self._numbers(training), state.made, strict=False)
-            for pair in zip(now, made, strict=False)
-        ]
-        differing = [(now, made) for now, made in pairs if not math.isclose(now, made, rel_tol=ROUNDING, abs_tol=1e-30)]
-        if not differing:
+        """What somebody set where the recipe had set something else; another window of the recipe may set it too."""
+        numbers = self._numbers(training)
+        others = [each for each in training.states.values() if isinstance(each, GroupNumbers) and each.key == self.key]
+        if any(each.made and _first_difference(numbers, each.made) is None for each in others if each is not state):
             return None
-        now, made = differing[0]
+        difference = _first_difference(numbers, state.made)
+        if difference is None:
+            return None
+        now, made = difference
         return f"the {self.type.replace('_', ' ')} is {now:.4g}, and the recipe had set it to {made:.4g}"
 
     def _numbers(self, training: Training) -> list[list[float]]:
@@ -119,3 +120,9 @@ class GroupSchedule(Modifier):
             group[self.key].fill_(value)
         else:
             group[self.key] = value
+
+
+def _first_difference(now: Sequence[Sequence[float]], made: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """The first pair that differs by more than rounding; groups that are on one side only are passed over."""
+    pairs = (pair for one, other in zip(now, made, strict=False) for pair in zip(one, other, strict=False))
+    return next((pair for pair in pairs if not math.isclose(*pair, rel_tol=ROUNDING, abs_tol=1e-30)), None)

@@ -15,8 +15,17 @@ from paredown.framework.modifier.registry import registry
 
 DATA = batches(4, image=True)
 TYPES = sorted(registry().types)
+
+
+def sparse_net():
+    model = conv_net()
+    with torch.no_grad():
+        model.body.weight[::2] = 0
+    return model
+
+
 #: what has nothing to act on in the small convolutional network
-MODELS = {"head_pruning": token_net, "layer_pruning": token_net}
+MODELS = {"head_pruning": token_net, "layer_pruning": token_net, "constant_sparsity": sparse_net}
 
 
 def built(kind):

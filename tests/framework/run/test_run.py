@@ -209,8 +209,8 @@ def test_a_loop_goes_on_after_an_error_of_the_loss():
         nn.functional.cross_entropy(student(x), y).backward()
     with pytest.raises(ParedownError, match="accumulate=2"):
         optimizer.step()
-    with pytest.warns(UserWarning, match="3 training forwards ran before the first optimizer step"):
-        train(student, optimizer, batches(2))
+    train(student, optimizer, batches(2))
+    assert manager.run.step == 2
 
 
 def test_layers_that_their_parent_reads_are_left_as_they_are():

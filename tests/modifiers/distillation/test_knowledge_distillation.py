@@ -243,7 +243,7 @@ def test_it_acts_in_its_window_alone():
         ({"loss": {"top": 3}}, "is no loss"),
         ({"cache": "memory", "teacher": "ema"}, "changes in every step"),
         ({"cache": {"disk": 0}}, "must be at least 1"),
-        ({"teacher": []}, "at least 1"),
+        ({"teacher": []}, "at least one"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_the_recipe(fields, told):
