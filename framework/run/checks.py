@@ -171,7 +171,7 @@ def _own_optimizer(given: Any) -> Optimizer:
             "LBFGS evaluates the model many times in one step, and its line search would see weights that a modifier "
             "changes in between: use SGD, AdamW or another first-order optimizer"
         )
-    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+    if any(type(layer).__name__ == "ZeroRedundancyOptimizer" for layer in layers_of(given)):
         raise ParedownError(
             "ZeroRedundancyOptimizer keeps momenta where they cannot be cleared, and trains only the parameters that "
             "it was built with: use its own optimizer (SGD, AdamW), or fully_shard, which splits momenta too"

@@ -1,5 +1,6 @@
 """Channels removed from small models of many families of transformers, against the same weights set to zero."""
 
+import contextlib
 import copy
 
 import pytest
@@ -137,6 +138,10 @@ def outputs(model, inputs):
     return [each for each in tensors_of(model(**inputs)) if each.is_floating_point()]
 
 
+#: of which some groups are refused, so that a share of each is not reached
+PARTLY = ("T5ForConditionalGeneration",)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_left_gives_what_zeros_would(name, tmp_path):
@@ -144,7 +149,8 @@ def test_what_is_left_gives_what_zeros_would(name, tmp_path):
     dense = copy.deepcopy(model)
     fields = {"type": "channel_pruning", "final_sparsity": 0.5, "round_to": 1, "scope": "local"}
     manager = ScheduledManager(Recipe.load(recipe_of(1, p=fields)))
-    report = manager.apply(model, example_inputs=inputs)
+    with pytest.warns(UserWarning, match="was wanted") if name in PARTLY else contextlib.nullcontext():
+        report = manager.apply(model, example_inputs=inputs, strict=name not in PARTLY)
     assert report.compressed.parameters < 0.95 * report.dense.parameters
     zeroed = with_zeros(dense, manager.run.surgery.records)
     for ours, theirs in zip(outputs(model, inputs), outputs(zeroed, inputs), strict=True):
