@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from sample_models import batches, conv_net, recipe_of
 from torch import nn
@@ -60,3 +62,15 @@ def furthest(model: nn.Module, reference: nn.Module) -> float:
     ours, theirs = dict(model.named_parameters()), dict(reference.named_parameters())
     assert list(ours) == list(theirs)
     return max(float((ours[name] - theirs[name]).detach().abs().max()) for name in ours)
+
+
+def scalars_in(folder: Path) -> set[str]:
+    """The names of the numbers that TensorBoard finds in a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names: set[str] = set()
+    for path in folder.rglob("events.out.*"):
+        found = EventAccumulator(str(path))
+        found.Reload()
+        names |= set(found.Tags()["scalars"])
+    return names

@@ -28,6 +28,7 @@ from paredown.framework.auxiliary.injection import Controls, counted, inject, pa
 from paredown.framework.auxiliary.step_check import Step, check_step
 from paredown.framework.errors import ParedownError, ScheduleError, TargetError
 from paredown.framework.model.batches import device_of
+from paredown.framework.model.forward import is_transformed
 from paredown.framework.model.links import Link, add_link, remove_links
 
 __all__ = ["AuxiliaryLosses", "Losses", "OwnLoss", "Pass", "Scaling", "Term"]
@@ -157,7 +158,7 @@ class AuxiliaryLosses(Link):
         if not torch.is_grad_enabled():
             return output
         if not module.training:
-            if not _is_transformed():
+            if not is_transformed():
                 self.in_eval_mode.fill_(1)
             return output
         if self._unscaled_fp16():
@@ -229,7 +230,7 @@ class AuxiliaryLosses(Link):
 
     def _inject(self, module: nn.Module, output: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         compiling = torch.compiler.is_compiling()
-        if _is_transformed():
+        if is_transformed():
             raise ParedownError(
                 f"{', '.join(self.terms)}: the gradients of torch.func (grad, vmap, vjp, ...) do not take auxiliary "
                 "losses along: call model.eval() where nothing is trained with them, else loss.backward()"
@@ -282,11 +283,6 @@ class AuxiliaryLosses(Link):
                 stacklevel=4,
             )
         self.called = True
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func differentiates or maps what runs, and nothing that is there may be written."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class Losses:

@@ -14,8 +14,12 @@ ADAPTERS, DISABLED = "adapter_layer_names", "original_module"
 
 def beside_the_model(modules: Mapping[str, nn.Module]) -> set[str]:
     """Of modules by name, those that are no layers of the model itself: adapters, disabled copies, what is in them."""
-    roots = [f"{name}.{child}" for name, module in modules.items() for child in _children_beside(module)]
-    return {name for name in modules if any(name == root or name.startswith(f"{root}.") for root in roots)}
+    roots = {f"{name}.{child}".lstrip(".") for name, module in modules.items() for child in _children_beside(module)}
+    beside: set[str] = set()
+    for name in modules:  # what a module is in comes before it
+        if name in roots or name.rpartition(".")[0] in beside:
+            beside.add(name)
+    return beside
 
 
 def _children_beside(module: nn.Module) -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Forward", "call", "recomputes"]
+__all__ = ["Forward", "call", "is_transformed", "recomputes"]
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -16,6 +16,11 @@ Forward = Callable[[nn.Module, Any], Any]
 def recomputes() -> bool:
     """Whether a forward runs inside of a backward: the same one again, as activation checkpointing does."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def is_transformed() -> bool:
+    """Whether torch.func differentiates or maps what runs, and nothing that is there may be written."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def call(model: nn.Module, example_inputs: Any, forward: Forward | None) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "layers_of",
     "takes_matrices_only",
     "train_any",
+    "trained_by",
     "wrappers_in",
 ]
 
@@ -46,12 +47,8 @@ def _wrapped_by(wrapper: Any) -> Any:
     if not isinstance(wrapper, Optimizer) or isinstance(inner, Optimizer):
         return inner
     held = [value for value in vars(wrapper).values() if isinstance(value, Optimizer) and value is not wrapper]
-    same = [value for value in held if _trained_by(value) & _trained_by(wrapper)]
+    same = [value for value in held if trained_by([value]) & trained_by([wrapper])]
     return same[0] if len(same) == 1 else None
-
-
-def _trained_by(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def wrappers_in(given: Any) -> list[Any]:
@@ -59,9 +56,14 @@ def wrappers_in(given: Any) -> list[Any]:
     return [wrapper for one in each_of(given) for wrapper in layers_of(one)[:-1]]
 
 
+def trained_by(optimizers: Iterable[Any]) -> set[int]:
+    """The ids of the parameters that optimizers hold."""
+    return {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
+
+
 def train_any(optimizers: Iterable[Any], model: nn.Module) -> bool:
     """Whether the optimizers hold one of the model's parameters."""
-    held = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
+    held = trained_by(optimizers)
     return any(id(parameter) in held for parameter in model.parameters())
 
 

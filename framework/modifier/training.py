@@ -21,6 +21,7 @@ from paredown.framework.measure.latency import Latency
 from paredown.framework.model.batches import Batches, device_of
 from paredown.framework.model.forward import Forward
 from paredown.framework.model.links import Links
+from paredown.framework.model.optimizers import trained_by
 from paredown.framework.model.surgery import Surgery
 from paredown.framework.model.targets import Matches, Selection, match
 from paredown.framework.modifier.clock import Clock
@@ -192,7 +193,7 @@ class Training:
         """The same of a list: between somebody's forward and backward only these may be written."""
         if self._run.stepped is None or len(self.optimizers) < 2:
             return list(parameters)
-        own = {id(parameter) for group in self._run.stepped.param_groups for parameter in group["params"]}
+        own = trained_by([self._run.stepped])
         return [parameter for parameter in parameters if id(parameter) in own]
 
     # -- the event log -------------------------------------------------------------------------------------------

@@ -55,10 +55,14 @@ class Metric:
         >>> Metric("perplexity").shown([44.9]), Metric("accuracy", "max", "%", 100).shown([0.935])
         ('44.9', '93.5 %')
         """
+        return f"{self.plain(values)}{f' {self.unit}' if self.unit else ''}"
+
+    def plain(self, values: Sequence[float]) -> str:
+        """The same without the unit."""
         spread = Spread.of([self.scale * value for value in values])
         form = ".4f" if abs(spread.mean) < 10 and self.scale == 1 else ".5g"
         more = f" ± {spread.deviation:{form}}" if spread.count > 1 else ""
-        return f"{spread.mean:{form}}{more}{f' {self.unit}' if self.unit else ''}"
+        return f"{spread.mean:{form}}{more}"
 
     def difference(self, before: Sequence[float], after: Sequence[float]) -> str:
         """By how much the mean moved, in the metric's unit; a share of which more is better moves by points.

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from paredown.framework.errors import ScheduleError
+from paredown.framework.model.forward import is_transformed
 from paredown.framework.model.links import Link, add_link, links_of, remove_links
 from paredown.framework.model.optimizers import complete_momenta_, layers_of, train_any
 from paredown.framework.modifier.clock import Clock
@@ -188,12 +189,11 @@ class _ForwardCounter(Link):
         self.before = (0, 0)
 
     def around(self, call: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        compiling = torch.compiler.is_compiling()
-        if not torch.is_grad_enabled() or (not compiling and torch._C._are_functorch_transforms_active()):
+        if not torch.is_grad_enabled() or is_transformed():
             return call(module, *args, **kwargs)
         if module.training:
             self.forwards.add_(1)
-            hooks = None if compiling else self.hooks()
+            hooks = None if torch.compiler.is_compiling() else self.hooks()
             if hooks is not None:
                 hooks.before_forward()
         else:

@@ -16,7 +16,7 @@ from paredown.framework.engine.contract import Engine
 from paredown.framework.engine.exporting import export
 from paredown.framework.engine.plain import plain_copy
 from paredown.framework.engine.timing import latencies
-from paredown.framework.errors import ExportError
+from paredown.framework.errors import ExportError, first_line
 from paredown.framework.model.batches import Batches, Inputs
 from paredown.framework.model.forward import Forward, call
 from paredown.framework.model.targets import unwrap
@@ -71,9 +71,9 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -
             compressed = _applied(kept, model, inputs, example, engine)
             size, latency = _measured(compressed, model, example, engine, Path(folder))
         except Exception as error:  # of any modifier that wants other data, and of any engine
-            raise ExportError(f"its file is not foreseen: {str(error).partition(chr(10))[0]}") from error
+            raise ExportError(f"its file is not foreseen: {first_line(error)}") from error
     left_out = tuple(name for name in recipe.modifiers if name not in kept)
-    return ForeseenFile(engine.name, size, latency, left_out, tuple(filter(lambda name: _later(kept[name]), kept)))
+    return ForeseenFile(engine.name, size, latency, left_out, tuple(name for name in kept if _later(kept[name])))
 
 
 def _later(modifier: Modifier) -> bool:

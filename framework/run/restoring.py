@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "fingerprint",
     "go_on",
+    "is_state",
     "load_state_dict",
     "rebuild_model",
     "rebuild_structure",
@@ -68,13 +69,18 @@ def state_dict(recipe: Recipe, run: Run, schedule: Schedule, teacher: bool = Fal
     }
 
 
+def is_state(value: Any) -> bool:
+    """Whether a value is the state of a run."""
+    return isinstance(value, Mapping) and {"format", "recipe", "modifiers", "surgery"} <= set(value)
+
+
 def check(recipe: Recipe, state: Mapping[str, Any]) -> None:
     """Whether a state belongs to a recipe: the same names and types; times and targets may have moved.
 
     Raises:
         CheckpointError: names what differs.
     """
-    if not isinstance(state, Mapping) or not {"format", "recipe", "modifiers", "surgery"} <= set(state):
+    if not is_state(state):
         raise CheckpointError("this is no state of a ScheduledManager")
     if state["format"] != FORMAT:
         raise CheckpointError(f"the checkpoint has format {state['format']}; this paredown reads format {FORMAT}")

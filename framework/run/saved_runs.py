@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paredown.framework.errors import CheckpointError
 from paredown.framework.modifier.registry import missing_classes
+from paredown.framework.run.restoring import is_state
 from paredown.framework.storage.files import load_plain, read_tensors
 from paredown.framework.storage.sparse import unpack_zeros
 
@@ -57,12 +58,12 @@ def read_saved(path: Path) -> SavedRun:
 def _of_file(path: Path) -> SavedRun:
     content = load_plain(path)
     found = content if isinstance(content, Mapping) else {}
-    if isinstance(found.get("model"), Mapping) and _is_state(found.get("manager")):
+    if isinstance(found.get("model"), Mapping) and is_state(found.get("manager")):
         return SavedRun(unpack_zeros(found["model"]), {"": found["manager"]})
     callbacks = found.get("callbacks")
     if not isinstance(found.get("state_dict"), Mapping) or not isinstance(callbacks, Mapping):
         raise CheckpointError(f"{path} is no checkpoint that paredown.save, or a trainer with a recipe, wrote")
-    states = {str(state.get(MODULE, "")): state for state in callbacks.values() if _is_state(state)}
+    states = {str(state.get(MODULE, "")): state for state in callbacks.values() if is_state(state)}
     if not states:
         raise CheckpointError(f"{path} has no state of a recipe: it was written without a ParedownCallback")
     return SavedRun(found["state_dict"], states)
@@ -75,7 +76,7 @@ def _of_folder(folder: Path) -> SavedRun:
             "and into the output folder at the end; copy it here"
         )
     state = load_plain(folder / STATE_FILE)
-    if not _is_state(state):
+    if not is_state(state):
         raise CheckpointError(f"{folder / STATE_FILE} is no state of a recipe")
     return SavedRun(_weights(folder), {"": state})
 
@@ -89,10 +90,6 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             parts: Sequence[str] = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             return {key: value for part in parts for key, value in read_tensors(folder / part).items()}
     raise CheckpointError(f"{folder} has none of {', '.join(WEIGHTS)}")
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"format", "recipe", "modifiers", "surgery"} <= set(value)
 
 
 def around(model: nn.Module, saved: SavedRun) -> tuple[nn.Module, dict[str, Any]]:

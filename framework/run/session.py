@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -83,14 +84,14 @@ class Session:
         missed = self.schedule.missed()
         if missed and self.strict:
             raise ScheduleError("\n".join(missed.values()))
-        self._tell("\n".join(missed.values()))
+        self._tell("\n".join(missed.values()), missed)
 
-    def _tell(self, missed: str) -> None:
-        """Warn of what was missed, and remark it in the report."""
-        for name, text in self.schedule.missed().items():
+    def _tell(self, message: str, missed: Mapping[str, str]) -> None:
+        """Warn, and remark in the report what was missed, by modifier."""
+        for name, text in missed.items():
             self.run.record(name, "missed", remark=text)
-        if missed:
-            warnings.warn(missed, stacklevel=4)
+        if message:
+            warnings.warn(message, stacklevel=4)
 
     def catch_up(self) -> None:
         """Make final updates that skipped steps left outstanding.
@@ -103,7 +104,7 @@ class Session:
         except ScheduleError as error:
             if self.strict:
                 raise
-            self._tell(str(error))
+            self._tell(str(error), self.schedule.missed())
             return
         if late:
             skipped = 0 if self.run.clock is None else self.run.clock.skipped

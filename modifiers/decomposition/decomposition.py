@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, Strict
 from torch import nn
 
+from paredown.framework.model.optimizers import takes_matrices_only
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import refuse_not_finite
@@ -106,7 +107,8 @@ class Decomposition(Recalibrating, TargetedModifier):
         super().check(training)
         for name, module in training.targets().items():
             refuse_not_finite(name, module, UNCHANGED, ("weight", "in_proj_weight"))
-        refuse_where_matrices_are_wanted(training, self._sites(training))
+        if any(map(takes_matrices_only, training.optimizers)):
+            refuse_where_matrices_are_wanted(training, self._sites(training))
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
         sites = self._sites(training)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paredown.framework.distributed.processes import mean_of_all
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.kinds import CONVOLUTIONS, LINEAR
+from paredown.framework.model.optimizers import trained_by
 from paredown.framework.model.targets import named_modules
 from paredown.framework.model.weights import WeightLayout
 from paredown.framework.modifier.time import Time
@@ -81,9 +82,7 @@ class LearnedStepSize(QuantizationModifier):
         return {} if self.freeze_scales is None else {"freeze_scales": self.freeze_scales}
 
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
-        trained = {
-            id(p) for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]
-        }
+        trained = trained_by(training.optimizers)
         own = [id(module._parameters[key]) for key in weight_names(module)]
         idle = bool(training.optimizers) and not trained.issuperset(own)
         return super().refusal(training, name, module) or ("no optimizer trains its weight" if idle else None)

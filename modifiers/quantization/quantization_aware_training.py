@@ -175,6 +175,6 @@ class QuantizationAwareTraining(QuantizationModifier):
         if silent:
             warnings.warn(
                 f"{self.name}: the forward of {', '.join(silent)} was not called in the first training step; a parent "
-                f"may read its weight without calling it",
+                "may read its weight without calling it",
                 stacklevel=2,
             )

@@ -82,9 +82,10 @@ class GroupSchedule(Modifier):
         for optimizer, before in zip(training.optimizers, state.before, strict=True):
             for group in optimizer.param_groups[len(before) :]:  # added since: it joins with the number it came with
                 before.append(float(group[self.key]))
-            for group, own in zip(optimizer.param_groups, before, strict=True):
-                self._set(group, value * (own / largest if largest else 1.0))
-        state.made = self._numbers(training)
+        state.made = [[value * (own / largest if largest else 1.0) for own in before] for before in state.before]
+        for optimizer, made in zip(training.optimizers, state.made, strict=True):
+            for group, number in zip(optimizer.param_groups, made, strict=True):
+                self._set(group, number)
 
     def unreached(self, training: Training, state: GroupNumbers | None) -> str | None:
         if state is not None and training.ended:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from paredown.framework.errors import ParedownError
+from paredown.framework.errors import ParedownError, first_line
 from paredown.framework.experiments.sweep.claims import is_claimed
 from paredown.framework.experiments.sweep.job_status import FILE, JobStatus, read_status
 from paredown.framework.report import Report, Summary
@@ -117,7 +117,7 @@ def _status(folder: Path, problems: list[str]) -> JobStatus | None:
     try:
         return read_status(folder)
     except (OSError, ValueError) as error:
-        problems.append(f"{FILE} cannot be read: {_first_line(error)}")
+        problems.append(f"{FILE} cannot be read: {first_line(error) or type(error).__name__}")
         return None
 
 
@@ -129,7 +129,7 @@ def _overrides(folder: Path, problems: list[str]) -> tuple[str, ...]:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
         return tuple(map(str, plain)) if isinstance(plain, list) else ()
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        problems.append(f"{OVERRIDES} cannot be read: {_first_line(error)}")
+        problems.append(f"{OVERRIDES} cannot be read: {first_line(error) or type(error).__name__}")
         return ()
 
 
@@ -150,7 +150,7 @@ def _report_values(folder: Path, problems: list[str]) -> dict[str, Any]:
             "recipe": str(report.recipe),
         }
     except (OSError, ParedownError, ValueError, TypeError, LookupError, RecursionError) as error:
-        problems.append(f"{REPORT} cannot be read: {_first_line(error)}")
+        problems.append(f"{REPORT} cannot be read: {first_line(error) or type(error).__name__}")
         return {}
 
 
@@ -166,7 +166,3 @@ def _quantities(summary: Summary) -> dict[str, float]:
     if not all(math.isfinite(value) for value in found.values()):
         raise ValueError("a quantity is not finite")
     return {**{name: value for name, value in summary.metrics.items() if math.isfinite(value)}, **found}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__

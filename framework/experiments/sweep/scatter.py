@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def _grid(x: _Scale, y: _Scale, metric: Metric, words: str) -> list[str]:
         marks.append(text(at, BOTTOM + 18, f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"))
         at, value = y.at(share)
         marks.append(grid_line((LEFT, at), (WIDTH - RIGHT, at)))
-        marks.append(text(LEFT - 8, at + 4, _plain(metric, value), "end"))
+        marks.append(text(LEFT - 8, at + 4, metric.plain([value]), "end"))
     words += ", on a logarithmic scale" if x.is_logarithmic else ""
     return [*marks, text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 40, words), text(LEFT - 8, TOP, metric.title, "end")]
 
@@ -115,7 +114,3 @@ def _diamond(x: float, y: float, tip: str) -> str:
 
 def _values(cost: float, value: float, metric: Metric, words: str) -> str:
     return f"{metric.name} {metric.shown([value])}, {format(cost, ',.4g' if cost < 1e4 else ',.0f')} {words}"
-
-
-def _plain(metric: Metric, value: float) -> str:
-    return dataclasses.replace(metric, unit="").shown([value])

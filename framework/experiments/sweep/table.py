@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -132,7 +131,7 @@ def _names(rows: Sequence[Row]) -> Iterable[str]:
 
 def _metric(row: Row, metric: Metric) -> str:
     values = row.values.get(metric.name)
-    return dataclasses.replace(metric, unit="").shown(values) if values else ""
+    return metric.plain(values) if values else ""
 
 
 def _number(row: Row, quantity: str, form: str) -> str:

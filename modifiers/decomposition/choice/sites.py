@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.model.fused_layers import Attributes, attributes_set, attributes_without_fast_path
 from paredown.framework.model.links import base_class
-from paredown.framework.model.optimizers import ONLY_MATRICES, takes_matrices_only
+from paredown.framework.model.optimizers import ONLY_MATRICES, takes_matrices_only, trained_by
 from paredown.framework.model.read_layers import uses_of
 from paredown.framework.model.surgery import refusal_to_replace
 from paredown.framework.model.temporary import modules_replaced
@@ -113,8 +113,8 @@ def find_sites(training: Training, targets: Mapping[str, nn.Module], form_of: Fo
 def refuse_where_matrices_are_wanted(training: Training, sites: Sites) -> None:
     """Raise TargetError, naming the layer, where an optimizer that takes matrices only would get other factors."""
     strict = [one for one in training.optimizers if takes_matrices_only(one)]
-    theirs = {id(each) for one in strict for group in one.param_groups for each in group["params"]}
-    for name, site in sites.layers.items() if strict else ():
+    theirs = trained_by(strict)
+    for name, site in sites.layers.items():
         factors = site.skeleton(site.form.clamped(1)).named_parameters()
         if id(site.module._parameters.get("weight")) in theirs and any(
             factor.dim() != 2 for key, factor in factors if not key.endswith("bias")

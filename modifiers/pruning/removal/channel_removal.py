@@ -85,17 +85,19 @@ class ChannelRemoval(StructuredPruning):
 
     @property
     def calibrates(self) -> bool:
-        if self.final_sparsity == "dead":
-            return False
-        return self._criterion.needs == "data" or (self._criterion.needs == "gradients" and self.acts_once)
+        return self._needs == "data" or (self._needs == "gradients" and self.acts_once)
+
+    @property
+    def _needs(self) -> str:
+        """What is needed to know the worth of channels; what is dead shows by the weights."""
+        return "weights" if self.final_sparsity == "dead" else self._criterion.needs
 
     @property
     def _criterion(self) -> Criterion:
         return criterion_named(self.criterion)
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        weighed = self.final_sparsity != "dead" and self._criterion.needs in ("data", "gradients")
-        if not training.data.has_example or weighed:
+        if not training.data.has_example or self._needs in ("data", "gradients"):
             return []
         view = self.view(training)
         state = self._begun(training, RemovalState(), view)
@@ -137,7 +139,7 @@ class ChannelRemoval(StructuredPruning):
         training.record("update", sparsity=_gone(state), **state.reached)
 
     def on_step(self, training: Training, state: RemovalState) -> None:
-        if self._criterion.needs == "gradients" and self.final_sparsity != "dead" and not training.ended:
+        if self._needs == "gradients" and not training.ended:
             watch(self._criterion, training, self._weights(training, state), state.watched)
 
     def on_end(self, training: Training, state: RemovalState) -> None:

@@ -208,11 +208,11 @@ def test_functional_gradients_are_refused_while_something_is_distilled():
 def compiled():
     torch._dynamo.reset()
     student, master, reference, data, optimizer, manager = setup(torch.float32)
-    return torch.compile(student, backend="aot_eager", fullgraph=True), student, data, optimizer
+    return torch.compile(student, backend="aot_eager", fullgraph=True), student, data, optimizer, manager
 
 
 def test_compiled_forwards_that_are_dropped_are_none(compiled):
-    forward, student, data, optimizer = compiled
+    forward, student, data, optimizer, manager = compiled
     for place, (x, y) in enumerate(data[:4]):
         loss = F.cross_entropy(forward(x), y)
         if place in (0, 2):
@@ -220,11 +220,12 @@ def test_compiled_forwards_that_are_dropped_are_none(compiled):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    assert manager.run.step == 2
 
 
 @pytest.mark.parametrize("of", ["inputs", "weights"])
 def test_compiled_gradients_by_name_are_refused_before_the_step(compiled, of):
-    forward, student, data, optimizer = compiled
+    forward, student, data, optimizer, manager = compiled
     x, y = data[0][0].clone().requires_grad_(), data[0][1]
     torch.autograd.grad(F.cross_entropy(forward(x), y), x if of == "inputs" else list(student.parameters()))
     F.cross_entropy(forward(x), y).backward()

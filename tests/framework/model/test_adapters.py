@@ -52,3 +52,9 @@ def test_the_plan_says_so():
     recipe = {"recipe": 1, "modifiers": {"p": {"type": "magnitude_pruning", "final_sparsity": 0.5}}}
     plan = ScheduledManager(Recipe.load(recipe)).plan(adapted())
     assert "2.original_module: adapters and disabled copies are left alone unless targets name them" in str(plan)
+
+
+def test_a_model_that_is_an_adapted_layer_itself():
+    found = match(LowRank(nn.Linear(8, 8)), (), (), (nn.Linear,))
+    assert list(found.modules) == ["base_layer"]
+    assert found.beside == ["lora_A.default", "lora_B.default"]

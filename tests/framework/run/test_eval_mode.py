@@ -49,16 +49,19 @@ def test_ranges_that_nothing_set_name_eval_mode_too(kind):
 
 @pytest.mark.parametrize("kind", MODIFIERS)
 def test_an_evaluation_with_gradients_between_two_steps_is_none(kind):
-    model, optimizer, _ = managed(m={"type": kind})
+    model, optimizer, manager = managed(m={"type": kind})
     for x, y in batches(4):
         F.cross_entropy(model.eval()(x), y)
         model.train()
         train(model, optimizer, [(x, y)])
+    assert manager.run.eval_mode_steps == 0
 
 
 def test_pruning_works_in_eval_mode():
-    model, optimizer, _ = managed(4, m=pruning(0.5))
+    model, optimizer, manager = managed(4, m=pruning(0.5))
     train(model.eval(), optimizer, batches(4))
+    assert manager.run.step == 4
+    assert manager.run.eval_mode_steps == 0
 
 
 def test_functional_gradients_are_those_of_the_plain_model():

@@ -17,7 +17,7 @@ from paredown.framework.model.links import base_class
 from paredown.modifiers.pruning.removal.channels.analysis import Analysis
 from paredown.modifiers.pruning.removal.channels.convolutions import by_whole_groups
 from paredown.modifiers.pruning.removal.channels.groups import Place
-from paredown.modifiers.pruning.removal.channels.labels import Value
+from paredown.modifiers.pruning.removal.channels.labels import Value, slices_gone
 
 __all__ = ["Attribute", "ChangedSizes", "Sizes", "candidates", "layer_attributes", "sizes_after"]
 
@@ -197,7 +197,7 @@ def _given_places(analysis: Analysis, node: Any, removed: Tensor) -> Iterator[tu
     axis = int(node.args[1]) % len(source.shape)
     for factor in source.factors:
         if factor.shape[axis] > 1:
-            gone = removed[factor].movedim(axis, 0).reshape(factor.shape[axis], -1).all(1)
+            gone = slices_gone(factor, axis, removed)
             for place in node.args[2:4]:
                 if isinstance(place, int) and 0 < place <= len(gone) and bool(gone[:place].any()):
                     yield place, place - int(gone[:place].sum())

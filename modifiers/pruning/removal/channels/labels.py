@@ -151,6 +151,17 @@ def axes_of(factor: Tensor) -> Axes:
     return frozenset(axis for axis, size in enumerate(factor.shape) if size > 1)
 
 
+def slices_gone(factor: Tensor, axis: int, removed: Tensor) -> Tensor:
+    """Along one axis of a factor, the slices of which all labels go; bool.
+
+    Args:
+        factor: labels.
+        axis: of the factor.
+        removed: by label, whether it goes.
+    """
+    return removed[factor].movedim(axis, 0).reshape(factor.shape[axis], -1).all(1)
+
+
 def compressed(labels: Tensor) -> Tensor:
     """Labels of a value's full shape, with size 1 where they do not vary."""
     for axis in range(labels.dim()):

@@ -14,7 +14,7 @@ from torch.fx import Node
 from paredown.framework.measure.products import REPEATING
 from paredown.framework.model.graph.trace import CONVOLUTIONS, TRANSPOSED, operator_name
 from paredown.modifiers.pruning.removal.channels.analysis import Analysis
-from paredown.modifiers.pruning.removal.channels.labels import Value
+from paredown.modifiers.pruning.removal.channels.labels import Value, slices_gone
 
 __all__ = ["Product", "multiply_accumulates", "products_of", "shape_after"]
 
@@ -68,14 +68,10 @@ def shape_after(value: Value, removed: Tensor) -> Shape:
     """The shape of a value when some labels go."""
     shape = list(value.shape)
     for axis, size in enumerate(value.shape):
-        gone = [_slices_gone(factor, axis, removed) for factor in value.factors if factor.shape[axis] > 1]
+        gone = [slices_gone(factor, axis, removed) for factor in value.factors if factor.shape[axis] > 1]
         if gone:
             shape[axis] = size - int(torch.stack(gone).any(0).sum())
     return tuple(shape)
-
-
-def _slices_gone(factor: Tensor, axis: int, removed: Tensor) -> Tensor:
-    return removed[factor].movedim(axis, 0).reshape(factor.shape[axis], -1).all(1)
 
 
 def _operands(node: Node) -> list[Node]:
@@ -91,22 +87,12 @@ def _linear(shapes: Sequence[Shape]) -> int:
 
 
 def _convolution(node: Node) -> Callable[[Sequence[Shape]], int]:
-    positions = math.prod(node.meta["val"].shape[-_dimensions(node) :])
-    return lambda shapes: _batch(shapes[0], node) * positions * math.prod(shapes[1])
-
-
-def _transposed(node: Node) -> Callable[[Sequence[Shape]], int]:
-    first: Any = node.args[0]
-    positions = math.prod(first.meta["val"].shape[-_dimensions(node) :])
-    return lambda shapes: _batch(shapes[0], node) * positions * math.prod(shapes[1])
-
-
-def _dimensions(node: Node) -> int:
-    return int(operator_name(node)[-2])
-
-
-def _batch(shape: Shape, node: Node) -> int:
-    return math.prod(shape[: -_dimensions(node) - 1])
+    """Each weight is used once at each position of the output, of a transposed convolution at each of the input."""
+    name = operator_name(node)
+    dimensions = int(name[-2])
+    image: Any = node.args[0] if name in TRANSPOSED else node
+    positions = math.prod(image.meta["val"].shape[-dimensions:])
+    return lambda shapes: math.prod(shapes[0][: -dimensions - 1]) * positions * math.prod(shapes[1])
 
 
 def _added(shapes: Sequence[Shape]) -> int:
@@ -156,16 +142,18 @@ def _recurrent(shapes: Sequence[Shape], count: int, first: int) -> int:
 
 
 def _layers(node: Node) -> Callable[[Sequence[Shape]], int]:
-    states, given = node.args[1], node.args[2]
-    count: Any = len(given)  # type: ignore[arg-type]
-    first = 1 + (len(states) if isinstance(states, (list, tuple)) else 1)
-    return lambda shapes: _recurrent(shapes, count, first)
+    count: Any = len(node.args[2])  # type: ignore[arg-type]
+    return lambda shapes: _recurrent(shapes, count, _behind_states(node))
 
 
 def _cell(node: Node) -> Callable[[Sequence[Shape]], int]:
+    return lambda shapes: _recurrent(shapes, 2, _behind_states(node))
+
+
+def _behind_states(node: Node) -> int:
+    """The number of operands before the weights: the input and the states."""
     states = node.args[1]
-    first = 1 + (len(states) if isinstance(states, (list, tuple)) else 1)
-    return lambda shapes: _recurrent(shapes, 2, first)
+    return 1 + (len(states) if isinstance(states, (list, tuple)) else 1)
 
 
 def _always(count: Callable[[Sequence[Shape]], int]) -> Callable[[Node], Callable[[Sequence[Shape]], int]]:
@@ -177,8 +165,7 @@ KINDS: Mapping[str, Callable[[Node], Callable[[Sequence[Shape]], int] | None]] =
     **dict.fromkeys(("addmm", "baddbmm"), _always(_added)),
     **dict.fromkeys(("mm", "bmm", "matmul", "__matmul__"), _always(_product)),
     "einsum": _einsum,
-    **dict.fromkeys(CONVOLUTIONS, _convolution),
-    **dict.fromkeys(TRANSPOSED, _transposed),
+    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED), _convolution),
     "scaled_dot_product_attention": _always(_attention),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _layers),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from paredown.modifiers.pruning.removal.channels.trial import Outputs, Runner, difference, relative_error
+from paredown.modifiers.pruning.removal.channels.trial import Runner, difference, largest_error, same_shapes
 
 __all__ = ["beyond_rounding"]
 
@@ -49,17 +49,10 @@ def _compared(run: Runner, training: bool, masked: Changed, cut: Changed) -> str
             shaken = outputs()
     with cut():
         ours = outputs()
-    own = max((relative_error(a, b) for a, b in zip(shaken, wanted, strict=True)), default=0.0)
-    return _least(ours, wanted, FACTOR * own)
-
-
-def _least(ours: Outputs, wanted: Outputs, least: float) -> str | None:
-    """As `difference`, but what is no larger than ``least`` is none."""
     reason = difference(ours, wanted)
-    if reason is None or [part.shape for part in ours] != [part.shape for part in wanted]:
+    if reason is None or not same_shapes(ours, wanted):
         return reason
-    error = max((relative_error(a, b) for a, b in zip(ours, wanted, strict=True)), default=0.0)
-    return None if error <= least else reason
+    return None if largest_error(ours, wanted) <= FACTOR * largest_error(shaken, wanted) else reason
 
 
 @contextmanager

@@ -19,7 +19,18 @@ from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.modifiers.pruning.removal.channels.attributes import Attribute
 from paredown.modifiers.pruning.removal.channels.groups import Place
 
-__all__ = ["Outputs", "Runner", "difference", "masked", "relative_error", "runner", "tensors_by_name", "trial_cut"]
+__all__ = [
+    "Outputs",
+    "Runner",
+    "difference",
+    "largest_error",
+    "masked",
+    "relative_error",
+    "runner",
+    "same_shapes",
+    "tensors_by_name",
+    "trial_cut",
+]
 
 Outputs = tuple[Tensor, ...]
 #: largest difference of an output, relative to the largest output, by precision
@@ -148,7 +159,7 @@ def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> str | None:
     Elements that are equal (a mask's -1e9, infinities) do not say how large the others are.
     """
     ours, theirs = tuple(ours), tuple(theirs)
-    if [part.shape for part in ours] != [part.shape for part in theirs]:
+    if not same_shapes(ours, theirs):
         return "its output has another shape"
     for a, b in zip(ours, theirs, strict=True):
         error = relative_error(a, b)
@@ -157,6 +168,16 @@ def difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> str | None:
         if not error <= TOLERANCE.get(a.dtype, COARSE):
             return f"its output differs by {error:.2g} of the largest one"
     return None
+
+
+def same_shapes(ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two outputs have the same shapes."""
+    return [part.shape for part in ours] == [part.shape for part in theirs]
+
+
+def largest_error(ours: Outputs, theirs: Outputs) -> float:
+    """The largest `relative_error` of the parts of two outputs of the same shapes."""
+    return max((relative_error(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -32,8 +32,9 @@ from paredown.modifiers.pruning.removal.channels.trial import (
     Outputs,
     Runner,
     difference,
+    largest_error,
     masked,
-    relative_error,
+    same_shapes,
     tensors_by_name,
     trial_cut,
 )
@@ -231,11 +232,11 @@ class _Trial:
             ours = self.run()
             theirs = None if trained is None else self.run.training()
         reason = difference(ours, wanted)
-        if reason is not None and (not _alike(ours, wanted) or self._beyond_rounding(attributes, training=False)):
+        if reason is not None and (not same_shapes(ours, wanted) or self._beyond_rounding(attributes, training=False)):
             return reason
         if trained is None or theirs is None:
             return None
-        if not _alike(theirs, trained):
+        if not same_shapes(theirs, trained):
             return "in training mode its output has another shape"
         reason = difference(theirs, trained) if self.run.trains == "always alike" else None
         reason = reason and self._beyond_rounding(attributes, training=True)
@@ -263,13 +264,7 @@ class _Trial:
 
     def _error(self, attributes: Sequence[Attribute]) -> float:
         with trial_cut(self.model, self.kept, attributes):
-            pairs = zip(self.run(), self.wanted[0], strict=True)
-            return max((relative_error(a, b) for a, b in pairs), default=0.0)
-
-
-def _alike(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two outputs have the same shapes."""
-    return [part.shape for part in ours] == [part.shape for part in theirs]
+            return largest_error(self.run(), self.wanted[0])
 
 
 def _combined(
