@@ -13,13 +13,14 @@ __all__ = ["RULES", "along", "by_whole_groups", "together"]
 
 
 def by_whole_groups(groups: int, inputs: int, outputs: int) -> bool:
-    """Whether whole groups of a grouped convolution go (there are many), or the same places in all groups.
+    """Whether whole groups of a grouped convolution go: where it has more of them than a group has channels. Else the
+    same places of all groups go, its inputs apart from its outputs.
 
     Args:
         groups: how many.
         inputs, outputs: channels of each group.
     """
-    return groups > 1 and groups >= min(inputs, outputs)
+    return groups > max(1, min(inputs, outputs))
 
 
 def along(value: Value, axis: int) -> Tensor | None:

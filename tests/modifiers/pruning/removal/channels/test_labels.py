@@ -149,3 +149,32 @@ def test_the_analysis_of_a_large_network_takes_no_time():
     groups = find_groups(analyse(graph, model), {})
     assert time.thread_time() - start < 2
     assert len(groups) == 32
+
+
+@pytest.mark.parametrize(
+    ("groups", "units"),
+    [(2, [8, 8]), (4, [4, 4]), (8, [8])],
+    ids=["more channels than groups", "as many", "more groups"],
+)
+def test_grouped_convolutions_lose_places_or_whole_groups(groups, units):
+    """Sixteen channels in and out: where inputs and outputs can go apart they do, and what reads the inputs beside."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=groups), nn.Conv2d(16, 2, 1))
+    found, _ = groups_of(model, torch.randn(1, 3, 5, 5))
+    assert [group.units for group in found] == units
+
+
+def test_grouped_convolutions_that_read_one_tensor_agree():
+    """In groups of two and of four: the same places of all groups of both."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 16, 1)
+            self.two, self.four = nn.Conv2d(16, 16, 1, groups=2), nn.Conv2d(16, 24, 1, groups=4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.two(x).mean() + self.four(x).mean()
+
+    found, _ = groups_of(Both(), torch.randn(1, 3, 5, 5))
+    assert {group.name: group.units for group in found}["stem"] == 4
