@@ -130,6 +130,7 @@ class AuxiliaryLosses(Link):
         self.pending: Tensor | None = None
         self.total: Tensor | None = None
         self.called = False
+        self.transferring = False
         self.reached = 0
         self.reweigh()
 
@@ -169,7 +170,17 @@ class AuxiliaryLosses(Link):
         """The user's loss with the terms of the newest forward added explicitly; nothing is injected in its backward.
 
         Terms are added once: a further loss of the same forward is weighed alone.
+
+        Raises:
+            ParedownError: the weights are 1 in sum, and something is to learn from the loss's own gradient, which is
+                then zero.
         """
+        if self.transferring and not self.controls.kept:
+            raise ParedownError(
+                f"the weights of {', '.join(self.terms)} are 1 in sum, so that manager.loss leaves nothing of the "
+                "loop's loss for what is trained beside the model (exits, peers) to learn from: give a weight below 1, "
+                "or call loss.backward() on the loop's own loss, without manager.loss"
+            )
         forward = self.tally.newest() if self.pending is None else None
         if self.pending is None and forward is None:
             return loss * self.controls.keep.to(loss.dtype) if self.tally.combined and self._is_ours(loss) else loss
@@ -240,6 +251,7 @@ class AuxiliaryLosses(Link):
         for weight, term in zip(self.each_weight, self.terms.values(), strict=True):
             forward.weight = weight
             values.append(term.compute(forward))
+        self.transferring = bool(forward.transfers)
         weighted = self._weighted(values)
         record = None if compiling else TrainingForward(module, self.beside(), self.tally, weighted)
         passed_on = inject(output, weighted, self.controls, forward.transfers, record)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import paredown
-from paredown import RecipeError, TargetError
+from paredown import ParedownError, RecipeError, TargetError
 from paredown.framework.model.links import links_of
 from paredown.modifiers.distillation.losses.divergences import kl_divergence_loss
 from paredown.modifiers.distillation.losses.features import relative_squared_loss
@@ -206,6 +206,22 @@ def test_mistakes():
     with pytest.raises(TargetError, match="has an attribute 'exits' already"):
         manager_of(SELF, exits=["stem"], keep_exits=True).modify(model, sgd(model), 10)
     assert "hint_weight" in str(manager_of(SELF, exits=["stem"], hint_weight=1).plan(conv_net()))
+
+
+@pytest.mark.parametrize("way", ["loss", "criterion"])
+def test_a_loss_of_which_nothing_stays_is_refused_where_exits_read_it(way):
+    """Its gradient is zero: exits would learn nothing from it, in silence. Injected gradients are whole."""
+    model = conv_net(1)
+    x, y = batches(1, image=True)[0]
+    manager = manager_of(SELF, exits=["stem"], weight=1.0)
+    manager.modify(model, sgd(model), 10)
+    criterion = manager.wrap_criterion(F.cross_entropy) if way == "criterion" else F.cross_entropy
+    output = model(x)
+    with pytest.raises(ParedownError, match="weights of distill are 1 in sum.*without manager.loss"):
+        manager.loss(criterion(output, y))
+    F.cross_entropy(output, y).backward()
+    (exit_,) = manager.run.modules.of("distill").values()
+    assert gradient(exit_).abs().max() > 0
 
 
 def test_logits_that_no_exit_gives_are_named():
