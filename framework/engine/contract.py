@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,6 +63,11 @@ class Session(ABC):
     def operators(self) -> Mapping[str, int]:
         """How often each operator is in the graph that the engine made of the file, by the engine's names."""
         return {}
+
+    @property
+    def values(self) -> Collection[str]:
+        """The names of what is computed in that graph, by the file's names."""
+        return ()
 
     @property
     def layers(self) -> Mapping[str, str]:
@@ -135,6 +140,24 @@ class Engine(ABC):
         Returns:
             What a user must know of it; None: there is nothing to mend.
         """
+        return None
+
+    def pack(self, path: Path, target: Path, plain: Collection[str] = ()) -> Mapping[str, str]:
+        """Write a file that this engine wrote anew, with its constants packed and operators of ``profile.folds`` that
+        unpack them; of an engine that folds none it is not called.
+
+        Args:
+            path: the file; it stays.
+            target: what is written.
+            plain: the names of constants that stay as they are.
+
+        Returns:
+            By the name of each value that is made on the way, the name of the constant that is unpacked.
+        """
+        raise NotImplementedError
+
+    def opening(self, path: Path) -> tuple[str, str] | None:
+        """What opens a file in a process of its own: Python that imports what is needed, and an expression."""
         return None
 
     @abstractmethod

@@ -32,25 +32,26 @@ LARGEST_FILE = 2**31 - 2**20
 KINDS = ("float32", "int8", "uint8", "int32", "int64")
 
 
-def pack_file(source: Path, target: Path, folds: Folds, plain: Collection[str] = ()) -> Mapping[str, str]:
+def pack_file(source: Path, target: Path, folds: Folds, plain: Collection[str] = (), more: int = 0) -> Mapping[str, str]:
     """Write a file of ONNX with its constants packed; it is never larger.
 
     Args:
         folds: of the engine's profile.
         plain: names of constants that stay as they are.
+        more: bytes that an operator or a constant takes in another format that the file is converted to.
 
     Returns:
         By the name of each value that is made on the way, the name of the constant that is unpacked.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(source)
-    made = packed(model, folds, plain)
+    made = packed(model, folds, plain, more)
     beside = {"save_as_external_data": True, "location": f"{target.name}.data"}
     onnx.save(model, target, **(beside if model.ByteSize() > LARGEST_FILE else {}))
     return made
 
 
-def packed(model: Any, folds: Folds, plain: Collection[str] = ()) -> Mapping[str, str]:
+def packed(model: Any, folds: Folds, plain: Collection[str] = (), more: int = 0) -> Mapping[str, str]:
     """Pack the constants of a model's graph, in place; see `pack_file`."""
     onnx, graph = require("onnx", "onnx"), model.graph
     fixed = {*plain, *(value.name for value in (*graph.input, *graph.output))}
@@ -58,12 +59,12 @@ def packed(model: Any, folds: Folds, plain: Collection[str] = ()) -> Mapping[str
     floats = {name: array for name, array in arrays.items() if array.dtype == np.float32}
     vectors = {name: array for name, array in floats.items() if array.ndim == 1 and array.nbytes >= LEAST_BYTES}
     products = products_of(vectors, {name: array for name, array in floats.items() if not array.ndim})
-    packing = _Packing(graph, folds, _names(graph))
+    packing = _Packing(graph, folds, more, _names(graph))
     for tensor in [each for each in graph.initializer if each.name not in products]:
         array = arrays.get(tensor.name)
         if array is not None and array.nbytes >= LEAST_BYTES and array.dtype.name in KINDS:
             packing.try_codes(tensor, array)
-    for tensor in [each for each in graph.initializer if each.name in products]:
+    for tensor in [each for each in graph.initializer if each.name in products and each.ByteSize() > more]:
         packing.multiply(tensor, *products[tensor.name])
     packing.finish()
     return packing.made
@@ -82,6 +83,7 @@ class _Packing:
 
     graph: Any
     folds: Folds
+    more: int
     names: Iterator[str]
     made: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, str] = field(default_factory=dict)
@@ -93,9 +95,12 @@ class _Packing:
         positions = known_positions(self.folds)
         codes = [code for turned, each in layouts.items() for code in codes_of(each, turned, positions)]
         tapes = (self._written(layouts[code.turned], code, array) for code in _most_promising(codes, array.nbytes))
-        best = min(tapes, key=lambda tape: tape.bytes, default=None)
-        if best is not None and best.bytes < tensor.ByteSize():
+        best = min(tapes, key=self._price, default=None)
+        if best is not None and self._price(best) < tensor.ByteSize():
             self._take(best, tensor)
+
+    def _price(self, tape: Tape) -> int:
+        return tape.bytes + self.more * (len(tape.nodes) + len(tape.constants))
 
     def multiply(self, tensor: Any, vector: str, number: str) -> None:
         """Make a constant the product of two others."""
