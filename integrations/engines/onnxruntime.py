@@ -162,15 +162,13 @@ def _session(model: str | bytes, threads: int, optimized: Path | None = None) ->
 def _with_outputs(onnx: Any, path: Path, names: Sequence[str], folder: Path) -> Path:
     """A copy of a file that gives further values of its graph too."""
     model = onnx.load(path)
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     own = {output.name for output in model.graph.output}
     for name in names:
         if name in own:  # an output cannot be named twice
             node = onnx.helper.make_node("Identity", [name], [f"{name}_again"])
             model.graph.node.append(node)
             name = node.output[0]
-        value = known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        model.graph.output.append(value)
+        model.graph.output.append(onnx.ValueInfoProto(name=name))  # of the type that onnxruntime infers
     copied = folder / path.name
     onnx.save(model, copied, save_as_external_data=model.ByteSize() > 2**30)
     return copied

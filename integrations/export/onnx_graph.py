@@ -1,4 +1,4 @@
-"""What is done to a graph of ONNX before it is saved: narrow types, unsigned weights, names of layers, no notes."""
+"""What is done to a graph of ONNX before it is saved: narrow types, own zero points, names of layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ __all__ = [
     "give_own_zero_points",
     "name_by_layer",
     "pack",
-    "strip",
     "unpack_when_opened",
 ]
 
@@ -141,7 +140,7 @@ def name_by_layer(model: Any, layers: Collection[str], prefix: str = "") -> Mapp
         layer = _layer_of(node, layers, prefix)
         if layer is None:
             continue
-        node.name = f"{layer}{SEPARATOR}{node.op_type}_{number}"
+        node.name = f"{layer}{SEPARATOR}{np.base_repr(number, 36).lower()}"
         if node.op_type not in ROUNDING:
             results[layer] = node.outputs[0].name
     return results
@@ -159,22 +158,6 @@ def computed_by_layer(nodes: Iterable[tuple[str, bool]]) -> Mapping[str, str]:
         if separator and found.get(layer) != "integer":
             found[layer] = "integer" if integer else "float"
     return found
-
-
-def strip(model: Any) -> None:
-    """Without the exporter's notes, which on small models are longer than the weights, and without unused constants."""
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-        for output in node.outputs:
-            output.metadata_props.clear()
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]
-    for value in (*model.graph.initializers.values(), *model.graph.inputs):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
 
 
 def _zero_points(graph: Any) -> Iterator[tuple[Any, int, Any]]:

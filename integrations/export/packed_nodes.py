@@ -226,4 +226,4 @@ def _tensor(onnx: Any, array: Any, name: str) -> Any:
     """A constant; of sizes in a field where small numbers take a byte."""
     if array.dtype == np.int64:
         return onnx.helper.make_tensor(name, onnx.TensorProto.INT64, array.shape, array.reshape(-1))
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+    return onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)

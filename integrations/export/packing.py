@@ -8,7 +8,6 @@ to whoever zips the file.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from paredown.integrations.export.calling import require
+from paredown.integrations.export.onnx_names import short_names
 from paredown.integrations.export.packed_codes import Code, Entries, codes_of
 from paredown.integrations.export.packed_nodes import Folds, Tape, known_positions, write
 from paredown.integrations.export.packed_products import products_of
@@ -135,7 +135,6 @@ def _most_promising(codes: Collection[Code], size: int) -> list[Code]:
 
 
 def _names(graph: Any) -> Iterator[str]:
-    """Short names that the graph does not have."""
+    """Short ones that the graph does not have."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    taken |= {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
-    return (name for number in itertools.count() if (name := f"_{np.base_repr(number, 36).lower()}") not in taken)
+    return short_names(taken | {each.name for each in (*graph.initializer, *graph.input, *graph.output)}, "_")
