@@ -16,6 +16,7 @@ from paredown.integrations.export.calling import quiet, reason_of, require
 from paredown.integrations.export.copy import export_copy
 from paredown.integrations.export.onnx_graph import (
     give_own_zero_points,
+    merge_zeros,
     name_by_layer,
     pack,
     unpack_when_opened,
@@ -80,6 +81,7 @@ def write_onnx(
             pack(program.model)
             unpack_when_opened(program.model)
             give_own_zero_points(program.model)
+            merge_zeros(program.model)
             shorten_names(program.model)
             results = name_by_layer(program.model, layers, "" if forward is None else "model.")
             leave_out_notes(program.model)

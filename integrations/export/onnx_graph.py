@@ -1,4 +1,4 @@
-"""What is done to a graph of ONNX before it is saved: narrow types, own zero points, names of layers."""
+"""What is done to a graph of ONNX before it is saved: narrow types, own zero points, one zero, names of layers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "SEPARATOR",
     "computed_by_layer",
     "give_own_zero_points",
+    "merge_zeros",
     "name_by_layer",
     "pack",
     "unpack_when_opened",
@@ -85,6 +86,16 @@ def unpack_when_opened(model: Any) -> None:
             values = tape.add("Reshape", values, tape.shape(shape))
         ir.convenience.replace_all_uses_with(node.outputs[0], values)
         graph.remove(node, safe=True)
+
+
+def merge_zeros(model: Any) -> None:
+    """Make -0.0 in matrices 0.0, which is the same number: a mask that weights were multiplied by leaves both."""
+    ir: Any = require("onnx_ir", "onnx")
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT and len(value.shape) > 1:
+            values = value.const_value.numpy()
+            if np.signbit(values[values == 0]).any():
+                value.const_value = ir.Tensor(values + np.float32(0), dtype=value.dtype, name=value.name)
 
 
 class _Tape:
