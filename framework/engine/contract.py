@@ -65,11 +65,6 @@ class Session(ABC):
         return {}
 
     @property
-    def values(self) -> Collection[str]:
-        """The names of what is computed in that graph, by the file's names."""
-        return ()
-
-    @property
     def layers(self) -> Mapping[str, str]:
         """By the name of a layer "integer" or "float": how it is computed, as far as the engine tells."""
         return {}
@@ -152,7 +147,7 @@ class Engine(ABC):
             plain: the names of constants that stay as they are.
 
         Returns:
-            By the name of each value that is made on the way, the name of the constant that is unpacked.
+            The constants that are packed: by the name of each what a user is told of it.
         """
         raise NotImplementedError
 

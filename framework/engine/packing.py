@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,22 +86,42 @@ def pack(engine: Engine, path: Path, samples: Sequence[Any], measured: bool = Tr
 
 
 def _packed(engine: Engine, path: Path, target: Path, plain: Session) -> tuple[int, tuple[str, ...]]:
-    """Write the packed file with as many constants packed as the engine folds: their number, and remarks."""
-    kept: dict[str, None] = {}
-    while True:
-        made = engine.pack(path, target, kept)
-        session = engine.open(target)
-        left = {made[value] for value in session.values if value in made}
-        if not left:
-            break
-        kept.update(dict.fromkeys(sorted(left)))
-    if session.operators != plain.operators:
-        raise ExportError(
-            f"{path}: packed, {engine.name} {engine.version} makes another graph of it: {dict(session.operators)}, and "
-            f"{dict(plain.operators)} of the plain file, which stays; leave packed out"
-        )
-    told = f"stays as it is in the file: {engine.name} {engine.version} would unpack it in every run"
-    return len(set(made.values())), tuple(f"{name} {told}" for name in kept)
+    """Write the packed file with as many constants packed as leave the graph as it is: their number, and remarks."""
+    constants = engine.pack(path, target)
+    names = list(constants)
+    left = _left(engine, path, target, plain, names, names)
+    if left:
+        engine.pack(path, target, left)
+        if not _as_plain(engine.open(target), plain):
+            raise ExportError(
+                f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, which "
+                f"stays ({'; '.join(constants[name] for name in left)}); leave packed out"
+            )
+    told = f"stays as it is in the file: {engine.name} {engine.version} would not compute its unpacking when it opens it"
+    return len(names) - len(left), tuple(f"{constants[name]} {told}" for name in left)
+
+
+def _left(
+    engine: Engine, path: Path, target: Path, plain: Session, names: Sequence[str], chosen: Sequence[str]
+) -> list[str]:
+    """Those of the chosen constants that change the engine's graph where they are packed, found by halves; the target is
+    written on the way, and has all of them packed where there are none.
+
+    Args:
+        names: of all constants that can be packed.
+    """
+    if len(chosen) < len(names):
+        engine.pack(path, target, [name for name in names if name not in chosen])
+    if _as_plain(engine.open(target), plain):
+        return []
+    half = len(chosen) // 2
+    parts = (chosen[:half], chosen[half:])
+    return list(chosen) if half == 0 else [name for part in parts for name in _left(engine, path, target, plain, names, part)]
+
+
+def _as_plain(packed: Session, plain: Session) -> bool:
+    """Whether there is no operator more; fewer are as well: what is constant sooner goes sooner."""
+    return not Counter(packed.operators) - Counter(plain.operators)
 
 
 def _compare(engine: Engine, path: Path, plain: Session, packed: Session, samples: Sequence[Any]) -> None:

@@ -116,7 +116,6 @@ class OnnxSession(Session):
                 raise ExportError(f"{path}: onnxruntime cannot load it: {error}") from error
             graph = onnx.load(optimized, load_external_data=False).graph
         self.nodes = [(node.op_type, node.name) for node in graph.node]
-        self.computed = [value for node in graph.node for value in node.output]
         self.names = [each.name for each in self.session.get_inputs()]
         self.outputs = len(self.session.get_outputs()) - len(self.results)
 
@@ -133,10 +132,6 @@ class OnnxSession(Session):
     @property
     def operators(self) -> Mapping[str, int]:
         return dict(Counter(kind for kind, _ in self.nodes).most_common())
-
-    @property
-    def values(self) -> Collection[str]:
-        return self.computed
 
     @property
     def layers(self) -> Mapping[str, str]:

@@ -161,11 +161,6 @@ class OpenVinoSession(Session):
         return dict(Counter(kinds).most_common())
 
     @property
-    def values(self) -> Collection[str]:
-        nodes = [each for each in self.compiled.get_runtime_model().get_ops() if _info(each, "layerType") != "Const"]
-        return {name for node in nodes for name in _info(node, "originalLayersNames").split(",")}
-
-    @property
     def layers(self) -> Mapping[str, str]:
         nodes = self.compiled.get_runtime_model().get_ops()
         return computed_by_layer(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from paredown.integrations.export.calling import require
+from paredown.integrations.export.onnx_graph import SEPARATOR
 from paredown.integrations.export.onnx_names import short_names
 from paredown.integrations.export.packed_codes import Code, Entries, codes_of
 from paredown.integrations.export.packed_nodes import Folds, Tape, known_positions, write
@@ -30,6 +31,8 @@ TRIED = 4
 #: above this a file's constants lie beside it
 LARGEST_FILE = 2**31 - 2**20
 KINDS = ("float32", "int8", "uint8", "int32", "int64")
+#: types of half a byte, and those in which they are unpacked
+HALF_BYTES = {"int4": np.int8, "uint4": np.uint8}
 
 
 def pack_file(source: Path, target: Path, folds: Folds, plain: Collection[str] = (), more: int = 0) -> Mapping[str, str]:
@@ -41,7 +44,7 @@ def pack_file(source: Path, target: Path, folds: Folds, plain: Collection[str] =
         more: bytes that an operator or a constant takes in another format that the file is converted to.
 
     Returns:
-        By the name of each value that is made on the way, the name of the constant that is unpacked.
+        The constants that are packed: by the name of each what it is, and in which layer.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(source)
@@ -55,7 +58,7 @@ def packed(model: Any, folds: Folds, plain: Collection[str] = (), more: int = 0)
     """Pack the constants of a model's graph, in place; see `pack_file`."""
     onnx, graph = require("onnx", "onnx"), model.graph
     fixed = {*plain, *(value.name for value in (*graph.input, *graph.output))}
-    arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer if each.name not in fixed}
+    arrays = {each.name: _array(onnx, each) for each in graph.initializer if each.name not in fixed}
     floats = {name: array for name, array in arrays.items() if array.dtype == np.float32}
     vectors = {name: array for name, array in floats.items() if array.ndim == 1 and array.nbytes >= LEAST_BYTES}
     products = products_of(vectors, {name: array for name, array in floats.items() if not array.ndim})
@@ -76,7 +79,7 @@ class _Packing:
 
     Attributes:
         names: for new values.
-        made: by the name of each new value the name of the constant that is unpacked.
+        made: by the names of the constants that are packed what they are.
         shared: names of constants that unpacking reads, by their content.
         nodes: that unpack.
     """
@@ -94,7 +97,7 @@ class _Packing:
         layouts = {turned: Entries(array, turned) for turned in ((False, True) if array.ndim > 1 else (False,))}
         positions = known_positions(self.folds)
         codes = [code for turned, each in layouts.items() for code in codes_of(each, turned, positions)]
-        tapes = (self._written(layouts[code.turned], code, array) for code in _most_promising(codes, array.nbytes))
+        tapes = (self._written(layouts[code.turned], code, tensor) for code in _most_promising(codes, array.nbytes))
         best = min(tapes, key=self._price, default=None)
         if best is not None and self._price(best) < tensor.ByteSize():
             self._take(best, tensor)
@@ -115,9 +118,11 @@ class _Packing:
         del self.graph.value_info[:]
         self.graph.node.extend([*self.nodes, *rest])
 
-    def _written(self, entries: Entries, code: Code, array: Any) -> Tape:
+    def _written(self, entries: Entries, code: Code, tensor: Any) -> Tape:
         tape = Tape(self.shared, self.names)
-        write(tape, self.folds, entries, code, array.shape)
+        write(tape, self.folds, entries, code, tuple(tensor.dims))
+        if tape.onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name in HALF_BYTES:
+            tape.add("Cast", tape.nodes[-1].output[0], to=tensor.data_type)
         return tape
 
     def _take(self, tape: Tape, tensor: Any) -> None:
@@ -127,7 +132,20 @@ class _Packing:
         self.nodes += tape.nodes
         self.graph.initializer.extend(tape.constants)
         self.shared.update(tape.shared)
-        self.made.update({node.output[0]: name for node in tape.nodes})
+        self.made[name] = _told(self.graph, tensor)
+
+
+def _told(graph: Any, tensor: Any) -> str:
+    """The name and the sizes of a constant, and the layer that reads it."""
+    readers = (node.name.partition(SEPARATOR) for node in graph.node if tensor.name in node.input)
+    layer = next((name for name, separator, _ in readers if separator), None)
+    sizes = f"{tensor.name}, {' x '.join(map(str, tensor.dims))}"
+    return sizes if layer is None else f"{sizes} of the layer {layer}"
+
+
+def _array(onnx: Any, tensor: Any) -> Any:
+    array = onnx.numpy_helper.to_array(tensor)
+    return array.astype(HALF_BYTES.get(array.dtype.name, array.dtype))
 
 
 def _most_promising(codes: Collection[Code], size: int) -> list[Code]:

@@ -18,15 +18,11 @@ class Opened(Session):
 
     @property
     def operators(self):
-        return {"product": 2, **({"gather": 1} if "Gather" in self.text else {})}
-
-    @property
-    def values(self):
-        return [word for word in self.text.split() if word.startswith("_")]
+        return {"product": 2, "gather": self.text.count("_") + ("Gather" in self.text)}
 
 
 class Folding(Engine):
-    """Its file is a text: the names of packed constants, those whose unpacking is left with a line in front."""
+    """Its file is a text: the names of packed constants, with a line in front of those whose unpacking is left."""
 
     name, version = "folding", "1"
     profile = Profile(folds={"Gather": frozenset()})
@@ -43,7 +39,7 @@ class Folding(Engine):
     def pack(self, path, target, plain=()):
         names = [name for name in "abc" if name not in plain]
         target.write_text(" ".join("_" + name if name in self.unfolded else name for name in names) + self.extra)
-        return {"_" + name: name for name in names}
+        return {name: f"layer {name}" for name in names}
 
 
 @pytest.fixture
@@ -59,12 +55,13 @@ def test_what_the_engine_folds_is_packed(path):
     assert path.read_text() == "a b c"
 
 
-def test_what_it_does_not_fold_stays_and_is_named(path):
-    made = pack(Folding(unfolded="b"), path, [None], measured=False)
-    assert made.constants == 2
-    assert path.read_text() == "a c"
-    assert len(made.remarks) == 1
-    assert made.remarks[0].startswith("b stays as it is in the file: folding 1")
+@pytest.mark.parametrize("unfolded", ["b", "ac", "abc"])
+def test_what_it_does_not_fold_stays_and_is_named(path, unfolded):
+    made = pack(Folding(unfolded=unfolded), path, [None], measured=False)
+    packed = [name for name in "abc" if name not in unfolded]
+    assert made.constants == len(packed)
+    assert path.read_text() == " ".join(packed)
+    assert [remark.split(":")[0] for remark in made.remarks] == [f"layer {name} stays as it is in the file" for name in unfolded]
 
 
 @pytest.mark.parametrize(("extra", "message"), [(" Gather", "another graph"), (" other", "other outputs")])
