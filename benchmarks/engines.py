@@ -175,14 +175,14 @@ def _tool_files(net: Net, path: Path, folder: Path) -> Iterator[File]:
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     static, dynamic = folder / "tool-static.onnx", folder / "tool-dynamic.onnx"
     form = quantization.QuantFormat.QDQ
-    reader = _reader(quantization, path, batches(net.calibration))
+    reader = calibration_reader(quantization, path, batches(net.calibration))
     quantization.quantize_static(str(prepared), str(static), reader, quant_format=form, per_channel=True)
     quantization.quantize_dynamic(str(prepared), str(dynamic))
     for kind, made in (("tool, static", static), ("tool, dynamic", dynamic)):
         yield File(kind, made, made.stat().st_size, told="  onnxruntime.quantization")
 
 
-def _reader(quantization: Any, path: Path, data: Sequence[Inputs]) -> Any:
+def calibration_reader(quantization: Any, path: Path, data: Sequence[Inputs]) -> Any:
     """Batches as onnxruntime's tool reads them."""
     names = OnnxSession(path, 1, {}).names
     feeds = iter([arrays_by_name(batch, names) for batch in data])

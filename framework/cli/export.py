@@ -22,6 +22,8 @@ EXPORT = """\
 paredown export runs/latest --task my_project.job:task --output model.onnx
 
 paredown export runs/latest/checkpoint.pt --task my_project.job:task --engine openvino --output model.xml --zip
+
+paredown export runs/latest --task my_project.job:task --output model.onnx --packed
 """
 COMPARE = """\
 [bold]Examples[/bold]
@@ -35,6 +37,9 @@ EngineName = Annotated[
 ]
 File = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Zip = Annotated[bool, typer.Option("--zip", help="Also write FILE.zip, and print both sizes.")]
+Packed = Annotated[
+    bool, typer.Option("--packed", help="Store zeros and few values in few bytes; the engine unpacks them when it opens it.")
+]
 Slower = Annotated[bool, typer.Option("--allow-slower", help="Accept a file slower than the float model's.")]
 
 
@@ -51,20 +56,21 @@ def export(
     engine: EngineName = None,
     archive: Zip = False,
     allow_slower: Slower = False,
+    packed: Packed = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the compressed model of a run for an engine; checked there, and measured beside the dense one."""
     from paredown.framework.experiments.exporting import zipped
 
-    made = exported(source, task, output, engine, allow_slower=allow_slower)
-    packed = zipped(made) if archive else None
+    made = exported(source, task, output, engine, allow_slower=allow_slower, packed=packed)
+    file = zipped(made) if archive else None
     if as_json:
-        print_json({**_values(made), **({} if packed is None else {"zip_bytes": packed.stat().st_size})})
+        print_json({**_values(made), **({} if file is None else {"zip_bytes": file.stat().st_size})})
     elif not quiet:
         typer.echo(str(made))
-        if packed is not None:
-            typer.echo(f"{packed}: {packed.stat().st_size:,} bytes packed, {made.bytes:,} as it lies")
+        if file is not None:
+            typer.echo(f"{file}: {file.stat().st_size:,} bytes zipped, {made.bytes:,} as it lies")
 
 
 def compare(source: Source, task: TaskName, engine: EngineName = None, as_json: AsJson = False) -> None:
@@ -96,5 +102,6 @@ def _values(made: Exported) -> dict[str, Any]:
         "float_bytes": made.float_bytes, "reference_bytes": made.reference_bytes,
         **{name: None if time is None else time.median for name, time in times.items()},
         "simulated_decibels": made.agreement.simulated_decibels, "engine_decibels": made.agreement.engine_decibels,
+        **({} if made.packed is None else {"plain_bytes": made.packed.plain_bytes}),
         "layers": [vars(row) for row in made.layers], "operators": dict(made.operators), "remarks": list(made.remarks),
     }  # fmt: skip

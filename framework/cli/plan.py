@@ -9,6 +9,7 @@ import typer
 
 from paredown.framework.cli.arguments import Overrides, Source, TaskName, require_source, wrong_use
 from paredown.framework.cli.console import AsJson, Output, print_json, print_text
+from paredown.framework.cli.export import Packed
 
 __all__ = ["plan", "register"]
 
@@ -33,6 +34,7 @@ def plan(
     rehearse: Annotated[
         bool, typer.Option(help="Foresee the file for the recipe's engine, on a copy that is written and measured.")
     ] = True,
+    packed: Packed = False,
     as_json: AsJson = False,
     output: Output = None,
 ) -> None:
@@ -50,6 +52,7 @@ def plan(
         example_inputs=job.example_inputs,
         data=job.train_loader,
         rehearse=rehearse,
+        packed=packed,
     )
     if as_json:
         print_json(dataclasses.asdict(planned), output)

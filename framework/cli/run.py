@@ -11,7 +11,7 @@ import typer
 from paredown.framework.cli.arguments import TASK, Overrides, require_source, several_values, wrong_use
 from paredown.framework.cli.bars import Bars
 from paredown.framework.cli.console import AsJson, Quiet
-from paredown.framework.cli.export import exported
+from paredown.framework.cli.export import Packed, exported
 from paredown.framework.cli.sweep import show_sweep
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def run(
     objectives: Objectives = None,
     resume: Resume = None,
     export: Export = None,
+    packed: Packed = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,6 +107,7 @@ def run(
     require_source(recipe)
     if sweeper not in (None, "optuna"):
         raise typer.BadParameter(f"{sweeper!r}; optuna is the one that there is", param_hint="--sweeper")
+    from paredown.framework.engine.packing import require_packing
     from paredown.framework.engine.registry import engine_called
     from paredown.framework.recipe import Recipe
 
@@ -117,8 +119,10 @@ def run(
         if export is None:
             return _run(loaded, task, folder, options, quiet, as_json)
         engine = engine_called(export)  # before anything is trained
+        if packed:
+            require_packing(engine)
         _run(loaded, task, folder, options, quiet, as_json)
-        made = exported(folder, task, folder / f"model{engine.suffix}", engine.name, allow_slower=True)
+        made = exported(folder, task, folder / f"model{engine.suffix}", engine.name, allow_slower=True, packed=packed)
         return None if quiet or as_json else typer.echo(f"\n{made}")
     from paredown.framework.experiments.sweep.creating import create_sweep
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +135,24 @@ class Engine(ABC):
         Returns:
             What a user must know of it; None: there is nothing to mend.
         """
+        return None
+
+    def pack(self, path: Path, target: Path, plain: Collection[str] = ()) -> Mapping[str, str]:
+        """Write a file that this engine wrote anew, with its constants packed and operators of ``profile.folds`` that
+        unpack them; of an engine that folds none it is not called.
+
+        Args:
+            path: the file; it stays.
+            target: what is written.
+            plain: the names of constants that stay as they are.
+
+        Returns:
+            The constants that are packed: by the name of each what a user is told of it.
+        """
+        raise NotImplementedError
+
+    def opening(self, path: Path) -> tuple[str, str] | None:
+        """What opens a file in a process of its own: Python that imports what is needed, and an expression."""
         return None
 
     @abstractmethod

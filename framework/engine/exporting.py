@@ -21,6 +21,7 @@ from paredown.framework.engine.comparison import (
     table,
 )
 from paredown.framework.engine.contract import Engine, Written
+from paredown.framework.engine.packing import PackedFile, pack, require_packing
 from paredown.framework.engine.plain import eval_copy, layers_in, outputs_of, plain_copy
 from paredown.framework.engine.registry import DEFAULT, engine_called
 from paredown.framework.engine.samples import samples_of
@@ -53,6 +54,7 @@ class Exported:
         operators: how often each operator is in the graph that the engine made of the file.
         remarks: what else there is to know.
         mended: whether the file had to be written otherwise for this machine.
+        packed: what packing it came to, where that was asked.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Exported:
     operators: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     mended: bool = False
+    packed: PackedFile | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -87,8 +90,9 @@ class Exported:
         rows = [("", "reference", "float", "file"), *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+        packed = [] if self.packed is None else [str(self.packed)]
         notes = [f"note: {each}" for each in self.remarks]
-        return "\n".join([f"{self.path} for {self.engine} {self.version}: {self.agreement}", *lines, *notes])
+        return "\n".join([f"{self.path} for {self.engine} {self.version}: {self.agreement}", *lines, *packed, *notes])
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         sizes = (self.reference_bytes, self.float_bytes, self.bytes)
@@ -118,6 +122,7 @@ def export(
     forward: Forward | None = None,
     allow_slower: bool = False,
     repetitions: int = 20,
+    packed: bool = False,
     **options: Any,
 ) -> Exported:
     """Write a model for an engine, open the file there, compare it with the unquantized model, and measure it.
@@ -136,15 +141,22 @@ def export(
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
         allow_slower: accept a file that is slower than the same model in floating point.
         repetitions: how often speed is measured; 0 leaves that, and what is only written for it, out.
+        packed: store each constant in the smallest of several codes (few bits, indices into few values, positions of what
+            is not zero), and unpack it by operators that the engine computes once, when it opens the file. It is seen
+            that the engine makes the same graph of that file, and that it gives the same bits.
         options: of the engine: see its module.
 
     Raises:
-        ExportError: the engine is unknown or not installed, something cannot be written, the file computes something
+        ExportError: packed files are not written for the engine; the engine is unknown or not installed, something cannot be written, the file computes something
             else (it stays, for a look into it), or is slower than the float model.
     """
     program, path = engine_called(engine), Path(path)
+    if packed:
+        require_packing(program)
     made = _Making(program, model, example_inputs, path, forward, tuple(dynamic), options)
     result = made.checked(data, tolerance)
+    if packed:
+        result = made.packed(result, measured=repetitions > 1)
     if repetitions < 2:
         return result
     result = made.measured(result, reference, repetitions)
@@ -162,6 +174,7 @@ class _Making:
     forward: Forward | None
     dynamic: tuple[str, ...]
     options: Mapping[str, Any]
+    samples: Sequence[Any] = ()
 
     def write(self, model: nn.Module, path: Path) -> Written:
         return self.engine.write(
@@ -172,21 +185,20 @@ class _Making:
         """The file, as the engine wrote it or as it mended it, if it agrees."""
         written, mended = self.write(self.model, self.path), False
         remarks = tuple(written.remarks)
-        samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
+        self.samples = samples_of(self.example_inputs, data, self.forward, fixed=not written.dynamic)
         models = plain_copy(self.model), eval_copy(self.model)
         while True:
-            result, fault = self._compared(written, samples, models, tolerance, mended)
+            result, fault = self._compared(written, models, tolerance, mended)
             if fault is None:
                 return result
-            remark = self.engine.mend(self.path, samples, first_parting(result.layers))
+            remark = self.engine.mend(self.path, self.samples, first_parting(result.layers))
             if remark is None:
                 raise ExportError(f"{self.path}: {fault}\n{table(result.layers)}")
             written, mended = replace(written, remarks=(*remarks, remark)), True
 
     def _compared(
-        self, written: Written, samples: Sequence[Any], models: tuple[nn.Module, nn.Module], tolerance: float | None,
-        mended: bool,
-    ) -> tuple[Exported, str | None]:  # fmt: skip
+        self, written: Written, models: tuple[nn.Module, nn.Module], tolerance: float | None, mended: bool
+    ) -> tuple[Exported, str | None]:
         """What came out, and what is wrong with it, if anything is.
 
         Args:
@@ -198,7 +210,7 @@ class _Making:
         kinds = {name: base_class(modules[name]).__name__ for name in names if name in modules}
         places = {name: written.modules.get(name, name) for name in kinds}
         agreements, errors = Agreements(mended), LayerErrors()
-        for batch in samples:
+        for batch in self.samples:
             (want, dense), (near, simulated) = (self._run(model, batch, places) for model in models)
             agreements.add(want, near, session.run(batch), str(self.path))
             errors.add(dense, simulated, inside.run_inside(batch))
@@ -211,6 +223,12 @@ class _Making:
             remarks=tuple(written.remarks), mended=mended,
         )  # fmt: skip
         return result, next((each for each in faults if each is not None), None)
+
+    def packed(self, result: Exported, measured: bool) -> Exported:
+        """The file with its constants packed."""
+        found = pack(self.engine, self.path, self.samples, measured)
+        remarks = (*result.remarks, *found.remarks)
+        return replace(result, bytes=self.engine.bytes(self.path), packed=found, remarks=remarks)
 
     def _run(self, model: nn.Module, batch: Any, places: Mapping[str, str]) -> tuple[Sequence[Tensor], Results]:
         """A model's outputs, and the results of its layers."""

@@ -253,6 +253,7 @@ class ScheduledManager:
         forward: Forward | None = None,
         data: Iterable[Any] | None = None,
         rehearse: bool = True,
+        packed: bool = False,
     ) -> Plan:
         """What the recipe will do to the model, without doing it.
 
@@ -260,6 +261,7 @@ class ScheduledManager:
             data: batches that a rehearsal is calibrated on; without them it is the example inputs.
             rehearse: where the recipe names an engine and there are example inputs or data: apply the recipe to a copy
                 and write that, for the bytes and the speed of the file (`paredown.framework.run.rehearsal`).
+            packed: that file with its constants packed, as ``export(packed=True)`` writes it.
         """
         check_module(model)
         clock = None
@@ -267,7 +269,7 @@ class ScheduledManager:
             clock = Clock(steps_per_epoch_of(steps_per_epoch, None), self.recipe.run_epochs)
         run = Run(model, clock=clock, engine=self._engine)
         run.take(data, None, example_inputs, forward)
-        return make_plan(self.recipe, Schedule(self.recipe.modifiers, run), rehearse)
+        return make_plan(self.recipe, Schedule(self.recipe.modifiers, run), rehearse, packed)
 
     # -- the loss ------------------------------------------------------------------------------------------------
 

@@ -111,11 +111,12 @@ def _row(name: str, before: str, after: str, ratio: float) -> str:
     return f"  {name:<38}{before:>16} -> {after:>16}  (x{ratio:.3f})"
 
 
-def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False) -> Plan:
+def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False, packed: bool = False) -> Plan:
     """The plan of a schedule that has not begun.
 
     Args:
         rehearsed: whether the file for the recipe's engine is foreseen too.
+        packed: whether that file's constants are packed.
 
     Raises:
         ParedownError: what ``modify`` would refuse about the targets, the windows and the claims.
@@ -127,7 +128,7 @@ def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False) -> Pl
     )
     before = {name: _own_parameters(module) for name, module in run.model.named_modules()}
     lines = [line for modifier in planned for line in modifier.layers if not line.refused]
-    file, reason = _file(recipe, run) if rehearsed else (None, None)
+    file, reason = _file(recipe, run, packed) if rehearsed else (None, None)
     return Plan(
         recipe=recipe.name,
         modifiers=planned,
@@ -141,12 +142,12 @@ def make_plan(recipe: Recipe, schedule: Schedule, rehearsed: bool = False) -> Pl
     )
 
 
-def _file(recipe: Recipe, run: Run) -> tuple[ForeseenFile | None, str | None]:
+def _file(recipe: Recipe, run: Run, packed: bool) -> tuple[ForeseenFile | None, str | None]:
     """What is foreseen of the file for the recipe's engine, or why nothing is."""
     if run.engine is None or not Batches(run.inputs, "plan").has_example:
         return None, None
     try:
-        file = rehearse(recipe, run.model, run.inputs, run.engine)
+        file = rehearse(recipe, run.model, run.inputs, run.engine, packed)
         return file, _estimate(file)
     except ExportError as error:
         return None, str(error)

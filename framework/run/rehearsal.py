@@ -54,12 +54,15 @@ class ForeseenFile:
     estimated: tuple[str, ...] = ()
 
 
-def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -> ForeseenFile:
+def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine, packed: bool = False) -> ForeseenFile:
     """Apply a recipe's modifiers to a copy, write that and the model for the engine, and measure both files.
 
     Bytes and speed follow from shapes and types, not from trained values: so the copy is calibrated on the example
     inputs where there is no data. What depends on values, such as which channels a global share takes, is what it
     would be for the model as it is now.
+
+    Args:
+        packed: whether the constants of the compressed model's file are packed.
 
     Raises:
         ExportError: it cannot be foreseen; the message says why.
@@ -69,7 +72,7 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine) -
         try:
             example = _example(inputs)
             compressed = _applied(kept, model, inputs, example, engine)
-            size, latency = _measured(compressed, model, example, engine, Path(folder))
+            size, latency = _measured(compressed, model, example, engine, Path(folder), packed)
         except Exception as error:  # of any modifier that wants other data, and of any engine
             raise ExportError(f"its file is not foreseen: {first_line(error)}") from error
     left_out = tuple(name for name in recipe.modifiers if name not in kept)
@@ -106,13 +109,13 @@ def _trained_forward(model: nn.Module, example: Example) -> None:
 
 
 def _measured(
-    compressed: nn.Module, model: nn.Module, example: Example, engine: Engine, folder: Path
+    compressed: nn.Module, model: nn.Module, example: Example, engine: Engine, folder: Path, packed: bool
 ) -> tuple[tuple[int, int], tuple[float, float] | None]:
     """Bytes and milliseconds of the files of the model and of the compressed one."""
     given, forward = example
     before, after = (folder / f"{name}{engine.suffix}" for name in ("before", "after"))
     engine.write(plain_copy(model), given, before, forward=forward)
-    export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0)
+    export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0, packed=packed)
     sizes = engine.bytes(before), engine.bytes(after)
     if engine.untimed is not None:
         return sizes, None

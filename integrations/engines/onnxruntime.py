@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from paredown.integrations.export.calling import arrays_by_name, require
 from paredown.integrations.export.onnx_file import write_onnx
 from paredown.integrations.export.onnx_graph import computed_by_layer
 from paredown.integrations.export.onnx_overflow import use_unsigned_weights
+from paredown.integrations.export.packing import pack_file
 
 __all__ = ["OnnxRuntime"]
 
@@ -31,6 +32,12 @@ UNSIGNED = (
 NO_KERNEL = "onnxruntime has no integer kernel for"
 #: in the names of operators that compute in integers
 INTEGER = ("QLinear", "QGemm", "Integer", "DynamicQuantize")
+#: not NonZero, whose shape depends on values
+FOLDS = {
+    "BitShift": frozenset({"uint8"}),
+    "CumSum": frozenset({"int32"}),
+    "ScatterElements": frozenset({"int8", "uint8", "int32", "int64", "float32"}),
+}
 
 
 class OnnxRuntime(Engine):
@@ -54,6 +61,7 @@ class OnnxRuntime(Engine):
             **{kind: f"{NO_KERNEL} {kind}" for kind in ("GRU", "RNN")},
             "LSTM": "onnxruntime's integer LSTM quantizes inputs as they come: use dynamic_quantization",
         },
+        folds=MappingProxyType(FOLDS),
     )
     needs: ClassVar = ("onnx", "onnxscript", "onnxruntime")
     install: ClassVar = "pip install 'paredown[onnx]'"
@@ -81,6 +89,14 @@ class OnnxRuntime(Engine):
 
         return UNSIGNED if use_unsigned_weights(path, run) else None
 
+    def pack(self, path: Path, target: Path, plain: Collection[str] = ()) -> Mapping[str, str]:
+        return pack_file(path, target, self.profile.folds, plain)
+
+    def opening(self, path: Path) -> tuple[str, str] | None:
+        options = "options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1"
+        session = f"onnxruntime.InferenceSession({str(path)!r}, options, providers=['CPUExecutionProvider'])"
+        return f"import onnxruntime; {options}", session
+
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
         return OnnxSession(path, threads, results or {})
 
@@ -98,7 +114,8 @@ class OnnxSession(Session):
                 self.session = _session(str(opened), threads, optimized)
             except Exception as error:  # onnxruntime has exceptions of its own
                 raise ExportError(f"{path}: onnxruntime cannot load it: {error}") from error
-            self.nodes = _nodes(onnx, optimized)
+            graph = onnx.load(optimized, load_external_data=False).graph
+        self.nodes = [(node.op_type, node.name) for node in graph.node]
         self.names = [each.name for each in self.session.get_inputs()]
         self.outputs = len(self.session.get_outputs()) - len(self.results)
 
@@ -137,23 +154,16 @@ def _session(model: str | bytes, threads: int, optimized: Path | None = None) ->
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _nodes(onnx: Any, path: Path) -> list[tuple[str, str]]:
-    """Operators and names of the nodes of the graph that onnxruntime made."""
-    return [(node.op_type, node.name) for node in onnx.load(path, load_external_data=False).graph.node]
-
-
 def _with_outputs(onnx: Any, path: Path, names: Sequence[str], folder: Path) -> Path:
     """A copy of a file that gives further values of its graph too."""
     model = onnx.load(path)
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     own = {output.name for output in model.graph.output}
     for name in names:
         if name in own:  # an output cannot be named twice
             node = onnx.helper.make_node("Identity", [name], [f"{name}_again"])
             model.graph.node.append(node)
             name = node.output[0]
-        value = known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        model.graph.output.append(value)
+        model.graph.output.append(onnx.ValueInfoProto(name=name))  # of the type that onnxruntime infers
     copied = folder / path.name
     onnx.save(model, copied, save_as_external_data=model.ByteSize() > 2**30)
     return copied

@@ -22,17 +22,29 @@ from paredown.integrations.export.onnx_file import write_onnx
 from paredown.integrations.export.onnx_graph import computed_by_layer
 from paredown.integrations.export.onnx_overflow import limit_pairs
 from paredown.integrations.export.openvino_xml import compact
+from paredown.integrations.export.packing import pack_file
 
 __all__ = ["OpenVino"]
 
 #: floating point as it is, not bfloat16 on processors that have it: so that files can be compared
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 INTEGER = ("u8", "i8")
+#: neither CumSum, nor scattering of bytes
+FOLDS = {
+    "Div": frozenset({"int32"}),
+    "Mod": frozenset({"int32"}),
+    "MatMul": frozenset({"float32"}),
+    "NonZero": frozenset({"int32"}),
+    "ScatterElements": frozenset({"int32", "int64", "float32"}),
+}
+#: bytes that the ``.xml`` takes for an operator or a constant, beside what it takes in an ``.onnx``
+XML = 300
 NOT_RECOGNISED = "OpenVINO does not recognise inputs that are quantized as they come: use static_quantization"
 
 
 class OpenVino(Engine):
-    """OpenVINO on the CPU: an ``.xml`` with its weights in a ``.bin``; integer convolutions, products and sums.
+    """OpenVINO on the CPU: an ``.xml`` with its weights in a ``.bin``, or an ``.onnx``; integer convolutions, products and
+    sums.
 
     Inputs that are quantized as they come (dynamic_quantization) are computed in floating point there, and then only
     the weights are rounded. It computes in float32 also where the processor has bfloat16.
@@ -44,6 +56,7 @@ class OpenVino(Engine):
     profile: ClassVar = Profile(
         integer=MappingProxyType({"static": CONVOLUTIONS | PRODUCTS}),
         reasons={"dynamic": NOT_RECOGNISED},
+        folds=MappingProxyType(FOLDS),
     )
     needs: ClassVar = ("openvino", "onnx", "onnxscript")
     install: ClassVar = "pip install 'paredown[openvino]'"
@@ -62,15 +75,19 @@ class OpenVino(Engine):
         dynamic: Sequence[str] = ("batch",),
         **options: Any,
     ) -> Written:
+        options = {"recurrent": False, "narrow": False, "integer_bias": False, **options}
+        if _is_onnx(path):
+            return write_onnx(model, example_inputs, path, forward=forward, dynamic=dynamic, **options)
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            options = {"recurrent": False, "narrow": False, "integer_bias": False, **options}
             written = write_onnx(model, example_inputs, source, forward=forward, dynamic=dynamic, **options)
             _convert(source, path, written.results.values())
             self._sources[path] = source.read_bytes(), tuple(written.results.values())
         return Written(path, written.results, written.modules, written.dynamic, written.remarks)
 
     def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+        if _is_onnx(path):
+            return LIMITED if layer is not None and limit_pairs(path, layer) else None
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             content, results = self._sources[path]
@@ -81,10 +98,27 @@ class OpenVino(Engine):
             self._sources[path] = source.read_bytes(), results
         return LIMITED
 
+    def pack(self, path: Path, target: Path, plain: Collection[str] = ()) -> Mapping[str, str]:
+        if _is_onnx(path):
+            return pack_file(path, target, self.profile.folds, plain)
+        with tempfile.TemporaryDirectory() as folder:
+            source, packed = (Path(folder) / f"{name}.onnx" for name in ("plain", "packed"))
+            content, results = self._sources[path]
+            source.write_bytes(content)
+            made = pack_file(source, packed, self.profile.folds, plain, XML)
+            _convert(packed, target, results, unpacked=False)
+        return made
+
+    def opening(self, path: Path) -> tuple[str, str] | None:
+        settings = {**PRECISION, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        return "import openvino", f"openvino.Core().compile_model({str(path)!r}, 'CPU', {settings})"
+
     def open(self, path: Path, *, threads: int = 1, results: Mapping[str, str] | None = None) -> Session:
         return OpenVinoSession(path, threads, results or {})
 
     def files(self, path: Path) -> list[Path]:
+        if _is_onnx(path):
+            return super().files(path)
         return [each for each in (path, path.with_suffix(".bin")) if each.is_file()]
 
 
@@ -137,13 +171,25 @@ class OpenVinoSession(Session):
         )
 
 
-def _convert(source: Path, path: Path, results: Collection[str]) -> None:
+def _convert(source: Path, path: Path, results: Collection[str], unpacked: bool = True) -> None:
+    """An ``.onnx`` as an ``.xml``.
+
+    Args:
+        unpacked: with the values of what reads constants alone.
+    """
     openvino = require("openvino", "openvino")
     try:
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        if unpacked:
+            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        else:
+            openvino.serialize(openvino.Core().read_model(source), path)
     except Exception as error:  # OpenVINO has exceptions of its own
         raise ExportError(f"{path}: OpenVINO cannot convert the model: {error}") from error
     compact(path, results)
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.suffix == ".onnx"
 
 
 def _info(node: Any, key: str) -> str:

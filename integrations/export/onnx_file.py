@@ -16,11 +16,12 @@ from paredown.integrations.export.calling import quiet, reason_of, require
 from paredown.integrations.export.copy import export_copy
 from paredown.integrations.export.onnx_graph import (
     give_own_zero_points,
+    merge_zeros,
     name_by_layer,
     pack,
-    strip,
     unpack_when_opened,
 )
+from paredown.integrations.export.onnx_names import leave_out_defaults, leave_out_notes, shorten_names
 from paredown.integrations.export.tracing import traced
 
 __all__ = ["write_onnx"]
@@ -80,8 +81,11 @@ def write_onnx(
             pack(program.model)
             unpack_when_opened(program.model)
             give_own_zero_points(program.model)
+            merge_zeros(program.model)
+            shorten_names(program.model)
             results = name_by_layer(program.model, layers, "" if forward is None else "model.")
-            strip(program.model)
+            leave_out_notes(program.model)
+            leave_out_defaults(program.model)
             program.save(str(path))
         except Exception as error:  # torch.onnx lets many kinds through
             raise ExportError(f"{path}: torch.onnx cannot export the model: {reason_of(error)}") from error

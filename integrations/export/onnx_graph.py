@@ -1,4 +1,4 @@
-"""What is done to a graph of ONNX before it is saved: narrow types, unsigned weights, names of layers, no notes."""
+"""What is done to a graph of ONNX before it is saved: narrow types, own zero points, one zero, names of layers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = [
     "SEPARATOR",
     "computed_by_layer",
     "give_own_zero_points",
+    "merge_zeros",
     "name_by_layer",
     "pack",
-    "strip",
     "unpack_when_opened",
 ]
 
@@ -88,6 +88,16 @@ def unpack_when_opened(model: Any) -> None:
         graph.remove(node, safe=True)
 
 
+def merge_zeros(model: Any) -> None:
+    """Make -0.0 in matrices 0.0, which is the same number: a mask that weights were multiplied by leaves both."""
+    ir: Any = require("onnx_ir", "onnx")
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT and len(value.shape) > 1:
+            values = value.const_value.numpy()
+            if np.signbit(values[values == 0]).any():
+                value.const_value = ir.Tensor(values + np.float32(0), dtype=value.dtype, name=value.name)
+
+
 class _Tape:
     """New nodes before another one, in its layer."""
 
@@ -141,7 +151,7 @@ def name_by_layer(model: Any, layers: Collection[str], prefix: str = "") -> Mapp
         layer = _layer_of(node, layers, prefix)
         if layer is None:
             continue
-        node.name = f"{layer}{SEPARATOR}{node.op_type}_{number}"
+        node.name = f"{layer}{SEPARATOR}{np.base_repr(number, 36).lower()}"
         if node.op_type not in ROUNDING:
             results[layer] = node.outputs[0].name
     return results
@@ -159,22 +169,6 @@ def computed_by_layer(nodes: Iterable[tuple[str, bool]]) -> Mapping[str, str]:
         if separator and found.get(layer) != "integer":
             found[layer] = "integer" if integer else "float"
     return found
-
-
-def strip(model: Any) -> None:
-    """Without the exporter's notes, which on small models are longer than the weights, and without unused constants."""
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-        for output in node.outputs:
-            output.metadata_props.clear()
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]
-    for value in (*model.graph.initializers.values(), *model.graph.inputs):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
 
 
 def _zero_points(graph: Any) -> Iterator[tuple[Any, int, Any]]:
