@@ -1,0 +1,344 @@
+"""`weight_clustering`: a layer's weights share a few values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, Strict
+from torch import Tensor, nn
+
+from paredown.framework.errors import ScheduleError
+from paredown.framework.model.links import links_of, remove_links
+from paredown.framework.model.targets import named_modules
+from paredown.framework.model.weights import WeightLayout, refuse_not_finite
+from paredown.framework.modifier.base import Foreseen, Recalibrating, TargetedModifier
+from paredown.framework.modifier.time import Time
+from paredown.framework.modifier.training import Training
+from paredown.modifiers.quantization.grids_beside import GridBeside, folded_after, grids_beside
+from paredown.modifiers.quantization.layers.clustered import Clusters, assigned, joined, tie_momenta_, tied_weight
+from paredown.modifiers.quantization.layers.importance import importance_of
+from paredown.modifiers.quantization.layers.kinds import LAYERS, reason_to_refuse, weight_names
+from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
+from paredown.modifiers.quantization.layers.shared_codes import SharedCodes, grid_scale, levels_of, scale_of_each
+from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.tied_values import tied
+from paredown.modifiers.quantization.post_training import Samples
+
+__all__ = ["WeightClustering"]
+
+
+class WeightClustering(Recalibrating, TargetedModifier):
+    """Weight clustering (Deep Compression: Han, Mao & Dally, 2015, arXiv:1510.00149): few values a layer, trained.
+
+    At ``start`` one-dimensional k-means finds the values, at most ``clusters`` of a weight, and each of its elements
+    gets the nearest. Zeros stay zero, and 0 is then one of the values. With ``data`` squared errors are weighted by the
+    second moments of the inputs that they are multiplied by (SqueezeLLM, arXiv:2306.07629, weighs them by gradients).
+
+    Then the values train: elements that share one move together, by the mean of their gradients, whatever the optimizer
+    does, until the end of the run (``hold``). What another modifier prunes becomes zero; what it lets grow again joins
+    the nearest value. Biases and other vectors are left as they are.
+
+    Where a quantizer of the recipe has the weights too, before or after, the values are found among its codes: one list
+    of at most ``clusters`` codes for the whole weight, times the quantizer's scales, a channel's or a group's, which
+    are kept from then on. Then the file has integers, and few different ones.
+    """
+
+    example: ClassVar = {}
+    claims: ClassVar = frozenset({"values"})
+    follows: ClassVar = frozenset({"zeros", "structure"})
+    after: ClassVar = frozenset({"zeros", "structure", "weights", "scale between layers"})
+    kinds: ClassVar = LAYERS
+    state_type: ClassVar = Clusters
+
+    type: Literal["weight_clustering"] = "weight_clustering"
+    clusters: Annotated[int, Strict(), Field(ge=2, le=256)] = 16
+    """Most different values of a weight, 2 to 256; 0 is one of them where there are zeros."""
+    every: Time | None = None
+    """Distance between updates, at which values that became free are given to others. Default: a fiftieth of the
+    window, at least one step."""
+    hold: bool = True
+    """Keep the values shared after the window's end; false lets all weights train again."""
+    weighted: bool | None = None
+    """Weight squared errors by the inputs' second moments. Default: where ``data`` is given."""
+    samples: Samples | None = None
+    """How much of ``data`` is used for that. Default: all."""
+
+    @property
+    def update_interval(self) -> Time | None:
+        return self.every
+
+    @property
+    def holds(self) -> bool:
+        return self.hold
+
+    @property
+    def calibrates(self) -> bool:
+        return bool(self.weighted)
+
+    def unused_fields(self) -> Sequence[str]:
+        return ["samples"] if self.weighted is False and "samples" in self.model_fields_set else []
+
+    # -- before a run --------------------------------------------------------------------------------------------
+
+    def claimed(self, training: Training) -> Sequence[nn.Parameter]:
+        return [one.weight for one in self._found(training)]
+
+    def check(self, training: Training) -> None:
+        super().check(training)
+        for name, module in training.targets().items():
+            refuse_not_finite(name, module, "it has no clusters; nothing was changed", weight_names(module))
+        if self.weighted:
+            training.data.require("weighs errors by what goes into the layers:")
+        self._refuse_to_be_undone(training)
+
+    def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
+        reason = reason_to_refuse(module)
+        if reason is None and not any(module.get_parameter(key).numel() for key in weight_names(module)):
+            return "it has no weights"
+        return reason
+
+    def foresee(self, training: Training) -> Sequence[Foreseen]:
+        targets, refused = training.targets(), self._refused(training)
+        grids = grids_beside(training, targets)
+        return [
+            Foreseen(name, refused[name], refused=True) if name in refused else self._foreseen(name, grids.get(name))
+            for name in targets
+        ]
+
+    def _foreseen(self, name: str, grid: GridBeside | None) -> Foreseen:
+        among = "values" if grid is None else f"codes among those of {grid.owner}"
+        return Foreseen(name, f"at most {self.clusters} {among}", bits=math.ceil(math.log2(self.clusters)))
+
+    def _refused(self, training: Training) -> dict[str, str]:
+        """Why targets are left alone, by name."""
+        targets = training.targets()
+        reasons = {name: self.refusal(training, name, module) for name, module in targets.items()}
+        grids = grids_beside(training, targets)
+        folded = folded_after(training) if any(_per_tensor(grid) for grid in grids.values()) else {}
+        for name, grid in grids.items():
+            reason = MOVING if name in folded and _per_tensor(grid) else grid.refusal
+            reasons[name] = reasons[name] or reason
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _refuse_to_be_undone(self, training: Training) -> None:
+        """Raise ScheduleError where a modifier that acts later writes the weights that share values."""
+        own = {id(weight) for weight in self.claimed(training)}
+        for other, view in training.later:
+            if other.claims & {"weights", "scale between layers"} and any(
+                id(weight) in own for weight in other.claimed(view)
+            ):
+                raise ScheduleError(
+                    f"{training.label}: {other.name} ({other.type}) writes the same weights later, so that they would "
+                    f"share values no longer: let it start no later than {self.name}"
+                )
+
+    # -- in a run ------------------------------------------------------------------------------------------------
+
+    def on_start(self, training: Training) -> Clusters:
+        self.check(training)
+        training.refuse(self._refused(training))
+        return Clusters()
+
+    def attach(self, training: Training, state: Clusters) -> None:
+        self._keep_scales(training, state)
+        if training.clock is not None:
+            for one in self._found(training):
+                training.gradients.add(one.weight, partial(_shared_gradient, state, one.weight))
+
+    def on_update(self, training: Training, state: Clusters) -> None:
+        if state.codes:
+            return
+        found = self._found(training)
+        self._cluster(training, state, found, self._importance(training, found))
+        self._keep_scales(training, state)
+
+    def settle(self, training: Training, state: Clusters) -> None:
+        free = training.held_by_others("zeros") if state.codes else set()
+        for weight in training.just_stepped_among(state.codes):
+            self._settle_one(training, state, weight, id(weight) in free)
+
+    def on_end(self, training: Training, state: Clusters) -> None:
+        if not self.hold:
+            state.codes, state.scales = type(state.codes)(), type(state.scales)()
+            training.gradients.remove()
+            training.links.remove()
+
+    def detach(self, training: Training, state: Clusters) -> None:
+        training.gradients.remove()
+
+    def unreached(self, training: Training, state: Clusters | None) -> str | None:
+        if state is not None and (state.codes or (training.ended and not self.hold)):
+            return None
+        return f"0 weights share values, {len(self._found(training))} were wanted"
+
+    def held(self, training: Training, state: Clusters) -> Sequence[nn.Parameter]:
+        return list(state.codes)
+
+    def disturbed(self, training: Training, state: Clusters, parameters: Sequence[nn.Parameter]) -> int:
+        return sum(int(_is_off(weight, state).sum()) for weight in parameters)
+
+    @torch.no_grad()
+    def put_right(self, training: Training, state: Clusters, parameters: Sequence[nn.Parameter]) -> None:
+        for weight in parameters:
+            weight.copy_(tied_weight(weight, state.codes[weight], state.scale(weight)))
+
+    @torch.no_grad()
+    def conform(self, training: Training, state: Clusters, parameter: nn.Parameter, other: Tensor) -> None:
+        scale = state.scale(parameter)
+        codes, scale = state.codes[parameter].to(other.device), None if scale is None else scale.to(other.device)
+        other.copy_(tied_weight(other, codes, scale))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _found(self, training: Training) -> list[_Weight]:
+        """The weights that are clustered, each once."""
+        refused = self._refused(training)
+        found = {}
+        for name, module in training.targets().items():
+            for key in () if name in refused else weight_names(module):
+                weight = module.get_parameter(key)
+                found.setdefault(id(weight), _Weight(name, module, key, weight))
+        return list(found.values())
+
+    def _importance(self, training: Training, found: Sequence[_Weight]) -> Mapping[str, Tensor]:
+        if not (training.data.repeatable if self.weighted is None else self.weighted):
+            return {}
+        return importance_of(training, {one.name: one.module for one in found}, self.samples)
+
+    def _cluster(
+        self, training: Training, state: Clusters, found: Sequence[_Weight], importance: Mapping[str, Tensor]
+    ) -> None:
+        """Find the values of all weights, then give them to them."""
+        grids, folded = grids_beside(training, training.targets()), {}
+        if any(one.name in grids for one in found):
+            folded = folded_after(training)
+        changed = []
+        for one in found:
+            grid = grids.get(one.name)
+            scale = None if grid is None else _scale(one, grid.scheme, folded.get(one.name))
+            levels = None if grid is None else levels_of(grid.scheme)
+            changed.append((one, scale, *assigned(one.weight.detach(), self.clusters, scale, levels, importance.get(one.name))))
+        errors = {}
+        for one, scale, codes, new in changed:
+            errors[one.name] = _relative_error(one.weight, new)
+            self._commit(training, state, one.weight, codes, scale, new)
+        training.record("cluster", weights=len(errors), largest_error=max(errors.values(), default=0.0))
+
+    @torch.no_grad()
+    def _commit(
+        self, training: Training, state: Clusters, weight: nn.Parameter, codes: Tensor, scale: Tensor | None, new: Tensor
+    ) -> None:
+        state.codes[weight] = codes
+        if scale is not None:
+            state.scales[weight] = scale
+        weight.copy_(new)
+        tie_momenta_(training.optimizers, weight, codes, scale)
+
+    def _keep_scales(self, training: Training, state: Clusters) -> None:
+        """Let the quantizers of these layers have the scales that the codes were found for."""
+        modules = training.targets() if state.scales else {}
+        for name, grid in grids_beside(training, modules).items():
+            module, layout = modules[name], WeightLayout.of(modules[name])
+            own = [(key, module.get_parameter(key)) for key in weight_names(module)]
+            scales = {
+                key: grid_scale(state.scales[weight], weight, layout, grid.scheme)
+                for key, weight in own
+                if weight in state.scales
+            }
+            if scales:
+                remove_links(module, [link for link in links_of(module) if isinstance(link, SharedCodes)])
+                training.links.add(module, SharedCodes(grid.scheme, scales))
+                _fix(module, scales)
+
+    @torch.no_grad()
+    def _settle_one(self, training: Training, state: Clusters, weight: nn.Parameter, regrows: bool) -> None:
+        codes, scale = state.codes[weight], state.scale(weight)
+        zero = weight == 0
+        if bool((zero & (codes != 0)).any()):
+            codes = torch.where(zero, 0, codes)
+        if regrows and bool((~zero & (codes == 0)).any()):
+            codes = joined(weight, codes, scale)
+        new = tied_weight(weight, codes, scale)
+        if codes is not state.codes[weight] and len(codes.unique()) > self.clusters:
+            levels = None if scale is None else self._levels(training, weight)
+            codes, new = assigned(new, self.clusters, scale, levels)
+        if codes is not state.codes[weight]:
+            self._commit(training, state, weight, codes, scale, new)
+        else:
+            weight.copy_(new)
+
+    def _levels(self, training: Training, weight: nn.Parameter) -> Tensor | None:
+        own = {id(one.weight): one.name for one in self._found(training)}
+        grids = grids_beside(training, training.targets())
+        name = own.get(id(weight))
+        return levels_of(grids[name].scheme) if name in grids else None
+
+
+#: of weights per tensor before a batch-norm
+MOVING = "its one scale is that of the weight after folding the batch-norm behind it, which moves: use a scale a channel"
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight, where it is."""
+
+    name: str
+    module: nn.Module
+    key: str
+    weight: nn.Parameter
+
+
+def _shared_gradient(state: Clusters, weight: nn.Parameter, gradient: Tensor) -> Tensor:
+    if weight not in state.codes:
+        return gradient
+    return tied(gradient, state.codes[weight], state.scale(weight))
+
+
+def _per_tensor(grid: GridBeside) -> bool:
+    return grid.scheme.granularity == "tensor"
+
+
+@torch.no_grad()
+def _scale(one: _Weight, scheme: Any, norm: nn.Module | None) -> Tensor:
+    """The grid's scale for each element; negative where folding the batch-norm turns the signs of a channel's codes."""
+    layout, link = WeightLayout.of(one.module), weight_quantizer(one.module)
+    rows = layout.rows(one.weight.detach())
+    has = link is not None and link.scheme == scheme
+    kept = link.grid(one.module, one.key)[0] if link is not None and has else weight_parameters(rows, scheme)[0]
+    each = scale_of_each(kept, one.weight, layout, scheme)
+    factor = None if norm is None else norm._parameters.get("weight")
+    if factor is None or not bool((factor < 0).any()):
+        return each.clone()
+    turned = torch.where(factor < 0, -1.0, 1.0).reshape(-1, *[1] * (rows.dim() - 1))
+    return each * layout.kept(turned.to(each).expand(rows.shape) if layout.groups > 1 else turned.to(each))
+
+
+@torch.no_grad()
+def _fix(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    """Give a quantizer that is there already the scales."""
+    link = weight_quantizer(module)
+    if link is None:
+        return
+    link.fixed = False
+    for key in scales:
+        link.set_grid(module, key, *link.grid(module, key))
+    link.fixed = set(scales) >= set(link.names)
+
+
+def _is_off(weight: nn.Parameter, state: Clusters) -> Tensor:
+    """Where a weight is not as it is shared; scaled values may differ in their last bits."""
+    wide, scale = weight.detach(), state.scale(weight)
+    new = tied_weight(wide, state.codes[weight], scale)
+    if scale is None:
+        return wide != new
+    return (wide - new).abs() > 4 * torch.finfo(wide.dtype).eps * new.abs()
+
+
+def _relative_error(weight: Tensor, new: Tensor) -> float:
+    whole = float(weight.double().square().sum())
+    return float((new.double() - weight.double()).square().sum()) / whole if whole else 0.0
