@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, Strict
@@ -26,6 +26,7 @@ from paredown.modifiers.quantization.layers.kinds import LAYERS, reason_to_refus
 from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
 from paredown.modifiers.quantization.layers.shared_codes import SharedCodes, grid_scale, levels_of, scale_of_each
 from paredown.modifiers.quantization.numbers.scales import weight_parameters
+from paredown.modifiers.quantization.numbers.scheme import WeightScheme
 from paredown.modifiers.quantization.numbers.tied_values import tied
 from paredown.modifiers.quantization.post_training import Samples
 
@@ -220,9 +221,11 @@ class WeightClustering(Recalibrating, TargetedModifier):
         changed = []
         for one in found:
             grid = grids.get(one.name)
-            scale = None if grid is None else _scale(one, grid.scheme, folded.get(one.name))
-            levels = None if grid is None else levels_of(grid.scheme)
-            changed.append((one, scale, *assigned(one.weight.detach(), self.clusters, scale, levels, importance.get(one.name))))
+            largest = None if grid is None else grid.largest(self.clusters)
+            scale = None if grid is None else _scale(one, grid.scheme, largest, folded.get(one.name))
+            levels = None if grid is None else levels_of(grid.scheme, largest)
+            by = importance.get(one.name)
+            changed.append((one, scale, *assigned(one.weight.detach(), self.clusters, scale, levels, by)))
         errors = {}
         for one, scale, codes, new in changed:
             errors[one.name] = _relative_error(one.weight, new)
@@ -276,7 +279,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
         own = {id(one.weight): one.name for one in self._found(training)}
         grids = grids_beside(training, training.targets())
         name = own.get(id(weight))
-        return levels_of(grids[name].scheme) if name in grids else None
+        return levels_of(grids[name].scheme, grids[name].largest(self.clusters)) if name in grids else None
 
 
 #: of weights per tensor before a batch-norm
@@ -304,12 +307,13 @@ def _per_tensor(grid: GridBeside) -> bool:
 
 
 @torch.no_grad()
-def _scale(one: _Weight, scheme: Any, norm: nn.Module | None) -> Tensor:
+def _scale(one: _Weight, scheme: WeightScheme, largest: int | None, norm: nn.Module | None) -> Tensor:
     """The grid's scale for each element; negative where folding the batch-norm turns the signs of a channel's codes."""
     layout, link = WeightLayout.of(one.module), weight_quantizer(one.module)
     rows = layout.rows(one.weight.detach())
     has = link is not None and link.scheme == scheme
     kept = link.grid(one.module, one.key)[0] if link is not None and has else weight_parameters(rows, scheme)[0]
+    kept = kept if largest is None else kept * (scheme.half_range / largest)
     each = scale_of_each(kept, one.weight, layout, scheme)
     factor = None if norm is None else norm._parameters.get("weight")
     if factor is None or not bool((factor < 0).any()):

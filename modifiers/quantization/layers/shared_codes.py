@@ -42,14 +42,15 @@ def kept_scales(module: nn.Module, name: str, scheme: WeightScheme) -> Tensor | 
     return scale if own == other else scale * (own / other)
 
 
-def levels_of(scheme: WeightScheme) -> Tensor:
-    """The numbers of a symmetric grid of scale 1 but for 0, in rising order; float64."""
+def levels_of(scheme: WeightScheme, largest: int | None = None) -> Tensor:
+    """The numbers of a symmetric grid of scale 1 but for 0, up to a largest magnitude, in rising order; float64."""
     if scheme.format == "int":
         numbers = torch.arange(scheme.lowest, scheme.highest + 1, dtype=torch.float64)
     else:
         codes = torch.arange(1 << FLOAT_FORMATS[scheme.format].bits, dtype=torch.uint8)
         numbers = values_of(codes, scheme.format, torch.float32).double()
-    return numbers[torch.isfinite(numbers) & (numbers != 0)].unique()
+    most = torch.inf if largest is None else largest
+    return numbers[torch.isfinite(numbers) & (numbers != 0) & (numbers.abs() <= most)].unique()
 
 
 def scale_of_each(scale: Tensor, weight: Tensor, layout: WeightLayout, scheme: WeightScheme) -> Tensor:
