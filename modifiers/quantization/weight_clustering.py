@@ -20,7 +20,14 @@ from paredown.framework.modifier.base import Foreseen, Recalibrating, TargetedMo
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.grids_beside import GridBeside, folded_after, grids_beside
-from paredown.modifiers.quantization.layers.clustered import Clusters, assigned, joined, tie_momenta_, tied_weight
+from paredown.modifiers.quantization.layers.clustered import (
+    Clusters,
+    assigned,
+    joined,
+    tie_momenta_,
+    tied_weight,
+    turned,
+)
 from paredown.modifiers.quantization.layers.importance import importance_of
 from paredown.modifiers.quantization.layers.kinds import LAYERS, reason_to_refuse, weight_names
 from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
@@ -169,6 +176,18 @@ class WeightClustering(Recalibrating, TargetedModifier):
             training.gradients.remove()
             training.links.remove()
 
+    @torch.no_grad()
+    def on_finalize(self, training: Training, state: Clusters) -> None:
+        """Follow batch-norms whose factors have changed their signs in training."""
+        folded = folded_after(training) if state.scales and training.clock is not None else {}
+        for one in self._found(training) if folded else ():
+            if one.weight in state.scales:
+                scale, codes = state.scales[one.weight], state.codes[one.weight]
+                new = _with_signs(scale, one, folded.get(one.name))
+                codes = turned(one.weight, codes, scale, new)
+                state.codes[one.weight], state.scales[one.weight] = codes, new
+                one.weight.copy_(tied_weight(one.weight, codes, new))
+
     def detach(self, training: Training, state: Clusters) -> None:
         training.gradients.remove()
 
@@ -228,7 +247,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
             changed.append((one, scale, *assigned(one.weight.detach(), self.clusters, scale, levels, by)))
         errors = {}
         for one, scale, codes, new in changed:
-            errors[one.name] = _relative_error(one.weight, new)
+            errors[f"{one.name}.{one.key}"] = _relative_error(one.weight.detach(), new)
             self._commit(training, state, one.weight, codes, scale, new)
         training.record("cluster", weights=len(errors), largest_error=max(errors.values(), default=0.0))
 
@@ -308,18 +327,26 @@ def _per_tensor(grid: GridBeside) -> bool:
 
 @torch.no_grad()
 def _scale(one: _Weight, scheme: WeightScheme, largest: int | None, norm: nn.Module | None) -> Tensor:
-    """The grid's scale for each element; negative where folding the batch-norm turns the signs of a channel's codes."""
+    """The grid's scale for each element, with the sign of `_with_signs`."""
     layout, link = WeightLayout.of(one.module), weight_quantizer(one.module)
     rows = layout.rows(one.weight.detach())
     has = link is not None and link.scheme == scheme
     kept = link.grid(one.module, one.key)[0] if link is not None and has else weight_parameters(rows, scheme)[0]
     kept = kept if largest is None else kept * (scheme.half_range / largest)
-    each = scale_of_each(kept, one.weight, layout, scheme)
+    return _with_signs(scale_of_each(kept, one.weight, layout, scheme), one, norm)
+
+
+@torch.no_grad()
+def _with_signs(scale: Tensor, one: _Weight, norm: nn.Module | None) -> Tensor:
+    """A scale for each element that is negative where folding the batch-norm turns the signs of a channel's codes."""
     factor = None if norm is None else norm._parameters.get("weight")
-    if factor is None or not bool((factor < 0).any()):
-        return each.clone()
-    turned = torch.where(factor < 0, -1.0, 1.0).reshape(-1, *[1] * (rows.dim() - 1))
-    return each * layout.kept(turned.to(each).expand(rows.shape) if layout.groups > 1 else turned.to(each))
+    layout = WeightLayout.of(one.module)
+    dimensions = one.weight.dim() - 1
+    if factor is None:
+        return scale.abs()
+    signs = torch.where(factor < 0, -1.0, 1.0).to(scale).reshape(-1, *[1] * dimensions)
+    across = layout.rows(one.weight).shape if layout.groups > 1 else signs.shape
+    return scale.abs() * layout.kept(signs.expand(across))
 
 
 @torch.no_grad()

@@ -13,10 +13,12 @@ from paredown.framework.storage.state import PerParameter
 from paredown.modifiers.quantization.numbers.clusters import chosen_levels, nearest_place, shared_values
 from paredown.modifiers.quantization.numbers.tied_values import tied, tied_codes
 
-__all__ = ["Clusters", "assigned", "joined", "tie_momenta_", "tied_weight"]
+__all__ = ["Clusters", "assigned", "joined", "tie_momenta_", "tied_weight", "turned"]
 
 #: a value of 0 is for weights that are zero: of the largest value, what another has at least
 LEAST = 1e-6
+#: distance to the middle between two integers
+BORDER = 1e-3
 
 
 @dataclass
@@ -81,8 +83,17 @@ def _not_zero(centers: Tensor) -> Tensor:
 
 
 def tied_weight(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
-    """A weight whose elements of one code share a value, 0 for code 0."""
-    return torch.where(codes != 0, tied(weight, codes, scale), 0)
+    """The nearest weight whose elements of one code share a value, 0 for code 0.
+
+    With a scale, values keep a thousandth away from the borders between integers, so that all elements round alike.
+    """
+    if scale is None:
+        return torch.where(codes != 0, tied(weight, codes), 0)
+    shared = tied_codes(weight, codes, scale)
+    whole = shared.round()
+    room = 0.5 - (shared.abs() * torch.finfo(weight.dtype).eps).clamp(BORDER, 0.5)
+    shared = whole + (shared - whole).clamp(-room, room)
+    return torch.where(codes != 0, shared[codes.long()] * scale, 0).to(weight.dtype)
 
 
 def joined(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
@@ -99,6 +110,13 @@ def joined(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
     new = codes.clone()
     new[grown] = own[nearest_place(wide, values)].to(codes.dtype)
     return new
+
+
+def turned(weight: Tensor, codes: Tensor, scale: Tensor, new_scale: Tensor) -> Tensor:
+    """The codes for another scale: where it has another sign, the nearest of the shared values that there are."""
+    flipped = ((scale < 0) != (new_scale < 0)) & (codes != 0)
+    moved = torch.where(flipped, 0, codes)
+    return joined(torch.where(flipped | (codes != 0), weight, 0), moved, new_scale)
 
 
 def tie_momenta_(optimizers: Sequence[Optimizer], weight: nn.Parameter, codes: Tensor, scale: Tensor | None) -> None:
