@@ -26,7 +26,8 @@ class Gradients:
     def add(self, parameter: nn.Parameter, rule: Rule) -> None:
         """Let a rule act on a parameter's gradients; of one that is not trained there are none."""
         if parameter.requires_grad:
-            self._handles.append(parameter.register_hook(rule))
+            handle: RemovableHandle = parameter.register_hook(rule)  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
 
     def remove(self) -> None:
         """Take all rules off."""

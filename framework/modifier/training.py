@@ -70,9 +70,7 @@ class Training:
         self.earlier: Sequence[tuple[Modifier, Training]] = ()
         self.later: Sequence[tuple[Modifier, Training]] = ()
 
-    def meet(
-        self, earlier: Sequence[tuple[Modifier, Training]], later: Sequence[tuple[Modifier, Training]]
-    ) -> None:
+    def meet(self, earlier: Sequence[tuple[Modifier, Training]], later: Sequence[tuple[Modifier, Training]]) -> None:
         """Make the recipe's other modifiers known."""
         self.earlier, self.later = earlier, later
 

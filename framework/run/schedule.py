@@ -130,7 +130,7 @@ class Schedule:
 
     def conforming(self) -> list[tuple[nn.Parameter, Callable[[nn.Parameter], None]]]:
         """The parameters of which something is held, with what brings another model's counterpart to it."""
-        found = []
+        found: list[tuple[nn.Parameter, Callable[[nn.Parameter], None]]] = []
         for modifier in self._holding():
             training, state = self.of(modifier), self.run.states[modifier.name]
             found += [

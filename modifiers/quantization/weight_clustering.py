@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -13,9 +12,7 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from paredown.framework.errors import ScheduleError
-from paredown.framework.model.links import links_of, remove_links
-from paredown.framework.model.targets import named_modules
-from paredown.framework.model.weights import WeightLayout, refuse_not_finite
+from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, Recalibrating, TargetedModifier
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
@@ -28,16 +25,17 @@ from paredown.modifiers.quantization.layers.clustered import (
     tied_weight,
     turned,
 )
+from paredown.modifiers.quantization.layers.clustered_weights import WeightInLayer, keep_scales
 from paredown.modifiers.quantization.layers.importance import importance_of
 from paredown.modifiers.quantization.layers.kinds import LAYERS, reason_to_refuse, weight_names
-from paredown.modifiers.quantization.layers.quantizers import weight_quantizer
-from paredown.modifiers.quantization.layers.shared_codes import SharedCodes, grid_scale, levels_of, scale_of_each
-from paredown.modifiers.quantization.numbers.scales import weight_parameters
-from paredown.modifiers.quantization.numbers.scheme import WeightScheme
+from paredown.modifiers.quantization.layers.shared_codes import levels_of
 from paredown.modifiers.quantization.numbers.tied_values import tied
 from paredown.modifiers.quantization.post_training import Samples
 
 __all__ = ["WeightClustering"]
+
+#: why weights per tensor before a batch-norm are left alone
+MOVING = "its one scale is that of the weight folded with the batch-norm behind it, which moves: granularity: channel"
 
 
 class WeightClustering(Recalibrating, TargetedModifier):
@@ -161,8 +159,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
     def on_update(self, training: Training, state: Clusters) -> None:
         if state.codes:
             return
-        found = self._found(training)
-        self._cluster(training, state, found, self._importance(training, found))
+        self._cluster(training, state, self._found(training))
         self._keep_scales(training, state)
 
     def settle(self, training: Training, state: Clusters) -> None:
@@ -183,7 +180,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
         for one in self._found(training) if folded else ():
             if one.weight in state.scales:
                 scale, codes = state.scales[one.weight], state.codes[one.weight]
-                new = _with_signs(scale, one, folded.get(one.name))
+                new = one.with_signs(scale, folded.get(one.layer))
                 codes = turned(one.weight, codes, scale, new)
                 state.codes[one.weight], state.scales[one.weight] = codes, new
                 one.weight.copy_(tied_weight(one.weight, codes, new))
@@ -215,45 +212,55 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _found(self, training: Training) -> list[_Weight]:
+    def _found(self, training: Training) -> list[WeightInLayer]:
         """The weights that are clustered, each once."""
         refused = self._refused(training)
-        found = {}
+        found: dict[int, WeightInLayer] = {}
         for name, module in training.targets().items():
             for key in () if name in refused else weight_names(module):
                 weight = module.get_parameter(key)
-                found.setdefault(id(weight), _Weight(name, module, key, weight))
+                found.setdefault(id(weight), WeightInLayer(name, module, key, weight))
         return list(found.values())
 
-    def _importance(self, training: Training, found: Sequence[_Weight]) -> Mapping[str, Tensor]:
+    def _importance(self, training: Training, found: Sequence[WeightInLayer]) -> Mapping[str, Tensor]:
         if not (training.data.repeatable if self.weighted is None else self.weighted):
             return {}
-        return importance_of(training, {one.name: one.module for one in found}, self.samples)
+        return importance_of(training, {one.layer: one.module for one in found}, self.samples)
 
-    def _cluster(
-        self, training: Training, state: Clusters, found: Sequence[_Weight], importance: Mapping[str, Tensor]
-    ) -> None:
+    def _cluster(self, training: Training, state: Clusters, found: Sequence[WeightInLayer]) -> None:
         """Find the values of all weights, then give them to them."""
-        grids, folded = grids_beside(training, training.targets()), {}
-        if any(one.name in grids for one in found):
-            folded = folded_after(training)
-        changed = []
+        importance = self._importance(training, found)
+        grids = grids_beside(training, training.targets())
+        folded = folded_after(training) if any(one.layer in grids for one in found) else {}
+        errors, changes = {}, []
         for one in found:
-            grid = grids.get(one.name)
-            largest = None if grid is None else grid.largest(self.clusters)
-            scale = None if grid is None else _scale(one, grid.scheme, largest, folded.get(one.name))
-            levels = None if grid is None else levels_of(grid.scheme, largest)
-            by = importance.get(one.name)
-            changed.append((one, scale, *assigned(one.weight.detach(), self.clusters, scale, levels, by)))
-        errors = {}
-        for one, scale, codes, new in changed:
-            errors[f"{one.name}.{one.key}"] = _relative_error(one.weight.detach(), new)
-            self._commit(training, state, one.weight, codes, scale, new)
+            scale, levels = self._among(one, grids.get(one.layer), folded.get(one.layer))
+            weight = one.weight.detach()
+            codes, new = assigned(weight, self.clusters, scale, levels, importance.get(one.layer))
+            changes.append((one.weight, codes, scale, new))
+            errors[one.name] = _relative_error(weight, new)
+        for change in changes:
+            self._commit(training, state, *change)
         training.record("cluster", weights=len(errors), largest_error=max(errors.values(), default=0.0))
+
+    def _among(
+        self, one: WeightInLayer, grid: GridBeside | None, norm: nn.Module | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The scales of a weight's elements and the levels that are their values, where there is a grid."""
+        if grid is None:
+            return None, None
+        largest = grid.largest(self.clusters)
+        return one.scale(grid.scheme, largest, norm), levels_of(grid.scheme, largest)
 
     @torch.no_grad()
     def _commit(
-        self, training: Training, state: Clusters, weight: nn.Parameter, codes: Tensor, scale: Tensor | None, new: Tensor
+        self,
+        training: Training,
+        state: Clusters,
+        weight: nn.Parameter,
+        codes: Tensor,
+        scale: Tensor | None,
+        new: Tensor,
     ) -> None:
         state.codes[weight] = codes
         if scale is not None:
@@ -265,17 +272,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
         """Let the quantizers of these layers have the scales that the codes were found for."""
         modules = training.targets() if state.scales else {}
         for name, grid in grids_beside(training, modules).items():
-            module, layout = modules[name], WeightLayout.of(modules[name])
-            own = [(key, module.get_parameter(key)) for key in weight_names(module)]
-            scales = {
-                key: grid_scale(state.scales[weight], weight, layout, grid.scheme)
-                for key, weight in own
-                if weight in state.scales
-            }
-            if scales:
-                remove_links(module, [link for link in links_of(module) if isinstance(link, SharedCodes)])
-                training.links.add(module, SharedCodes(grid.scheme, scales))
-                _fix(module, scales)
+            keep_scales(training.links, modules[name], state, grid.scheme)
 
     @torch.no_grad()
     def _settle_one(self, training: Training, state: Clusters, weight: nn.Parameter, regrows: bool) -> None:
@@ -286,7 +283,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
         if regrows and bool((~zero & (codes == 0)).any()):
             codes = joined(weight, codes, scale)
         new = tied_weight(weight, codes, scale)
-        if codes is not state.codes[weight] and len(codes.unique()) > self.clusters:
+        if codes is not state.codes[weight] and _different(codes) > self.clusters:
             levels = None if scale is None else self._levels(training, weight)
             codes, new = assigned(new, self.clusters, scale, levels)
         if codes is not state.codes[weight]:
@@ -295,24 +292,9 @@ class WeightClustering(Recalibrating, TargetedModifier):
             weight.copy_(new)
 
     def _levels(self, training: Training, weight: nn.Parameter) -> Tensor | None:
-        own = {id(one.weight): one.name for one in self._found(training)}
         grids = grids_beside(training, training.targets())
-        name = own.get(id(weight))
-        return levels_of(grids[name].scheme, grids[name].largest(self.clusters)) if name in grids else None
-
-
-#: of weights per tensor before a batch-norm
-MOVING = "its one scale is that of the weight after folding the batch-norm behind it, which moves: use a scale a channel"
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """A weight, where it is."""
-
-    name: str
-    module: nn.Module
-    key: str
-    weight: nn.Parameter
+        own = next(grids[one.layer] for one in self._found(training) if one.weight is weight)
+        return levels_of(own.scheme, own.largest(self.clusters))
 
 
 def _shared_gradient(state: Clusters, weight: nn.Parameter, gradient: Tensor) -> Tensor:
@@ -321,44 +303,12 @@ def _shared_gradient(state: Clusters, weight: nn.Parameter, gradient: Tensor) ->
     return tied(gradient, state.codes[weight], state.scale(weight))
 
 
+def _different(codes: Tensor) -> int:
+    return int(torch.bincount(codes.reshape(-1).long()).count_nonzero())
+
+
 def _per_tensor(grid: GridBeside) -> bool:
     return grid.scheme.granularity == "tensor"
-
-
-@torch.no_grad()
-def _scale(one: _Weight, scheme: WeightScheme, largest: int | None, norm: nn.Module | None) -> Tensor:
-    """The grid's scale for each element, with the sign of `_with_signs`."""
-    layout, link = WeightLayout.of(one.module), weight_quantizer(one.module)
-    rows = layout.rows(one.weight.detach())
-    has = link is not None and link.scheme == scheme
-    kept = link.grid(one.module, one.key)[0] if link is not None and has else weight_parameters(rows, scheme)[0]
-    kept = kept if largest is None else kept * (scheme.half_range / largest)
-    return _with_signs(scale_of_each(kept, one.weight, layout, scheme), one, norm)
-
-
-@torch.no_grad()
-def _with_signs(scale: Tensor, one: _Weight, norm: nn.Module | None) -> Tensor:
-    """A scale for each element that is negative where folding the batch-norm turns the signs of a channel's codes."""
-    factor = None if norm is None else norm._parameters.get("weight")
-    layout = WeightLayout.of(one.module)
-    dimensions = one.weight.dim() - 1
-    if factor is None:
-        return scale.abs()
-    signs = torch.where(factor < 0, -1.0, 1.0).to(scale).reshape(-1, *[1] * dimensions)
-    across = layout.rows(one.weight).shape if layout.groups > 1 else signs.shape
-    return scale.abs() * layout.kept(signs.expand(across))
-
-
-@torch.no_grad()
-def _fix(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
-    """Give a quantizer that is there already the scales."""
-    link = weight_quantizer(module)
-    if link is None:
-        return
-    link.fixed = False
-    for key in scales:
-        link.set_grid(module, key, *link.grid(module, key))
-    link.fixed = set(scales) >= set(link.names)
 
 
 def _is_off(weight: nn.Parameter, state: Clusters) -> Tensor:

@@ -36,7 +36,7 @@ class Clusters:
 
     def scale(self, weight: nn.Parameter) -> Tensor | None:
         """The entry of ``scales``, if there is one."""
-        return self.scales[weight] if weight in self.scales else None
+        return self.scales.get(weight)
 
 
 def assigned(

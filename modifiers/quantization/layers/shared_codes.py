@@ -50,7 +50,8 @@ def levels_of(scheme: WeightScheme, largest: int | None = None) -> Tensor:
         codes = torch.arange(1 << FLOAT_FORMATS[scheme.format].bits, dtype=torch.uint8)
         numbers = values_of(codes, scheme.format, torch.float32).double()
     most = torch.inf if largest is None else largest
-    return numbers[torch.isfinite(numbers) & (numbers != 0) & (numbers.abs() <= most)].unique()
+    found: Tensor = torch.unique(numbers[torch.isfinite(numbers) & (numbers != 0) & (numbers.abs() <= most)])
+    return found
 
 
 def scale_of_each(scale: Tensor, weight: Tensor, layout: WeightLayout, scheme: WeightScheme) -> Tensor:

@@ -102,7 +102,7 @@ class _Points:
         if len(x) > BINS and bool(high > low):
             place, size = ((x - low) * (BINS / (high - low))).long().clamp_(max=BINS - 1), BINS
         else:
-            different, place = x.unique(return_inverse=True)
+            different, place = torch.unique(x, return_inverse=True)
             size = len(different)
         parts = (torch.bincount(place, weights=mass * power, minlength=size) for power in (1, x, x * x))
         mass, first, second = parts
@@ -126,7 +126,7 @@ class _Points:
         along = (means - means[0]) / (means[-1] - means[0]) + self.mass[1:] / self.mass[-1]
         inner = torch.searchsorted(along, torch.linspace(0, 2, count + 1, dtype=torch.float64)[1:-1])
         ends = torch.tensor([0, len(self)])
-        return torch.cat([ends, inner]).clamp(0, len(self)).unique()
+        return _different(torch.cat([ends, inner]).clamp(0, len(self)))
 
     def means_between(self, edges: Tensor) -> Tensor:
         return self.merged(edges).means()
@@ -135,6 +135,11 @@ class _Points:
         """The sum of mass x (x - value)^2 of the points from ``begin`` up to ``end``."""
         mass, first, second = (part[end] - part[begin] for part in (self.mass, self.first, self.second))
         return second - 2 * value * first + value * value * mass
+
+
+def _different(numbers: Tensor) -> Tensor:
+    found: Tensor = torch.unique(numbers)
+    return found
 
 
 def _running(part: Tensor) -> Tensor:
@@ -169,4 +174,4 @@ def _improved(points: _Points, centers: Tensor) -> Tensor:
         before, part = edges, points.merged(edges)
         mass = part.mass.diff()
         centers = torch.where(mass > 0, part.first.diff() / mass.clamp(min=torch.finfo(mass.dtype).tiny), centers)
-    return centers.unique()
+    return _different(centers)
