@@ -21,6 +21,7 @@ from paredown.modifiers.quantization.layers.clustered import (
     Clusters,
     assigned,
     joined,
+    nearer,
     tie_momenta_,
     tied_weight,
     turned,
@@ -67,6 +68,9 @@ class WeightClustering(Recalibrating, TargetedModifier):
     every: Time | None = None
     """Distance between updates, at which values that became free are given to others. Default: a fiftieth of the
     window, at least one step."""
+    gradients: Literal["shared", "own"] = "shared"
+    """``shared``: elements that share a value move together; ``own``: each follows its own gradient in a copy that is
+    kept beside the weight, and changes to a nearer value at updates."""
     hold: bool = True
     """Keep the values shared after the window's end; false lets all weights train again."""
     weighted: bool | None = None
@@ -152,24 +156,23 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
     def attach(self, training: Training, state: Clusters) -> None:
         self._keep_scales(training, state)
-        if training.clock is not None:
+        if training.clock is not None and self.gradients == "shared":
             for one in self._found(training):
                 training.gradients.add(one.weight, partial(_shared_gradient, state, one.weight))
 
     def on_update(self, training: Training, state: Clusters) -> None:
         if state.codes:
-            return
-        self._cluster(training, state, self._found(training))
-        self._keep_scales(training, state)
+            self._settle(training, state, anew=True)
+        else:
+            self._cluster(training, state, self._found(training))
+            self._keep_scales(training, state)
 
     def settle(self, training: Training, state: Clusters) -> None:
-        free = training.held_by_others("zeros") if state.codes else set()
-        for weight in training.just_stepped_among(state.codes):
-            self._settle_one(training, state, weight, id(weight) in free)
+        self._settle(training, state)
 
     def on_end(self, training: Training, state: Clusters) -> None:
         if not self.hold:
-            state.codes, state.scales = type(state.codes)(), type(state.scales)()
+            vars(state).update(vars(Clusters()))
             training.gradients.remove()
             training.links.remove()
 
@@ -181,7 +184,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
             if one.weight in state.scales:
                 scale, codes = state.scales[one.weight], state.codes[one.weight]
                 new = one.with_signs(scale, folded.get(one.layer))
-                codes = turned(one.weight, codes, scale, new)
+                codes = turned(one.weight.detach(), codes, scale, new)
                 state.codes[one.weight], state.scales[one.weight] = codes, new
                 one.weight.copy_(tied_weight(one.weight, codes, new))
 
@@ -202,7 +205,10 @@ class WeightClustering(Recalibrating, TargetedModifier):
     @torch.no_grad()
     def put_right(self, training: Training, state: Clusters, parameters: Sequence[nn.Parameter]) -> None:
         for weight in parameters:
-            weight.copy_(tied_weight(weight, state.codes[weight], state.scale(weight)))
+            each, codes = state.of_each(weight), state.codes[weight]
+            if weight in state.own:
+                state.own[weight] = torch.where(codes != 0, each, 0)
+            weight.copy_(tied_weight(each, codes, state.scale(weight)))
 
     @torch.no_grad()
     def conform(self, training: Training, state: Clusters, parameter: nn.Parameter, other: Tensor) -> None:
@@ -265,8 +271,12 @@ class WeightClustering(Recalibrating, TargetedModifier):
         state.codes[weight] = codes
         if scale is not None:
             state.scales[weight] = scale
+        if self.gradients == "own" and training.clock is not None:
+            state.own[weight] = weight.detach().clone()
+            new = tied_weight(weight, codes, scale)
+        else:
+            tie_momenta_(training.optimizers, weight, codes, scale)
         weight.copy_(new)
-        tie_momenta_(training.optimizers, weight, codes, scale)
 
     def _keep_scales(self, training: Training, state: Clusters) -> None:
         """Let the quantizers of these layers have the scales that the codes were found for."""
@@ -274,27 +284,36 @@ class WeightClustering(Recalibrating, TargetedModifier):
         for name, grid in grids_beside(training, modules).items():
             keep_scales(training.links, modules[name], state, grid.scheme)
 
+    def _settle(self, training: Training, state: Clusters, anew: bool = False) -> None:
+        """Bring what an optimizer, and others, have made of the weights back to shared values."""
+        free = training.held_by_others("zeros") if state.codes else set()
+        for weight in training.just_stepped_among(state.codes):
+            self._settle_one(training, state, weight, id(weight) in free, anew)
+
     @torch.no_grad()
-    def _settle_one(self, training: Training, state: Clusters, weight: nn.Parameter, regrows: bool) -> None:
-        codes, scale = state.codes[weight], state.scale(weight)
-        zero = weight == 0
-        if bool((zero & (codes != 0)).any()):
-            codes = torch.where(zero, 0, codes)
-        if regrows and bool((~zero & (codes == 0)).any()):
-            codes = joined(weight, codes, scale)
-        new = tied_weight(weight, codes, scale)
-        if codes is not state.codes[weight] and _different(codes) > self.clusters:
-            levels = None if scale is None else self._levels(training, weight)
-            codes, new = assigned(new, self.clusters, scale, levels)
-        if codes is not state.codes[weight]:
-            self._commit(training, state, weight, codes, scale, new)
-        else:
-            weight.copy_(new)
+    def _settle_one(self, training: Training, state: Clusters, weight: nn.Parameter, regrows: bool, anew: bool) -> None:
+        """Zeros become zero for good; elements that grew again, where that may be, join a value."""
+        before, scale = state.codes[weight], state.scale(weight)
+        each = state.of_each(weight)
+        codes = torch.where(weight != 0, before, 0)
+        if anew and weight in state.own:
+            codes = nearer(each, codes, scale)
+        if regrows:
+            codes = joined(torch.where(weight != 0, each, 0), codes, scale)
+        each = torch.where(codes != 0, each, 0)
+        if _different(codes) > self.clusters:
+            codes, _ = assigned(each, self.clusters, scale, self._levels(training, weight))
+        if weight in state.own:
+            state.own[weight] = each
+        elif not torch.equal(codes, before):
+            tie_momenta_(training.optimizers, weight, codes, scale)
+        state.codes[weight] = codes
+        weight.copy_(tied_weight(each, codes, scale))
 
     def _levels(self, training: Training, weight: nn.Parameter) -> Tensor | None:
         grids = grids_beside(training, training.targets())
-        own = next(grids[one.layer] for one in self._found(training) if one.weight is weight)
-        return levels_of(own.scheme, own.largest(self.clusters))
+        own = next((grids.get(one.layer) for one in self._found(training) if one.weight is weight), None)
+        return None if own is None else levels_of(own.scheme, own.largest(self.clusters))
 
 
 def _shared_gradient(state: Clusters, weight: nn.Parameter, gradient: Tensor) -> Tensor:
@@ -314,7 +333,7 @@ def _per_tensor(grid: GridBeside) -> bool:
 def _is_off(weight: nn.Parameter, state: Clusters) -> Tensor:
     """Where a weight is not as it is shared; scaled values may differ in their last bits."""
     wide, scale = weight.detach(), state.scale(weight)
-    new = tied_weight(wide, state.codes[weight], scale)
+    new = tied_weight(state.own.get(weight, wide), state.codes[weight], scale)
     if scale is None:
         return wide != new
     return (wide - new).abs() > 4 * torch.finfo(wide.dtype).eps * new.abs()

@@ -13,7 +13,7 @@ from paredown.framework.storage.state import PerParameter
 from paredown.modifiers.quantization.numbers.clusters import chosen_levels, nearest_place, shared_values
 from paredown.modifiers.quantization.numbers.tied_values import tied, tied_codes
 
-__all__ = ["Clusters", "assigned", "joined", "tie_momenta_", "tied_weight", "turned"]
+__all__ = ["Clusters", "assigned", "joined", "nearer", "tie_momenta_", "tied_weight", "turned"]
 
 #: a value of 0 is for weights that are zero: of the largest value, what another has at least
 LEAST = 1e-6
@@ -29,14 +29,24 @@ class Clusters:
         codes: by weight the places of its elements among its shared values, 0 where they are zero.
         scales: by weight what an element's shared value is multiplied by; without an entry 1. Of the weight's shape, or
             1 in some dimensions.
+        own: by weight what its elements would be by themselves, where they follow their own gradients; shared values
+            are the means of these.
     """
 
     codes: PerParameter = field(default_factory=PerParameter)
     scales: PerParameter = field(default_factory=PerParameter)
+    own: PerParameter = field(default_factory=PerParameter)
 
     def scale(self, weight: nn.Parameter) -> Tensor | None:
         """The entry of ``scales``, if there is one."""
         return self.scales.get(weight)
+
+    def of_each(self, weight: nn.Parameter) -> Tensor:
+        """What the elements are by themselves, after a step or somebody else has written the weight."""
+        own = self.own.get(weight)
+        if own is None:
+            return weight.detach()
+        return own + (weight.detach() - tied_weight(own, self.codes[weight], self.scale(weight)))
 
 
 def assigned(
@@ -99,6 +109,12 @@ def tied_weight(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
 def joined(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
     """The codes where elements that were zero and are not any more have joined the nearest of the shared values."""
     grown = (codes == 0) & (weight != 0)
+    return torch.where(grown, nearer(weight, codes, scale, grown), codes) if bool(grown.any()) else codes
+
+
+def nearer(weight: Tensor, codes: Tensor, scale: Tensor | None, where: Tensor | None = None) -> Tensor:
+    """The codes of the shared values that are nearest to elements, of those that are not zero or where it is said."""
+    where = codes != 0 if where is None else where
     shared = tied_codes(weight, codes, scale)
     used = torch.bincount(codes.reshape(-1).long(), minlength=len(shared)) > 0
     used[0] = False
@@ -106,10 +122,8 @@ def joined(weight: Tensor, codes: Tensor, scale: Tensor | None) -> Tensor:
         return codes
     values, places = shared[used].sort()
     own = used.nonzero()[:, 0][places]
-    wide = (weight.double() if scale is None else weight.double() / scale)[grown]
-    new = codes.clone()
-    new[grown] = own[nearest_place(wide, values)].to(codes.dtype)
-    return new
+    wide = weight.double() if scale is None else weight.double() / scale
+    return torch.where(where, own[nearest_place(wide, values)].to(codes.dtype), codes)
 
 
 def turned(weight: Tensor, codes: Tensor, scale: Tensor, new_scale: Tensor) -> Tensor:
