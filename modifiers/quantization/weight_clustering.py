@@ -35,6 +35,8 @@ from paredown.modifiers.quantization.post_training import Samples
 
 __all__ = ["WeightClustering"]
 
+#: share of the window after which elements stay with their values
+LAST_CHANGE = 0.75
 #: why weights per tensor before a batch-norm are left alone
 MOVING = "its one scale is that of the weight folded with the batch-norm behind it, which moves: granularity: channel"
 
@@ -69,8 +71,10 @@ class WeightClustering(Recalibrating, TargetedModifier):
     """Distance between updates, at which values that became free are given to others. Default: a fiftieth of the
     window, at least one step."""
     gradients: Literal["shared", "own"] = "shared"
-    """``shared``: elements that share a value move together; ``own``: each follows its own gradient in a copy that is
-    kept beside the weight, and changes to a nearer value at updates."""
+    """``shared``: elements that share a value move together, by the mean of their gradients; ``own``: for three quarters
+    of the window each follows its own gradient in a copy that is kept beside the weight, values are the means of their
+    elements' copies, and at updates elements change to nearer values (LUT-Q, arXiv:1811.05355). More accurate for 16
+    values and fewer, and takes the memory of the weights again; 4 bytes each."""
     hold: bool = True
     """Keep the values shared after the window's end; false lets all weights train again."""
     weighted: bool | None = None
@@ -156,13 +160,15 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
     def attach(self, training: Training, state: Clusters) -> None:
         self._keep_scales(training, state)
-        if training.clock is not None and self.gradients == "shared":
+        if training.clock is not None:
             for one in self._found(training):
                 training.gradients.add(one.weight, partial(_shared_gradient, state, one.weight))
 
     def on_update(self, training: Training, state: Clusters) -> None:
         if state.codes:
             self._settle(training, state, anew=True)
+            if training.progress >= LAST_CHANGE and state.own:
+                self._share_gradients(training, state)
         else:
             self._cluster(training, state, self._found(training))
             self._keep_scales(training, state)
@@ -278,6 +284,13 @@ class WeightClustering(Recalibrating, TargetedModifier):
             tie_momenta_(training.optimizers, weight, codes, scale)
         weight.copy_(new)
 
+    def _share_gradients(self, training: Training, state: Clusters) -> None:
+        """From now on elements stay with their values, and move together."""
+        state.own.clear()
+        for weight, codes in state.codes.items():
+            tie_momenta_(training.optimizers, weight, codes, state.scale(weight))
+        training.record("share gradients")
+
     def _keep_scales(self, training: Training, state: Clusters) -> None:
         """Let the quantizers of these layers have the scales that the codes were found for."""
         modules = training.targets() if state.scales else {}
@@ -317,7 +330,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
 
 def _shared_gradient(state: Clusters, weight: nn.Parameter, gradient: Tensor) -> Tensor:
-    if weight not in state.codes:
+    if weight not in state.codes or weight in state.own:
         return gradient
     return tied(gradient, state.codes[weight], state.scale(weight))
 
