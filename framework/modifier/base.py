@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import Selection
@@ -57,6 +57,8 @@ class Modifier(Options):
                 │       │   on_update                 │ after every step             detach
                 │       │ after every step:           │
                 │       │   on_step                   at or after its end, once: on_update (progress 1), on_end
+                │       │ after what all did at a step:
+                │       │   settle                    settle, where it holds
                 │
                 at or after its start, once: on_start (returns the state), attach, on_update
 
@@ -76,6 +78,8 @@ class Modifier(Options):
     claims: ClassVar[frozenset[str]] = frozenset()
     #: claims of others that had better be settled before it begins: the plan remarks where they are not
     follows: ClassVar[frozenset[str]] = frozenset()
+    #: claims of others that act before it where both are due at once, wherever they stand in the recipe
+    after: ClassVar[frozenset[str]] = frozenset()
     #: changes nothing of what it claims, only keeps it
     only_keeps: ClassVar[bool] = False
     #: a dataclass with the state, of what `paredown.framework.storage.state` can save; None where there is no state
@@ -221,6 +225,9 @@ class Modifier(Options):
     def on_step(self, training: Training, state: Any) -> None:
         """Act after an optimizer step."""
 
+    def settle(self, training: Training, state: Any) -> None:
+        """Act on what all modifiers have left after a step, or one of them where nothing is trained."""
+
     def on_end(self, training: Training, state: Any) -> None:
         """Act after the final update."""
 
@@ -233,6 +240,7 @@ class Modifier(Options):
     def release(self, training: Training, state: Any) -> None:
         """Take off everything, also what would be part of the compressed model: the run is given up."""
         training.links.remove()
+        training.gradients.remove()
         training.losses.remove()
         self.detach(training, state)
 
@@ -260,6 +268,11 @@ class Modifier(Options):
 
     def put_right(self, training: Training, state: Any, parameters: Sequence[nn.Parameter]) -> None:
         """Bring values that somebody else wrote into some of these parameters back to what is held."""
+
+    def conform(self, training: Training, state: Any, parameter: nn.Parameter, other: Tensor) -> None:
+        """Bring the counterpart in another model of a parameter of which something is held to what is held of it:
+        what is zero here is zero there."""
+        other.masked_fill_((parameter == 0).to(other.device), 0)
 
 
 class TargetedModifier(Modifier):

@@ -18,6 +18,7 @@ from paredown.framework.engine.contract import Engine
 from paredown.framework.engine.layer_times import LayerTimes
 from paredown.framework.model.batches import Inputs
 from paredown.framework.model.forward import Forward
+from paredown.framework.model.gradients import Gradients
 from paredown.framework.model.links import Links, without_links
 from paredown.framework.model.surgery import Surgery
 from paredown.framework.model.targets import named_parameters, unwrap
@@ -45,6 +46,7 @@ class Run:
         eval_mode_steps: those whose forwards were all in eval mode, where that left something idle.
         surgery: how structure is changed.
         links: by modifier name, what it has put around forwards.
+        gradients: by modifier name, what it does to gradients.
         losses: the auxiliary losses.
         teachers: what the user gave as such, and the copy of the model as it was handed over.
         modules: modules beside the model, saved and where wanted trained with it.
@@ -75,6 +77,7 @@ class Run:
         self.catching_up = False
         self.eval_mode_steps = 0
         self.links: defaultdict[str, Links] = defaultdict(Links)
+        self.gradients: defaultdict[str, Gradients] = defaultdict(Gradients)
         self.modules = AuxiliaryModules(self.optimizers)
         self.losses = Losses(self.model, self.modules.trained)
         self.teachers = Teachers(self.model)

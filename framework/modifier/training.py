@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from paredown.framework.errors import TargetError
 from paredown.framework.measure.latency import Latency
 from paredown.framework.model.batches import Batches, device_of
 from paredown.framework.model.forward import Forward
+from paredown.framework.model.gradients import Gradients
 from paredown.framework.model.links import Links
 from paredown.framework.model.optimizers import trained_by
 from paredown.framework.model.surgery import Surgery
@@ -28,6 +29,9 @@ from paredown.framework.modifier.clock import Clock
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Span, Time, Window
 from paredown.framework.storage.state import PerParameter
+
+if TYPE_CHECKING:
+    from paredown.framework.modifier.base import Modifier
 
 __all__ = ["Training"]
 
@@ -48,6 +52,7 @@ class Training:
         modules: its modules beside the model, saved and where wanted trained with it.
         teachers: its teachers.
         inherited: in ``on_start``, what it takes over from earlier modifiers with the same claim.
+        earlier, later: the recipe's other modifiers in the order in which they act, and the run as each sees it.
     """
 
     def __init__(self, run: Run, span: Span, selection: Selection | None = None, kind: str = "") -> None:
@@ -62,6 +67,12 @@ class Training:
         self.modules = OwnModules(run.modules, self.name)
         self.teachers = OwnTeachers(run.teachers, self.name)
         self.inherited = PerParameter()
+        self.earlier: Sequence[tuple[Modifier, Training]] = ()
+        self.later: Sequence[tuple[Modifier, Training]] = ()
+
+    def meet(self, earlier: Sequence[tuple[Modifier, Training]], later: Sequence[tuple[Modifier, Training]]) -> None:
+        """Make the recipe's other modifiers known."""
+        self.earlier, self.later = earlier, later
 
     def inherit(self, taken: PerParameter) -> None:
         """Hand over what earlier modifiers with the same claim held."""
@@ -115,6 +126,17 @@ class Training:
     def links(self) -> Links:
         """What the modifier has put around forwards."""
         return self._run.links[self.name]
+
+    @property
+    def gradients(self) -> Gradients:
+        """What the modifier does to gradients."""
+        return self._run.gradients[self.name]
+
+    def held_by_others(self, claim: str) -> set[int]:
+        """The ids of the parameters of which other modifiers hold now what this word means."""
+        holding = [(other, view) for other, view in (*self.earlier, *self.later) if claim in other.claims]
+        opened = [(other, view, self.states[other.name]) for other, view in holding if other.name in self.states]
+        return {id(parameter) for other, view, state in opened for parameter in other.held(view, state)}
 
     @property
     def states(self) -> Mapping[str, Any]:

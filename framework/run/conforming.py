@@ -17,6 +17,8 @@ from paredown.framework.model.targets import named_modules, named_parameters, un
 
 __all__ = ["Conforming"]
 
+#: a parameter, and what brings its counterpart in another model to what is held of it
+Held = tuple[nn.Parameter, Callable[[nn.Parameter], None]]
 #: the place of the model in what averages it: torch.optim.swa_utils.AveragedModel, and averages made after it
 INSIDE = "module"
 
@@ -36,12 +38,12 @@ class Conforming:
         self.rebuild = rebuild
         self._done: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
-    def conform(self, other: nn.Module, held: Iterable[nn.Parameter]) -> None:
+    def conform(self, other: nn.Module, held: Iterable[Held]) -> None:
         """Bring a model in line.
 
         Args:
             other: of the same class, as it was handed over or as it was when it was brought in line last.
-            held: the parameters of the run's model whose zeros are held.
+            held: parameters of the run's model of which something is held, with what brings a counterpart to it.
 
         Raises:
             ParedownError: it is another kind of model; it is as it was then.
@@ -49,7 +51,7 @@ class Conforming:
         own = self._inside(other)
         self._follow_structure(own)
         _copy_links(self.model, own)
-        _copy_zeros(self.model, own, held)
+        _make_alike(self.model, own, held)
 
     def _inside(self, other: Any) -> nn.Module:
         if not isinstance(other, nn.Module):
@@ -124,9 +126,8 @@ def _counterparts(model: nn.Module, other: nn.Module) -> dict[int, Any]:
 
 
 @torch.no_grad()
-def _copy_zeros(model: nn.Module, other: nn.Module, held: Iterable[nn.Parameter]) -> None:
-    ids = {id(parameter) for parameter in held}
+def _make_alike(model: nn.Module, other: nn.Module, held: Iterable[Held]) -> None:
+    names = {id(parameter): name for name, parameter in named_parameters(model).items()}
     theirs = named_parameters(other)
-    for name, parameter in named_parameters(model).items():
-        if id(parameter) in ids:
-            theirs[name].masked_fill_((parameter == 0).to(theirs[name].device), 0)
+    for parameter, bring in held:
+        bring(theirs[names[id(parameter)]])

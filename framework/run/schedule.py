@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -51,6 +53,9 @@ class Schedule:
         clock = run.clock
         self.windows = {} if clock is None else {each.name: clock.window(each.span) for each in self.modifiers}
         self._trainings = {modifier.name: modifier.bind(run) for modifier in self.modifiers}
+        for place, modifier in enumerate(self.modifiers):
+            own = [(each, self._trainings[each.name]) for each in self.modifiers]
+            self._trainings[modifier.name].meet(own[:place], own[place + 1 :])
         self.phases = {modifier.name: Phase.WAITING for modifier in self.modifiers}
         self.recalibration = Recalibration(run)
         self.writes = OutsideWrites()
@@ -76,19 +81,19 @@ class Schedule:
         for modifier in self.modifiers:
             if modifier.name in chosen:
                 self._advance(modifier)
-        self.note_writes()
+        self._settle()
 
     def after_step(self) -> None:
         """After an optimizer step: hold what is held, then do what is due."""
         self._act_on_step()
         for modifier in self.modifiers:
             self._advance(modifier)
-        self.note_writes()
+        self._settle()
 
     def hold(self) -> None:
         """Let open and holding modifiers act on what an optimizer just changed."""
         self._act_on_step()
-        self.note_writes()
+        self._settle()
 
     def note_writes(self) -> None:
         """From now on, what is written into parameters that are held is somebody else's."""
@@ -116,6 +121,23 @@ class Schedule:
     def _act_on_step(self) -> None:
         for modifier in self._holding():
             modifier.on_step(self.of(modifier), self.run.states[modifier.name])
+
+    def _settle(self) -> None:
+        """Let open and holding modifiers act on what all of them have left."""
+        for modifier in self._holding():
+            modifier.settle(self.of(modifier), self.run.states[modifier.name])
+        self.note_writes()
+
+    def conforming(self) -> list[tuple[nn.Parameter, Callable[[nn.Parameter], None]]]:
+        """The parameters of which something is held, with what brings another model's counterpart to it."""
+        found: list[tuple[nn.Parameter, Callable[[nn.Parameter], None]]] = []
+        for modifier in self._holding():
+            training, state = self.of(modifier), self.run.states[modifier.name]
+            found += [
+                (parameter, partial(modifier.conform, training, state, parameter))
+                for parameter in modifier.held(training, state)
+            ]
+        return found
 
     def _holding(self) -> list[Modifier]:
         """Those that act on every step: open ones, and those that hold what they made."""
@@ -148,6 +170,7 @@ class Schedule:
                 if forward is not None and modifier.needs_training:
                     forward()
                 self._end(modifier)
+                self._settle()
 
     def missed(self) -> dict[str, str]:
         """What modifiers that made their final update did not reach, in words, by name."""
@@ -175,6 +198,7 @@ class Schedule:
                 self._open(modifier)
             self._end(modifier)
             self.of(modifier).record("catch up")
+        self._settle()
         return [modifier.name for modifier in late]
 
     def check_parameters(self) -> None:
@@ -306,10 +330,22 @@ class Schedule:
 
 
 def in_order(modifiers: Mapping[str, Modifier], clock: Clock | None) -> list[Modifier]:
-    """By the windows' starts, then as the recipe has them. Raises ScheduleError for a window that does not fit."""
-    if clock is not None:
-        return sorted(modifiers.values(), key=lambda modifier: clock.window(modifier.span).start)
-    return sorted(modifiers.values(), key=_start_without_clock)
+    """By the windows' starts, then by whom they act after, then as the recipe has them.
+
+    Raises:
+        ScheduleError: a window does not fit.
+    """
+    starts: dict[str, Any] = {
+        name: _start_without_clock(each) if clock is None else clock.window(each.span).start
+        for name, each in modifiers.items()
+    }
+    waiting, ordered = dict(sorted(modifiers.items(), key=lambda pair: starts[pair[0]])), []
+    while waiting:
+        first = starts[next(iter(waiting))]
+        due = [name for name in waiting if starts[name] == first]
+        free = [name for name in due if not any(waiting[name].after & waiting[other].claims for other in due)]
+        ordered.append(waiting.pop((free or due)[0]))
+    return ordered
 
 
 def _start_without_clock(modifier: Modifier) -> tuple[str, float]:

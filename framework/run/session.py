@@ -61,7 +61,7 @@ class Session:
 
     def conform(self, other: nn.Module) -> None:
         """Bring another model to what the recipe made of this one."""
-        self.conforming.conform(other, self.schedule.held())
+        self.conforming.conform(other, self.schedule.conforming())
 
     def attach_hooks(self) -> None:
         """Hook on to the loop."""

@@ -58,6 +58,7 @@ class LearnedStepSize(QuantizationModifier):
     kinds: ClassVar = (*LINEAR, *CONVOLUTIONS)
     state_type: ClassVar = LearnedLayers
     needs_training: ClassVar = True
+    trains_scales: ClassVar = True
 
     type: Literal["learned_step_size"] = "learned_step_size"
     weights: WeightScheme = WeightScheme(bits=4, narrow=False)

@@ -74,10 +74,13 @@ class QuantizationModifier(TargetedModifier):
 
     claims: ClassVar = frozenset({"grid"})
     follows: ClassVar = frozenset({"zeros", "structure"})
+    after: ClassVar = frozenset({"values"})
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LAYERS
     state_type: ClassVar = QuantizedLayers
     #: activations find their scale at run time
     dynamic: ClassVar[bool] = False
+    #: an optimizer moves its scales
+    trains_scales: ClassVar[bool] = False
     #: it chooses grids, or the weights on them, with more care than the nearest number
     chooses: ClassVar[bool] = False
 

@@ -31,6 +31,8 @@ class WeightReconstruction(PostTrainingQuantization):
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = WITH_COLUMNS
+    claims: ClassVar = frozenset({"grid", "weights"})
+    after: ClassVar = frozenset()
     chooses: ClassVar = True
 
     weights: WeightScheme = WeightScheme(bits=4, granularity="group", group_size=128)

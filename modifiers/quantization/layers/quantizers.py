@@ -16,6 +16,7 @@ from paredown.framework.distributed.shards import put_together
 from paredown.framework.model.forward import recomputes
 from paredown.framework.model.links import Link, links_of
 from paredown.framework.model.weights import ROWS_FIRST, WeightLayout
+from paredown.modifiers.quantization.layers.shared_codes import kept_scales
 from paredown.modifiers.quantization.numbers.fake_quantize import fake_quantize, quantize, round_through
 from paredown.modifiers.quantization.numbers.observers import Observation
 from paredown.modifiers.quantization.numbers.scales import affine_parameters, weight_parameters
@@ -101,6 +102,9 @@ class WeightQuantizer(Quantizer):
     def grid(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         """Scale and zero point of one weight, as they are kept."""
         if not self.fixed:
+            shared = kept_scales(module, name, self.scheme)
+            if shared is not None:
+                return shared, torch.zeros_like(shared, dtype=torch.int32)
             return weight_parameters(self._rows(module, name), self.scheme)
         scale: Tensor = getattr(module, f"{name}_scale")
         zero_point = module._buffers.get(f"{name}_zero_point")

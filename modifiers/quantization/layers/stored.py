@@ -21,6 +21,7 @@ from paredown.modifiers.quantization.layers.quantizers import (
 )
 from paredown.modifiers.quantization.layers.recurrent import HiddenStates
 from paredown.modifiers.quantization.layers.result_quantizers import PREFIX, ResultQuantizers, call_of
+from paredown.modifiers.quantization.layers.shared_codes import kept_scales
 from paredown.modifiers.quantization.numbers.observers import Observation
 
 #: a module has at most one of each
@@ -109,6 +110,7 @@ def put_weight_quantizer(training: Training, name: str, quantizer: WeightQuantiz
     for key in quantizer.names:
         grid = grids.get(f"{name}.{key}")
         quantizer.set_grid(module, key, *((grid.scale, grid.zero_point) if grid else quantizer.grid(module, key)))
+    quantizer.fixed |= all(kept_scales(module, key, quantizer.scheme) is not None for key in quantizer.names)
     above = parent_attention(training.model, name)
     if above is not None:
         put(training, modules[above], ChildWeights())
