@@ -79,7 +79,7 @@ def write_onnx(
                 custom_translation_table=translations(), **given,
             )  # fmt: skip
             pack(program.model)
-            unpack_when_opened(program.model)
+            unpack_when_opened(program.model, blocks=not narrow)
             give_own_zero_points(program.model)
             results = name_by_layer(program.model, layers, "" if forward is None else "model.")
             strip(program.model)

@@ -13,12 +13,13 @@ import numpy as np
 
 from paredown.integrations.export.onnx_values import Values
 
-__all__ = ["REWRITES"]
+__all__ = ["MODES", "RENAMED", "REWRITES"]
 
 Nodes = list[Any] | None
 REDUCTIONS = ("Max", "Min", "Mean", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
-#: of GridSample, of two dimensions
-MODES = {"linear": "bilinear", "cubic": "bicubic"}
+#: the versions since which modes have the names that they have now, and the older names (of two dimensions)
+RENAMED = {"GridSample": 20}
+MODES = {b"linear": "bilinear", b"cubic": "bicubic"}
 
 
 def _changed(values: Values, node: Any, inputs: Any = None, without: tuple[str, ...] = (), **attributes: Any) -> Nodes:
@@ -158,14 +159,21 @@ def _triangle(values: Values, node: Any) -> Nodes:
     return [sizes, *counts, *ranges, rows, edge, kept, chosen]
 
 
+def _average_pool(values: Values, node: Any) -> Nodes:
+    """19: places that lie apart."""
+    beside = set(values.attribute(node, "dilations", ())) <= {1}
+    return _changed(values, node, without=("dilations",)) if beside else None
+
+
 def _grid_sample(values: Values, node: Any) -> Nodes:
     """20: other names of modes."""
-    mode = values.attribute(node, "mode", b"linear").decode()
+    mode = values.attribute(node, "mode")
     return _changed(values, node, mode=MODES[mode]) if mode in MODES else None
 
 
 REWRITES: Mapping[str, Callable[[Values, Any], Nodes]] = {
     **{f"Reduce{kind}": _reduction for kind in REDUCTIONS},
+    "AveragePool": _average_pool,
     "Gelu": _gelu,
     "GridSample": _grid_sample,
     "GroupNormalization": _group_normalization,

@@ -100,3 +100,5 @@ class Values:
             if wider is not None and readers.get(tensor.name) == {"Cast"}:
                 values = self.onnx.numpy_helper.to_array(tensor).astype(wider.lower())
                 tensor.CopyFrom(self.onnx.numpy_helper.from_array(values, tensor.name))
+                for told in [each for each in self.model.graph.value_info if each.name == tensor.name]:
+                    self.model.graph.value_info.remove(told)

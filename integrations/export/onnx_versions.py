@@ -14,13 +14,14 @@ from paredown.framework.errors import ExportError
 from paredown.integrations.export.calling import reason_of, require
 from paredown.integrations.export.onnx_body import body_of
 from paredown.integrations.export.onnx_graph import SEPARATOR
-from paredown.integrations.export.onnx_rewrites import REWRITES
+from paredown.integrations.export.onnx_rewrites import MODES, RENAMED, REWRITES
 from paredown.integrations.export.onnx_values import Values
 
 __all__ = ["OLDEST", "lower_", "refuse_unknown"]
 
 #: the version whose operators have axes as inputs where ours do, and quantization by channels
 OLDEST = 13
+NARROW = "narrow=False stores such weights as int8, for any opset"
 #: faults that a message lists
 SHOWN = 5
 
@@ -55,7 +56,8 @@ def lower_(model: Any, opset: int) -> None:
 
 def _told(opset: int, faults: Sequence[str]) -> str:
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"the model cannot be written in opset {opset}: {'; '.join(faults[:SHOWN])}{more}"
+    hint = f"; {NARROW}" if any("DequantizeLinear" in fault for fault in faults) else ""
+    return f"the model cannot be written in opset {opset}: {'; '.join(faults[:SHOWN])}{more}{hint}"
 
 
 class _Lowering:
@@ -126,13 +128,15 @@ class _Lowering:
     def _fault(self, node: Any, opset: int) -> str | None:
         """What of a node this version does not know."""
         schema = self._schema(node, opset)
-        if schema is None:
+        if schema is None or schema.deprecated:
             return "there is no such operator"
         unknown = [attribute.name for attribute in node.attribute if attribute.name not in schema.attributes]
         if unknown:
             return f"it has no attribute {unknown[0]}"
         if len(node.input) > schema.max_input:
             return f"it takes {schema.max_input} inputs, not {len(node.input)}"
+        if opset < RENAMED.get(node.op_type, 0) and self.values.attribute(node, "mode") in MODES:
+            return "its modes have other names"
         return self._type_fault(node.input, schema.inputs) or self._type_fault(node.output, schema.outputs)
 
     def _type_fault(self, names: Iterable[str], formal: Sequence[Any]) -> str | None:
@@ -152,5 +156,6 @@ class _Lowering:
 def _default(onnx: Any, schema: Any, name: str) -> Any:
     """The value of an attribute that is not given; None: there is none."""
     attribute = None if schema is None else schema.attributes.get(name)
-    known = attribute is not None and attribute.default_value.type
-    return onnx.helper.get_attribute_value(attribute.default_value) if known else None
+    if attribute is None or not attribute.default_value.type:
+        return None
+    return onnx.helper.get_attribute_value(attribute.default_value)
