@@ -38,7 +38,12 @@ EngineName = Annotated[
 File = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Zip = Annotated[bool, typer.Option("--zip", help="Also write FILE.zip, and print both sizes.")]
 Packed = Annotated[
-    bool, typer.Option("--packed", help="Store zeros and few values in few bytes; the engine unpacks them when it opens it.")
+    bool,
+    typer.Option("--packed", help="Store zeros and few values in few bytes; the engine unpacks them when it opens it."),
+]
+Opset = Annotated[
+    int | None,
+    typer.Option("--opset", metavar="NUMBER", help="Of ONNX's operators, for older readers: 13 or newer."),
 ]
 Slower = Annotated[bool, typer.Option("--allow-slower", help="Accept a file slower than the float model's.")]
 
@@ -57,13 +62,15 @@ def export(
     archive: Zip = False,
     allow_slower: Slower = False,
     packed: Packed = False,
+    opset: Opset = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the compressed model of a run for an engine; checked there, and measured beside the dense one."""
     from paredown.framework.experiments.exporting import zipped
 
-    made = exported(source, task, output, engine, allow_slower=allow_slower, packed=packed)
+    options = {} if opset is None else {"opset": opset}
+    made = exported(source, task, output, engine, allow_slower=allow_slower, packed=packed, **options)
     file = zipped(made) if archive else None
     if as_json:
         print_json({**_values(made), **({} if file is None else {"zip_bytes": file.stat().st_size})})

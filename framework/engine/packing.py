@@ -97,7 +97,9 @@ def _packed(engine: Engine, path: Path, target: Path, plain: Session) -> tuple[i
                 f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, which "
                 f"stays ({'; '.join(constants[name] for name in left)}); leave packed out"
             )
-    told = f"stays as it is in the file: {engine.name} {engine.version} would not compute its unpacking when it opens it"
+    told = (
+        f"stays as it is in the file: {engine.name} {engine.version} would not compute its unpacking when it opens it"
+    )
     return len(names) - len(left), tuple(f"{constants[name]} {told}" for name in left)
 
 
@@ -116,7 +118,11 @@ def _left(
         return []
     half = len(chosen) // 2
     parts = (chosen[:half], chosen[half:])
-    return list(chosen) if half == 0 else [name for part in parts for name in _left(engine, path, target, plain, names, part)]
+    return (
+        list(chosen)
+        if half == 0
+        else [name for part in parts for name in _left(engine, path, target, plain, names, part)]
+    )
 
 
 def _as_plain(packed: Session, plain: Session) -> bool:

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no module, a TorchScript module, and a model that a manager already has.
+    """Refuse what is no module, a TorchScript module, weights in a sparse layout, and a model that is managed already.
 
     Raises:
         ParedownError: with what to do.
@@ -43,6 +43,10 @@ def check_model(model: Any) -> None:
             raise ParedownError(f"{name} has no shape yet (a lazy layer): run the model once on a batch first")
         if parameter.is_meta:
             raise ParedownError(f"{name} is on the meta device and has no values: load or initialise the model first")
+        if parameter.layout is not torch.strided:
+            raise ParedownError(
+                f"{name} is stored as {parameter.layout}, for inference: compress the dense model, and convert it last"
+            )
     if isinstance(unwrap(model), torch.jit.ScriptModule):
         raise TargetError("the model is compiled by TorchScript: give the nn.Module that it was made from")
     if is_managed(unwrap(model)):

@@ -34,6 +34,7 @@ from paredown.integrations.export.spelled import (
 )
 from paredown.integrations.export.spelling import Spelling
 from paredown.integrations.export.stored_weights import StoredWeight, fold_batch_norm, store_weight
+from paredown.integrations.sparse_layers import restore
 from paredown.modifiers.quantization.layers.attention import AttentionOutputs
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, WeightQuantizer, weight_quantizer
 from paredown.modifiers.quantization.layers.recurrent import HiddenStates
@@ -61,12 +62,13 @@ def export_copy(model: nn.Module, example_inputs: Any, forward: Forward | None, 
     """A copy in eval mode, with quantizers written out, that returns a tuple of tensors.
 
     The model itself stays as it is. Where its graph cannot be traced, batch-norms stay layers of their own. Models in
-    half precision are computed in float32: what they are quantized with is.
+    half precision are computed in float32: what they are quantized with is. Weights in CSR are dense again.
 
     Raises:
         ExportError: a layer is quantized in a way that has no spelling; the message names it.
     """
     written = eval_copy(model)
+    restore(written)
     for module in list(written.modules()):
         _as_linear_(module)
     norms = _norms(written, example_inputs, forward)

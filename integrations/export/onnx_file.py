@@ -22,11 +22,13 @@ from paredown.integrations.export.onnx_graph import (
     unpack_when_opened,
 )
 from paredown.integrations.export.onnx_names import leave_out_defaults, leave_out_notes, shorten_names
+from paredown.integrations.export.onnx_versions import lower_, refuse_unknown
 from paredown.integrations.export.tracing import traced
 
 __all__ = ["write_onnx"]
 
-LEAST_OPSET = 21
+#: what is exported; an older one is written from it
+NEWEST = 21
 
 
 def write_onnx(
@@ -36,7 +38,7 @@ def write_onnx(
     *,
     forward: Forward | None = None,
     dynamic: Sequence[str] = ("batch",),
-    opset: int = LEAST_OPSET,
+    opset: int = NEWEST,
     dynamic_shapes: Any = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -53,7 +55,7 @@ def write_onnx(
     code -128, which the model leaves out. Models in half precision are written in float32.
 
     Args:
-        opset: 21 or newer.
+        opset: of the operators, 13 or newer; the version of the file's format is the one that belongs to it.
         dynamic_shapes, input_names, output_names: as of `torch.onnx.export`.
         recurrent: whether LSTMs may become an operator of onnxruntime's own.
         narrow: whether groups of narrow weights are left for the runtime to multiply by.
@@ -65,8 +67,7 @@ def write_onnx(
     from paredown.integrations.export.onnx_operators import OnnxSpelling, translations
 
     require("onnxscript", "onnx")
-    if opset < LEAST_OPSET:
-        raise ExportError(f"opset {opset} has no blocked DequantizeLinear: {LEAST_OPSET} or newer is wanted")
+    refuse_unknown(opset)
     written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent, narrow, integer_bias))
     layers = [name for name, module in written.model.named_modules() if _is_layer(module)]
     trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
@@ -75,21 +76,32 @@ def write_onnx(
     with quiet("torch.onnx"):
         try:
             program: Any = torch.onnx.export(
-                trace.program, (), dynamo=True, opset_version=opset, verbose=False, optimize=True,
+                trace.program, (), dynamo=True, opset_version=max(opset, NEWEST), verbose=False, optimize=True,
                 custom_translation_table=translations(), **given,
             )  # fmt: skip
             pack(program.model)
-            unpack_when_opened(program.model)
+            unpack_when_opened(program.model, blocks=not narrow)
             give_own_zero_points(program.model)
             merge_zeros(program.model)
             shorten_names(program.model)
             results = name_by_layer(program.model, layers, "" if forward is None else "model.")
             leave_out_notes(program.model)
             leave_out_defaults(program.model)
-            program.save(str(path))
+            _save(program, path, opset)
+        except ExportError:
+            raise
         except Exception as error:  # torch.onnx lets many kinds through
             raise ExportError(f"{path}: torch.onnx cannot export the model: {reason_of(error)}") from error
     return Written(path, results, written.folded, trace.dynamic, trace.remarks)
+
+
+def _save(program: Any, path: Path, opset: int) -> None:
+    if opset >= NEWEST:
+        program.save(str(path))
+        return
+    onnx, model = require("onnx", "onnx"), program.model_proto
+    lower_(model, opset)
+    onnx.save(model, path)
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -63,13 +63,18 @@ def give_own_zero_points(model: Any) -> None:
         taken.add(zero.name)
 
 
-def unpack_when_opened(model: Any) -> None:
+def unpack_when_opened(model: Any, blocks: bool = False) -> None:
     """Write the values of constant codes, (codes - zero point) x scale, in operators that a runtime folds when it opens
-    the file: left as DequantizeLinear they are computed at every call."""
+    the file: left as DequantizeLinear they are computed at every call.
+
+    Args:
+        blocks: of all codes with scales of blocks, too.
+    """
     ir: Any = require("onnx_ir", "onnx")
     graph = model.graph
     for node in list(graph):
-        if node.op_type != "DequantizeLinear" or CONSTANT not in (node.inputs[0].name or ""):
+        constant = CONSTANT in (node.inputs[0].name or "") or (blocks and "block_size" in node.attributes)
+        if node.op_type != "DequantizeLinear" or not constant:
             continue
         codes, scale, zero = (*node.inputs, None)[:3]
         axis, block = (node.attributes[key].as_int() if key in node.attributes else 0 for key in ("axis", "block_size"))

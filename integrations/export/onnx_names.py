@@ -44,7 +44,11 @@ def leave_out_defaults(model: Any) -> None:
         known = onnx.defs.get_schema(node.op_type, opset).attributes
         for name, attribute in list(node.attributes.items()):
             default = known[name].default_value if name in known else None
-            if default is not None and default.type and _same(onnx.helper.get_attribute_value(default), attribute.value):
+            if (
+                default is not None
+                and default.type
+                and _same(onnx.helper.get_attribute_value(default), attribute.value)
+            ):
                 del node.attributes[name]
 
 

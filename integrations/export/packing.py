@@ -35,7 +35,9 @@ KINDS = ("float32", "int8", "uint8", "int32", "int64")
 HALF_BYTES = {"int4": np.int8, "uint4": np.uint8}
 
 
-def pack_file(source: Path, target: Path, folds: Folds, plain: Collection[str] = (), more: int = 0) -> Mapping[str, str]:
+def pack_file(
+    source: Path, target: Path, folds: Folds, plain: Collection[str] = (), more: int = 0
+) -> Mapping[str, str]:
     """Write a file of ONNX with its constants packed; it is never larger.
 
     Args:

@@ -1,0 +1,1 @@
+"""Layers that skip the zeros of their weights in PyTorch."""
