@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.pruning.removal.channel_removal import ChannelRemoval
 
 __all__ = ["ChannelPruning"]
@@ -31,5 +32,11 @@ class ChannelPruning(ChannelRemoval):
     """
 
     example: ClassVar = {"final_sparsity": 0.5, "round_to": 1}
+
+    proposals: ClassVar = tuple(
+        Proposal("shape", f"channels removed to {share:.0%} of the multiply-accumulates",
+                 {"budget": {"macs": share, "parameters": share}}, healed=0.25, durations={"every": 0.2})
+        for share in (0.75, 0.5, 0.35, 0.25)
+    )  # fmt: skip
 
     type: Literal["channel_pruning"] = "channel_pruning"
