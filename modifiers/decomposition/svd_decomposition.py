@@ -35,9 +35,9 @@ class SvdDecomposition(Decomposition):
 
     proposals: ClassVar = tuple(
         Proposal("shape", f"layers of low rank, with their parameters divided by {ratio:g}",
-                 {"rank": {"ratio": ratio}}, trained, healed=0.15)
+                 {"rank": {"ratio": ratio}, "guard": "rule"}, trained, healed=0.15)
         for trained in (True, False)
-        for ratio in (1.5, 2.0, 3.0, 4.0)
+        for ratio in (1.5, 2.0, 4.0)
     )  # fmt: skip
 
     type: Literal["svd_decomposition"] = "svd_decomposition"

@@ -34,9 +34,10 @@ class ChannelPruning(ChannelRemoval):
     example: ClassVar = {"final_sparsity": 0.5, "round_to": 1}
 
     proposals: ClassVar = tuple(
-        Proposal("shape", f"channels removed to {share:.0%} of the multiply-accumulates",
-                 {"budget": {"macs": share, "parameters": share}}, healed=0.25, durations={"every": 0.2})
-        for share in (0.75, 0.5, 0.35, 0.25)
+        Proposal("shape", f"{share:.0%} of the channels removed", {"final_sparsity": share}, trained, healed=0.25,
+                 durations={"every": 0.2} if trained else {})
+        for trained, shares in ((True, (0.15, 0.3, 0.4, 0.5, 0.6)), (False, (0.1, 0.2, 0.3)))
+        for share in shares
     )  # fmt: skip
 
     type: Literal["channel_pruning"] = "channel_pruning"

@@ -22,7 +22,7 @@ NAMES: Mapping[Stage, str] = {
     "rate": "learning_rate",
 }  # fmt: skip
 #: decimals of the epochs at which a window begins or ends
-DECIMALS = 2
+DECIMALS = 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Mixture:
 
     @staticmethod
     def _acts_once(choice: Choice) -> bool:
-        return registry().types[choice.type](**choice.proposal.fields).acts_once
+        fields = {**choice.proposal.fields, **dict.fromkeys(choice.proposal.durations, 1)}
+        return registry().types[choice.type](**fields).acts_once
 
     def _window(self, stage: Stage) -> tuple[float, float]:
         """Of the run, where a stage begins and ends."""

@@ -30,8 +30,10 @@ from paredown.framework.report.evidence import repeatable, with_evidence
 from paredown.framework.report.metrics import Metric, named
 from paredown.framework.run.checkpoint import load
 
-__all__ = ["recommend", "seconds_in"]
+__all__ = ["check_folder", "recommend", "seconds_in"]
 
+#: of a folder, where trials are kept
+SEARCH = "search"
 TIME = re.compile(r"(\d+(?:\.\d*)?)\s*(s|m|min|h)?")
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, None: 1}
 
@@ -78,14 +80,14 @@ def recommend(
     wanted = parse_budgets(budgets, metrics)
     kept = TemporaryDirectory() if output is None else None
     folder = Path(kept.name if kept is not None else output or "")
-    trials = Trials(job, program, folder / "search", one_shot, seed)
+    trials = Trials(job, program, folder / SEARCH, one_shot, seed)
     tell(f"the dense model{'' if one_shot else f', {job.dense_epochs} epochs'}")
     trials.begin()
     known = known_choices(not one_shot)
     trials.beside = tuple(each for stage in ("teacher", "rate") for each in known[stage][:1]
                           if (stage == "teacher" or job.scheduler is None) and trials.works(each))  # fmt: skip
     acting = [each for stage in ("shape", "zeros", "values", "grid") for each in known[stage]]
-    search = Search(trials, wanted, _deciding(wanted, metrics), acting, begin + 0.9 * limit, tell)
+    search = Search(trials, wanted, _deciding(wanted, metrics), acting, 0.9 * limit - (clock.monotonic() - begin), tell)
     best = search.run()
     return _Ending(search, best, folder, source, kept).recommendation()
 
@@ -103,6 +105,19 @@ def seconds_in(time: str | float) -> float:
     if match is None or float(match[1]) <= 0:
         raise ArgumentError(f"the time {time!r}: seconds, or 90s, 30m, 2h", "time")
     return float(match[1]) * UNITS[match[2]]
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder with another search's files, unless that is to go on.
+
+    Raises:
+        ArgumentError: there are some, or none where a search is to go on.
+    """
+    there = (folder / SEARCH).is_dir()
+    if there and not resume:
+        raise ArgumentError(f"{folder} holds a search: --resume goes on with it; or give another folder", "folder")
+    if resume and not there:
+        raise ArgumentError(f"{folder} holds no search that could go on", "folder")
 
 
 class _Ending:
@@ -132,7 +147,7 @@ class _Ending:
         return self.trials.recipe(self.best.mixture, self.best.epochs)
 
     def _report(self) -> Report:
-        report = combined([self.search.outcomes[self.best.mixture.key]], self.trials.task)
+        report = combined([self.trials.outcome(self.best.mixture, self.best.epochs)], self.trials.task)
         return repeatable(report, self.source, [self.trials.seed], self.trials.one_shot) if self.source else report
 
     def _file(self) -> Path | None:

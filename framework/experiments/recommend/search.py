@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from paredown.framework.experiments.outcome import Outcome
+from paredown.framework.errors import ParedownError, first_line
 from paredown.framework.experiments.recommend.budgets import Budget, unmet
 from paredown.framework.experiments.recommend.costs import CostTable
 from paredown.framework.experiments.recommend.losses import LossModel
@@ -29,6 +29,8 @@ MEASURED, MARGIN = 24, 0.97
 AGAIN = 3
 #: of the time, what is left for the last run and what follows it
 RESERVE = 1.25
+#: of the time, what measuring single choices may take
+PRICING = 0.4
 #: a choice that takes less than this off all costs that matter is left out
 PAYS = 0.98
 
@@ -64,7 +66,7 @@ class Search:
     Attributes:
         budgets: what is to be met.
         metric: the one that decides.
-        deadline: on the monotonic clock; no run begins that is expected to end after it.
+        limit: seconds that it may take.
         tell: is called with a line whenever something takes time.
         reasons: in words, what was left out and why.
         candidates: what was tried, the last state of each.
@@ -74,15 +76,15 @@ class Search:
     budgets: Sequence[Budget]
     metric: Metric
     choices: Sequence[Choice]
-    deadline: float
+    limit: float
     tell: Callable[[str], None]
     reasons: list[str] = field(default_factory=list)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     losses: LossModel = field(default_factory=LossModel)
 
     def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.limit
         self.table = CostTable(self.trials.dense_costs)
-        self.outcomes: dict[str, Outcome] = {}
         self.unit = float(max(self.trials.task.dense_epochs, 1))
 
     def run(self) -> Candidate:
@@ -104,9 +106,13 @@ class Search:
     # -- without training ----------------------------------------------------------------------------------------
 
     def _priced(self) -> list[Choice]:
-        """The choices that pay, after each was measured alone."""
-        useful = []
-        for choice in self.choices:
+        """The choices that pay, after each was measured alone: of a modifier the largest amount first, and no other
+        one where that does not pay."""
+        useful: list[Choice] = []
+        idle: set[str] = set()
+        for choice in reversed(self.choices):
+            if choice.type in idle or not self._may_price(choice):
+                continue
             alone = Mixture((choice,))
             found = self.trials.at_once(alone)
             if found.refused:
@@ -118,9 +124,17 @@ class Search:
             self.tell(f"{choice.proposal.words}: {told}")
             if min((found.costs.get(name, 1.0) for name in self._named_costs()), default=0.0) > PAYS:
                 self.reasons.append(f"{choice.proposal.words} ({choice.type}): takes nothing off what is budgeted")
+                idle.add(choice.type)
                 continue
             useful.append(choice)
-        return useful
+        return useful[::-1]
+
+    def _may_price(self, choice: Choice) -> bool:
+        """Whether there is time to measure a choice alone."""
+        if time.monotonic() < self.deadline - (1 - PRICING) * self.limit:
+            return True
+        self.reasons.append(f"{choice.proposal.words} ({choice.type}): not tried, for want of time")
+        return False
 
     def _named_costs(self) -> list[str]:
         return [budget.name for budget in self.budgets if budget.is_cost]
@@ -153,11 +167,16 @@ class Search:
             return True
         found = self.trials.at_once(mixture)
         if found.refused:
-            self.table.add(mixture, dict.fromkeys(self.trials.dense_costs, math.inf))
-            self.reasons.append(f"{mixture.words}: refused: {found.refused}")
+            self._refuse(mixture, found.refused)
             return False
         self.table.add(mixture, found.costs)
         return True
+
+    def _refuse(self, mixture: Mixture, reason: object) -> None:
+        """Take a mixture out of the search."""
+        self.table.add(mixture, dict.fromkeys(self.trials.dense_costs, math.inf))
+        self.reasons.append(f"{mixture.words}: refused: {first_line(reason)}")
+        self.tell(self.reasons[-1])
 
     def _affordable(self, mixture: Mixture, margin: float) -> bool:
         known = mixture.key in self.table.measured
@@ -200,7 +219,7 @@ class Search:
             if turn and not self._has_time(RESERVE * self._expected(epochs)):
                 break
             chosen = self._most_promising(every, epochs)
-            self._run(chosen, epochs)
+            self._run(chosen, epochs, in_full=True)
             if self.best().missed == 0:
                 break
             epochs *= 2
@@ -215,10 +234,15 @@ class Search:
             return min(able, key=lambda one: tried[one.key])
         return self._promising([one for one in every if one.key not in done] or every, 1, self.losses.estimates())[0]
 
-    def _run(self, mixture: Mixture, epochs: float) -> None:
+    def _run(self, mixture: Mixture, epochs: float, in_full: bool = False) -> None:
         self.tell(f"{mixture.words}: {'applied' if self.trials.one_shot else f'{epochs:g} epochs'}")
-        outcome, measured = self.trials.trained(mixture, epochs)
-        self.outcomes[mixture.key] = outcome
+        try:
+            if in_full:
+                self.trials.outcome(mixture, epochs)
+            measured = self.trials.trained(mixture, epochs)
+        except ParedownError as error:
+            self._refuse(mixture, error)
+            return
         self.losses.learn(mixture, self._loss(measured))
         self._measured(mixture)
         self.note(mixture, epochs, self.table.absolute(mixture), measured)

@@ -4,6 +4,7 @@ kept in a folder, from which a killed search goes on."""
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,17 @@ from paredown.framework.experiments.outcome import Outcome
 from paredown.framework.experiments.recommend.costs import costs_of
 from paredown.framework.experiments.recommend.mixtures import Choice, Mixture
 from paredown.framework.experiments.resuming import SeedFiles
-from paredown.framework.experiments.seeds import run_seed, train_dense
+from paredown.framework.experiments.seeds import compressed, run_seed, train_dense
 from paredown.framework.experiments.task import Task
 from paredown.framework.model.batches import Inputs
 from paredown.framework.recipe import Recipe
 from paredown.framework.report.metrics import Measured, named
+from paredown.framework.run.manager import ScheduledManager
 from paredown.framework.run.rehearsal import rehearsed
 
 __all__ = ["AtOnce", "Trials"]
+
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,36 @@ class Trials:
         """What a mixture costs and reaches without training."""
         return AtOnce(**self._kept(mixture.key, lambda: self._applied(mixture)))
 
-    def trained(self, mixture: Mixture, epochs: float) -> tuple[Outcome, Measured]:
-        """What becomes of a mixture in a run of so many epochs (applied without training: none), and what it reached
-        by the metrics' names."""
-        key = self.key(mixture, epochs)
+    def trained(self, mixture: Mixture, epochs: float) -> Measured:
+        """What a mixture reaches in a run of so many epochs; applied without training: at once."""
+        known = self._files(self.key(mixture, epochs)).load_outcome()
+        if known is not None:
+            return self._named(known.compressed)
+        key, recipe = self.key(mixture, epochs), self.recipe(mixture, epochs)
+        return self._kept(key, lambda: self._run(recipe, key), "runs")
+
+    def outcome(self, mixture: Mixture, epochs: float) -> Outcome:
+        """The whole outcome of a run that was made before, or is made now, as `paredown run` makes it."""
+        key, recipe = self.key(mixture, epochs), self.recipe(mixture, epochs)
         files, begin = self._files(key), time.monotonic()
-        outcome = files.load_outcome()
-        if outcome is None:
-            recipe = self.recipe(mixture, epochs)
-            place = self.folder / "runs" / key
-            outcome = run_seed(self.task, recipe, self.seed, place, _silent, None, self.one_shot, files)
+        found = files.load_outcome()
+        if found is None:
+            place = files.outcome.parent
+            found = run_seed(self.task, recipe, self.seed, place, _silent, None, self.one_shot, files)
             self.seconds[key] = time.monotonic() - begin
-        return outcome, self._named(outcome.compressed)
+        return found
+
+    def _run(self, recipe: Recipe, key: str) -> Measured:
+        files, begin = self._files(key), time.monotonic()
+        model = train_dense(self.task, self.seed, _silent, files)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of short runs, whose windows are short
+            place = files.half.with_name(CHECKPOINT)
+            compressed(self.task, model, ScheduledManager(recipe), place, _silent, self.one_shot, files)
+        files.clear()
+        measured = self._named(self.task.measure(model))
+        self.seconds[key] = time.monotonic() - begin
+        return measured
 
     def recipe(self, mixture: Mixture, epochs: float) -> Recipe:
         """The recipe of a run."""
@@ -114,15 +136,14 @@ class Trials:
 
     def checkpoint(self, mixture: Mixture, epochs: float) -> Path:
         """What a run left."""
-        return self.folder / "runs" / self.key(mixture, epochs) / "checkpoint.pt"
+        return self.folder / "runs" / self.key(mixture, epochs) / CHECKPOINT
 
     def works(self, choice: Choice) -> bool:
-        """Whether a choice that does nothing to a file goes with the task: one training step with it."""
-        recipe = Mixture().recipe(1 / max(len(self.task.train_loader), 1) + 1e-2, self.engine.name, (choice,))
+        """Whether a choice that does nothing to a file goes with the task: two training steps with it."""
+        recipe = Mixture().recipe(2 / max(len(self.task.train_loader), 2), self.engine.name, (choice,))
         try:
             with torch.random.fork_rng():
-                run_seed(self.task, recipe, self.seed, self.folder / "runs" / choice.key, _silent, None, False,
-                         self._files(choice.key))  # fmt: skip
+                self._run(recipe, choice.key)
         except ParedownError:
             return False
         return True
@@ -152,9 +173,9 @@ class Trials:
     def _files(self, key: str) -> SeedFiles:
         return SeedFiles.of(self.seed, self.folder / "dense", self.folder / "runs" / key)
 
-    def _kept(self, key: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def _kept(self, key: str, make: Callable[[], Mapping[str, Any]], kind: str = "costs") -> dict[str, Any]:
         """What was found of a key before, or what is found now."""
-        path = self.folder / "costs" / f"{key}.json"
+        path = self.folder / kind / f"{key}.json"
         try:
             return read_object(path)
         except (OSError, ValueError):
