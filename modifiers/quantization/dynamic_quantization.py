@@ -25,9 +25,7 @@ class DynamicQuantization(PostTrainingQuantization):
     kinds: ClassVar = (*LINEAR, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
     dynamic: ClassVar = True
 
-    proposals: ClassVar = (
-        Proposal("grid", "weights in 8 bits, inputs in 8 bits as they come", trained=False),
-    )
+    proposals: ClassVar = (Proposal("grid", "weights in 8 bits, inputs in 8 bits as they come", trained=False),)
 
     type: Literal["dynamic_quantization"] = "dynamic_quantization"
     activations: ActivationScheme | None = ActivationScheme(observer="minmax")

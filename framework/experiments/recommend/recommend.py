@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import time as clock
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -78,8 +80,7 @@ def recommend(
     job = _job_of(task, data, evaluate, example_inputs, seed) if isinstance(task, nn.Module) else task
     metrics = _metrics_of(job)
     wanted = parse_budgets(budgets, metrics)
-    kept = TemporaryDirectory() if output is None else None
-    folder = Path(kept.name if kept is not None else output or "")
+    folder = Path(mkdtemp() if output is None else output)
     trials = Trials(job, program, folder / SEARCH, one_shot, seed)
     tell(f"the dense model{'' if one_shot else f', {job.dense_epochs} epochs'}")
     trials.begin()
@@ -88,8 +89,10 @@ def recommend(
                           if (stage == "teacher" or job.scheduler is None) and trials.works(each))  # fmt: skip
     acting = [each for stage in ("shape", "zeros", "values", "grid") for each in known[stage]]
     search = Search(trials, wanted, _deciding(wanted, metrics), acting, 0.9 * limit - (clock.monotonic() - begin), tell)
-    best = search.run()
-    return _Ending(search, best, folder, source, kept).recommendation()
+    found = _Ending(search, search.run(), folder, source).recommendation()
+    if output is None:
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
 
 
 def seconds_in(time: str | float) -> float:
@@ -123,10 +126,8 @@ def check_folder(folder: Path, resume: bool) -> None:
 class _Ending:
     """From the best candidate to the recommendation: its file, its proof, its recipe."""
 
-    def __init__(
-        self, search: Search, best: Candidate, folder: Path, source: str, kept: TemporaryDirectory[str] | None
-    ) -> None:
-        self.search, self.best, self.folder, self.source, self.kept = search, best, folder, source, kept
+    def __init__(self, search: Search, best: Candidate, folder: Path, source: str) -> None:
+        self.search, self.best, self.folder, self.source = search, best, folder, source
         self.trials = search.trials
 
     def recommendation(self) -> Recommendation:
@@ -140,7 +141,7 @@ class _Ending:
         candidates = [self.best, *(one for one in others if one is not self.best)]
         return Recommendation(
             recipe, not self.best.excess, report, self.search.budgets, candidates, self._reasons(),
-            {**self.trials.dense_costs, **self.trials.dense_measured}, self.trials.one_shot, file, self.kept,
+            {**self.trials.dense_costs, **self.trials.dense_measured}, self.trials.one_shot, file,
         )  # fmt: skip
 
     def _recipe(self) -> Recipe:
@@ -198,8 +199,8 @@ def _deciding(budgets: Sequence[Budget], metrics: Sequence[Metric]) -> Metric:
 
 def _job_of(model: nn.Module, data: Any, evaluate: Any, example_inputs: Any, seed: int) -> Task:
     """A job that trains nothing."""
-    missing = [name for name, given in
-               (("data", data), ("evaluate", evaluate), ("example_inputs", example_inputs)) if given is None]  # fmt: skip
+    needed = {"data": data, "evaluate": evaluate, "example_inputs": example_inputs}
+    missing = [name for name, given in needed.items() if given is None]
     if missing:
         raise ArgumentError(f"of a model, recommend needs {', '.join(missing)} too", missing[0])
     return Task(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from paredown.framework.experiments.recommend.budgets import COSTS, Budget
@@ -45,7 +44,6 @@ class Recommendation:
     dense: Mapping[str, float]
     one_shot: bool
     file: Path | None
-    _kept: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def best(self) -> Candidate:
@@ -134,8 +132,8 @@ class Recommendation:
 
     def _dominates(self, one: Candidate, other: Candidate) -> bool:
         """Whether a candidate is at least as good in every budgeted quantity, and better in one."""
-        sides = [(one.costs | one.measured, other.costs | other.measured)]
-        pairs = [(a.get(b.name, 0.0), c.get(b.name, 0.0), b.most) for a, c in sides for b in self.budgets]
+        mine_of, theirs_of = ({**each.costs, **each.measured} for each in (one, other))
+        pairs = [(mine_of.get(b.name, 0.0), theirs_of.get(b.name, 0.0), b.most) for b in self.budgets]
         better = [mine < theirs if most else mine > theirs for mine, theirs, most in pairs]
         worse = [mine > theirs if most else mine < theirs for mine, theirs, most in pairs]
         return any(better) and not any(worse)

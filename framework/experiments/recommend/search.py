@@ -172,10 +172,10 @@ class Search:
         self.table.add(mixture, found.costs)
         return True
 
-    def _refuse(self, mixture: Mixture, reason: object) -> None:
+    def _refuse(self, mixture: Mixture, reason: str) -> None:
         """Take a mixture out of the search."""
         self.table.add(mixture, dict.fromkeys(self.trials.dense_costs, math.inf))
-        self.reasons.append(f"{mixture.words}: refused: {first_line(reason)}")
+        self.reasons.append(f"{mixture.words}: refused: {reason}")
         self.tell(self.reasons[-1])
 
     def _affordable(self, mixture: Mixture, margin: float) -> bool:
@@ -241,7 +241,7 @@ class Search:
                 self.trials.outcome(mixture, epochs)
             measured = self.trials.trained(mixture, epochs)
         except ParedownError as error:
-            self._refuse(mixture, error)
+            self._refuse(mixture, first_line(error))
             return
         self.losses.learn(mixture, self._loss(measured))
         self._measured(mixture)
