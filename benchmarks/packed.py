@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part in (None, "lenets") and not options.net:
         short += _lenets(options.quick)
     if options.part in (None, "files"):
-        short += _files(options.net or (["CNN"] if options.quick else ["CNN", "EfficientNet-Lite0", "MiniLM"]), options.quick)
+        short += _files(
+            options.net or (["CNN"] if options.quick else ["CNN", "EfficientNet-Lite0", "MiniLM"]), options.quick
+        )
     return 0 if options.quick else verdict(short)
 
 
@@ -137,7 +139,11 @@ def _file(table: Table, net: Net, kind: str, folder: Path, size: int) -> tuple[i
         size: of the float file, where it was written.
     """
     model, data = copy.deepcopy(net.model), batches(net.calibration)
-    recipe = {"recipe": 1, "run": {"engine": "onnxruntime"}, "modifiers": {key: dict(v) for key, v in KINDS[kind].items()}}
+    recipe = {
+        "recipe": 1,
+        "run": {"engine": "onnxruntime"},
+        "modifiers": {key: dict(v) for key, v in KINDS[kind].items()},
+    }
     if KINDS[kind]:
         ScheduledManager(Recipe.load(recipe)).apply(model, data=data, example_inputs=data[0])
     given: dict[str, Any] = {"data": batches(net.compared), "allow_slower": True}
@@ -194,7 +200,9 @@ def _sparse(source: Path, target: Path) -> int:
     model = onnx.load(source)
     for tensor in list(model.graph.initializer):
         values = onnx.numpy_helper.to_array(tensor)
-        places = np.flatnonzero(values) if values.ndim > 1 and values.dtype.name in ("float32", "int8", "uint8") else None
+        places = (
+            np.flatnonzero(values) if values.ndim > 1 and values.dtype.name in ("float32", "int8", "uint8") else None
+        )
         if places is None or places.size * (8 + values.itemsize) >= values.nbytes:
             continue
         kept = onnx.numpy_helper.from_array(values.reshape(-1)[places], tensor.name)

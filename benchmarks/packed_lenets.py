@@ -49,7 +49,10 @@ def lenet_5() -> nn.Module:
 def compressing(sparsity: float, clusters: int) -> Mapping[str, Fields]:
     """Zeros until the middle of the run, then values that are shared."""
     zeros = {"type": "magnitude_pruning", "final_sparsity": sparsity, "start": 0, "end": "50%", "layer_floor": 0.02}
-    return {"prune": zeros, "cluster": {"type": "weight_clustering", "clusters": clusters, "start": "60%", "end": "100%"}}
+    return {
+        "prune": zeros,
+        "cluster": {"type": "weight_clustering", "clusters": clusters, "start": "60%", "end": "100%"},
+    }
 
 
 LENETS: Mapping[str, LeNet] = {

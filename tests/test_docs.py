@@ -33,7 +33,14 @@ BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "yaml", "bash", "console", "toml", "mermaid"}
 #: their commands start many processes, or write many files
-SLOW = {"docs/cluster.md", "docs/engines.md", "docs/sharing.md", "docs/sweeps.md", "docs/trainers.md"}
+SLOW = {
+    "docs/cluster.md",
+    "docs/engines.md",
+    "docs/recommend.md",
+    "docs/sharing.md",
+    "docs/sweeps.md",
+    "docs/trainers.md",
+}
 SHELL = {"python3 -m venv .venv", ". .venv/bin/activate"}
 
 

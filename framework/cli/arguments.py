@@ -37,6 +37,7 @@ _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.-]*(=.*)?", re.DOTALL)
 _SEVERAL = re.compile(r"[^=]+=([^\[{\"'(]+,.*|(range|interval|choice|glob)\(.*\))", re.DOTALL)
 #: the command line's names of Python's arguments
 _HINTS = {
+    "budgets": "--budget",
     "by": "--by",
     "condition": "--pick",
     "folder": "--output",
@@ -47,6 +48,7 @@ _HINTS = {
     "source": "FOLDER|FILE",
     "target": "--target",
     "task": "--task",
+    "time": "--time",
 }
 
 

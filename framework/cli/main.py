@@ -18,6 +18,7 @@ from paredown.framework.cli import (
     export,
     plan,
     recipes,
+    recommend,
     report,
     run,
     schema,
@@ -69,6 +70,7 @@ run.register(app)
 report.register(app)
 export.register(app)
 sweep.register(app)
+recommend.register(app)
 sensitivity.register(app)
 recipes.register(app)
 diff.register(app)

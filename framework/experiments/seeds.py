@@ -26,7 +26,7 @@ from paredown.framework.run.checks import check_one_shot, optimizers_of
 from paredown.framework.run.manager import ScheduledManager
 from paredown.framework.run.session import Session
 
-__all__ = ["Show", "combined", "run_seed", "run_seeds", "train_dense"]
+__all__ = ["Show", "combined", "compressed", "run_seed", "run_seeds", "train_dense"]
 
 #: receives a text, such as the plan of a run
 Show = Callable[[str], None]
@@ -108,12 +108,7 @@ def run_seed(
     plan = manager.plan(model, steps_per_epoch=length, example_inputs=example, rehearse=False)
     if show is not None:
         show(str(plan))
-    if one_shot:
-        manager.apply(model, data=task.train_loader, example_inputs=task.example_inputs)
-        save(folder / "checkpoint.pt", model, [], manager)
-        curve: list[tuple[float, Measured]] = []
-    else:
-        curve = _train_with_recipe(task, model, manager, folder / "checkpoint.pt", progress, files)
+    curve = compressed(task, model, manager, folder / "checkpoint.pt", progress, one_shot, files)
     outcome = Outcome(seed, manager.report(dense=dense), reached, task.measure(model), curve)
     if files is not None:
         files.save_outcome(outcome)
@@ -169,14 +164,20 @@ def _by_metric(seeds: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(one[name] for one in seeds if name in one) for one in seeds[:1] for name in one}
 
 
-def _train_with_recipe(
+def compressed(
     task: Task,
     model: nn.Module,
     manager: ScheduledManager,
     checkpoint: Path,
     progress: Progress,
-    files: SeedFiles | None,
+    one_shot: bool = False,
+    files: SeedFiles | None = None,
 ) -> list[tuple[float, Measured]]:
+    """Run a manager's recipe on a model, in place, and save the checkpoint; what was measured after each epoch."""
+    if one_shot:
+        manager.apply(model, data=task.train_loader, example_inputs=task.example_inputs)
+        save(checkpoint, model, [], manager)
+        return []
     optimizer = task.optimizer(model)
     length = len(task.train_loader)
     manager.modify(model, optimizer, length, data=task.train_loader, example_inputs=task.example_inputs)
@@ -187,7 +188,7 @@ def _train_with_recipe(
         files.restore(loop, manager)
     curve = loop.run(None if files is None else lambda: files.save_half(loop, manager))
     save(checkpoint, model, optimizer, manager)
-    manager.finalize()
+    manager.finish()
     return curve
 
 

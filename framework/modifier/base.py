@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import TargetError
 from paredown.framework.model.targets import Selection
 from paredown.framework.modifier.fields import Options, Pattern, Patterns, Trial
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.time import Span, Time
 from paredown.framework.modifier.training import Training
@@ -88,6 +89,8 @@ class Modifier(Options):
     structural: ClassVar[bool] = False
     #: cannot work in `ScheduledManager.apply`
     needs_training: ClassVar[bool] = False
+    #: how `paredown recommend` may use it; none: it does not
+    proposals: ClassVar[Sequence[Proposal]] = ()
 
     type: str
     start: Time = Time.parse(0)

@@ -300,7 +300,12 @@ class ScheduledManager:
         return self._session is not None and self._session.schedule.done
 
     def finalize(self) -> Report:
-        """Audit, make permanent, take everything off, and return the report.
+        """`finish`, and return the report. Raises what `finish` raises."""
+        self.finish()
+        return self.report()
+
+    def finish(self) -> None:
+        """Audit, make permanent, and take everything off, without the measurements of a report.
 
         Raises:
             ScheduleError: a modifier never ran or missed its target (a warning with ``strict=False``). Nothing is
@@ -312,7 +317,6 @@ class ScheduledManager:
         session.schedule.finalize()
         self.state = State.FINISHED
         session.remove_hooks()
-        return self.report()
 
     def report(
         self,

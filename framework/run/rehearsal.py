@@ -25,7 +25,7 @@ from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.schedule import Schedule
 
-__all__ = ["ForeseenFile", "rehearse"]
+__all__ = ["ForeseenFile", "rehearse", "rehearsed"]
 
 #: what a model is traced with, and how it is called
 Example = tuple[Any, Forward | None]
@@ -67,16 +67,24 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine, p
     Raises:
         ExportError: it cannot be foreseen; the message says why.
     """
-    kept = {name: modifier for name, modifier in recipe.modifiers.items() if modifier.permanent}
+    kept = _permanent(recipe)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         try:
-            example = _example(inputs)
-            compressed = _applied(kept, model, inputs, example, engine)
-            size, latency = _measured(compressed, model, example, engine, Path(folder), packed)
+            compressed = rehearsed(recipe, model, inputs, engine)
+            size, latency = _measured(compressed, model, _example(inputs), engine, Path(folder), packed)
         except Exception as error:  # of any modifier that wants other data, and of any engine
             raise ExportError(f"its file is not foreseen: {first_line(error)}") from error
     left_out = tuple(name for name in recipe.modifiers if name not in kept)
     return ForeseenFile(engine.name, size, latency, left_out, tuple(name for name in kept if _later(kept[name])))
+
+
+def rehearsed(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine | None) -> nn.Module:
+    """A copy of a model to which the modifiers that leave something in a file were applied, without training."""
+    return _applied(_permanent(recipe), model, inputs, _example(inputs), engine)
+
+
+def _permanent(recipe: Recipe) -> dict[str, Modifier]:
+    return {name: modifier for name, modifier in recipe.modifiers.items() if modifier.permanent}
 
 
 def _later(modifier: Modifier) -> bool:
@@ -85,7 +93,7 @@ def _later(modifier: Modifier) -> bool:
 
 
 def _applied(
-    modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs, example: Example, engine: Engine
+    modifiers: Mapping[str, Modifier], model: nn.Module, inputs: Inputs, example: Example, engine: Engine | None
 ) -> nn.Module:
     """A copy of the model to which modifiers were applied."""
     run = Run(copy.deepcopy(unwrap(model)), engine=engine)

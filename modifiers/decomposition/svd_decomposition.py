@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.decomposition.decomposition import Decomposition
 from paredown.modifiers.decomposition.forms.base import Form
 from paredown.modifiers.decomposition.forms.geometry import Geometry
@@ -31,6 +32,13 @@ class SvdDecomposition(Decomposition):
 
     example: ClassVar = {"rank": 2, "guard": "none"}
     form_fields: ClassVar = ("convolution",)
+
+    proposals: ClassVar = tuple(
+        Proposal("shape", f"layers of low rank, with their parameters divided by {ratio:g}",
+                 {"rank": {"ratio": ratio}, "guard": "rule"}, trained, healed=0.15)
+        for trained in (True, False)
+        for ratio in (1.5, 2.0, 4.0)
+    )  # fmt: skip
 
     type: Literal["svd_decomposition"] = "svd_decomposition"
     convolution: Literal["spatial", "channel"] = "spatial"

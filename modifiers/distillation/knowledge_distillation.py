@@ -12,6 +12,7 @@ from torch import Tensor
 from paredown.framework.auxiliary.losses import Pass
 from paredown.framework.modifier.base import Foreseen
 from paredown.framework.modifier.curves import ends_of, value_at
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.distillation.distillation import Compute
@@ -50,6 +51,8 @@ class KnowledgeDistillation(Taught):
     """
 
     example: ClassVar = {}
+
+    proposals: ClassVar = (Proposal("teacher", "the dense model teaches", {"weight": 0.7}, whole=True),)
 
     type: Literal["knowledge_distillation"] = "knowledge_distillation"
     temperature: Temperature = 4.0

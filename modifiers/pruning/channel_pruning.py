@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.pruning.removal.channel_removal import ChannelRemoval
 
 __all__ = ["ChannelPruning"]
@@ -31,5 +32,12 @@ class ChannelPruning(ChannelRemoval):
     """
 
     example: ClassVar = {"final_sparsity": 0.5, "round_to": 1}
+
+    proposals: ClassVar = tuple(
+        Proposal("shape", f"{share:.0%} of the channels removed", {"final_sparsity": share}, trained, healed=0.25,
+                 durations={"every": 0.2} if trained else {})
+        for trained, shares in ((True, (0.15, 0.3, 0.4, 0.5, 0.6)), (False, (0.1, 0.2, 0.3)))
+        for share in shares
+    )  # fmt: skip
 
     type: Literal["channel_pruning"] = "channel_pruning"

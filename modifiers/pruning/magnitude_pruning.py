@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.pruning.gradual_pruning import GradualPruning
 from paredown.modifiers.pruning.scoring.criterion import Criterion, Watched
@@ -32,6 +33,11 @@ class MagnitudePruning(GradualPruning):
     """
 
     example: ClassVar = {"final_sparsity": 0.5}
+
+    proposals: ClassVar = tuple(
+        Proposal("zeros", f"{share:.0%} of the weights zero", {"final_sparsity": share}, healed=0.05)
+        for share in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+    )
 
     type: Literal["magnitude_pruning"] = "magnitude_pruning"
     norm: Norm = "l2"

@@ -10,6 +10,7 @@ from pydantic import Field, Strict
 from torch import Tensor
 
 from paredown.framework.calibration.second_moments import inverse_factor
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.pruning.masks.rows import Goal
 from paredown.modifiers.pruning.scoring.units import Pattern
 from paredown.modifiers.pruning.selection.chunks import shared_out
@@ -39,6 +40,12 @@ class SparseGPT(StreamedPruning):
 
     example: ClassVar = {"final_sparsity": 0.5}
     way: ClassVar = "the others of the row make up for them"
+
+    proposals: ClassVar = tuple(
+        Proposal("zeros", f"{share:.0%} of the weights zero, the others refitted", {"final_sparsity": share},
+                 trained=False)
+        for share in (0.3, 0.5, 0.6, 0.7, 0.8)
+    )  # fmt: skip
 
     type: Literal["sparsegpt"] = "sparsegpt"
     block_size: Annotated[int, Strict(), Field(ge=1)] = 128

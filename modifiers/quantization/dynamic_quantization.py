@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from paredown.framework.model.kinds import LINEAR
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 
@@ -23,6 +24,8 @@ class DynamicQuantization(PostTrainingQuantization):
     example: ClassVar = {}
     kinds: ClassVar = (*LINEAR, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
     dynamic: ClassVar = True
+
+    proposals: ClassVar = (Proposal("grid", "weights in 8 bits, inputs in 8 bits as they come", trained=False),)
 
     type: Literal["dynamic_quantization"] = "dynamic_quantization"
     activations: ActivationScheme | None = ActivationScheme(observer="minmax")

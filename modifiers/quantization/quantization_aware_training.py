@@ -13,6 +13,7 @@ from paredown.framework.calibration.frozen_statistics import freeze_statistics
 from paredown.framework.distributed.shards import split_in_forward
 from paredown.framework.errors import TargetError
 from paredown.framework.modifier.curves import Curve, curve_value
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.layers.quantizers import ActivationQuantizer, Place, WeightQuantizer
@@ -38,6 +39,13 @@ class QuantizationAwareTraining(QuantizationModifier):
     """
 
     example: ClassVar = {}
+
+    proposals: ClassVar = (
+        Proposal(
+            "grid", "weights and inputs in 8 bits, trained so", healed=0.2,
+            times={"freeze_observers": 0.5, "freeze_batch_norm": 0.5},
+        ),
+    )  # fmt: skip
 
     type: Literal["quantization_aware_training"] = "quantization_aware_training"
     every: Time | None = None

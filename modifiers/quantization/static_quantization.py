@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.quantization.numbers.scheme import ActivationScheme
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 
@@ -18,6 +19,8 @@ class StaticQuantization(PostTrainingQuantization):
     """
 
     example: ClassVar = {}
+
+    proposals: ClassVar = (Proposal("grid", "weights and inputs in 8 bits", trained=False),)
 
     type: Literal["static_quantization"] = "static_quantization"
     activations: ActivationScheme | None = ActivationScheme(observer="minmax")

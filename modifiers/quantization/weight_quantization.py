@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from paredown.framework.modifier.proposals import Proposal
 from paredown.modifiers.quantization.post_training import PostTrainingQuantization
 
 
@@ -17,5 +18,7 @@ class WeightQuantization(PostTrainingQuantization):
     """
 
     example: ClassVar = {}
+
+    proposals: ClassVar = (Proposal("grid", "weights in 8 bits", trained=False),)
 
     type: Literal["weight_quantization"] = "weight_quantization"

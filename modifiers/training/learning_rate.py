@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from paredown.framework.errors import ScheduleError
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.training.group_schedule import GroupNumbers, GroupSchedule
 
@@ -19,6 +20,10 @@ class LearningRate(GroupSchedule):
     example: ClassVar = {"final": 0.001}
     claims: ClassVar = frozenset({"schedule of lr"})
     key: ClassVar = "lr"
+
+    proposals: ClassVar = (
+        Proposal("rate", "the learning rate falls to zero", {"final": 0.0, "curve": "cosine"}, whole=True),
+    )
 
     type: Literal["learning_rate"] = "learning_rate"
 

@@ -15,6 +15,7 @@ from paredown.framework.errors import (
     ScheduleError,
     TargetError,
 )
+from paredown.framework.experiments.recommend import Recommendation, recommend
 from paredown.framework.experiments.task import Task
 from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.registry import register
@@ -35,6 +36,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "RecipeError",
+    "Recommendation",
     "Report",
     "ScheduleError",
     "ScheduledManager",
@@ -44,6 +46,7 @@ __all__ = [
     "Training",
     "export",
     "load",
+    "recommend",
     "register",
     "resume",
     "save",
