@@ -85,8 +85,8 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _lenets(quick: bool) -> Iterator[str]:
-    numbers = (("dense", ">8.3f"), ("packed", ">8.3f"), ("bytes", ">10,.0f"), ("x", ">7.1f"), ("zip x", ">7.1f"))
-    table = Table(("network", "<15"), ("seed", ">5"), *numbers, ("Deep Compression", ">18.0f"))
+    numbers = (("dense", ">8.3f"), ("packed", ">8.3f"), ("bytes", ">10.0f"), ("x", ">7.1f"), ("zip x", ">7.1f"))
+    table = Table(("network", "<15"), ("seed", ">5"), *numbers, ("Deep Compression x", ">20.0f"))
     for name, net in LENETS.items():
         rows = [_lenet(name, seed, quick) for seed in range(1 if quick else 3)]
         for seed, row in enumerate(rows):
@@ -114,7 +114,7 @@ def _lenet(name: str, seed: int, quick: bool) -> tuple[float, ...]:
 
 
 def _files(names: Sequence[str], quick: bool) -> Iterator[str]:
-    numbers = [(f"{name} x", ">9.2f") for name in ("plain", "packed", "zip", "zip too", "sparse")]
+    numbers = [(f"{name} x", ">12.2f") for name in ("plain", "packed", "zip", "packed, zip", "sparse")]
     opening = (("open s", ">8.2f"), ("packed", ">8.2f"), ("MB", ">7.0f"), ("packed", ">8.0f"))
     table = Table(("network", "<20"), ("file", "<17"), *numbers, ("time", ">7.2f"), *opening, ("cosine", ">8.3f"))
     for name in names:
@@ -149,8 +149,9 @@ def _file(table: Table, net: Net, kind: str, folder: Path, size: int) -> tuple[i
     sizes = (before.bytes, made.bytes, *archives, sparse)
     ratio, cosine = _slower(net, plain, packed), _cosine(net, packed)
     assert made.packed is not None
-    openings = [each for each in (made.packed.plain_opening, made.packed.opening) if each is not None]
-    seconds, peaks = [each.seconds for each in openings], [(each.peak or 0) / 2**20 for each in openings]
+    openings = made.packed.plain_opening, made.packed.opening
+    seconds = ["" if each is None else each.seconds for each in openings]
+    peaks = ["" if each is None else (each.peak or 0) / 2**20 for each in openings]
     table.row(net.name, kind, *(size / each for each in sizes), ratio, *seconds, *peaks, cosine)
     if kind == "95% zeros":
         tool = _tool(net, plain, folder)
