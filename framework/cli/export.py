@@ -38,7 +38,8 @@ EngineName = Annotated[
 File = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Zip = Annotated[bool, typer.Option("--zip", help="Also write FILE.zip, and print both sizes.")]
 Packed = Annotated[
-    bool, typer.Option("--packed", help="Store zeros and few values in few bytes; the engine unpacks them when it opens it.")
+    bool,
+    typer.Option("--packed", help="Store zeros and few values in few bytes; the engine unpacks them when it opens it."),
 ]
 Slower = Annotated[bool, typer.Option("--allow-slower", help="Accept a file slower than the float model's.")]
 

@@ -28,7 +28,8 @@ class Tape:
 
     def __init__(self, shared: Mapping[Any, str], names: Iterator[str]) -> None:
         self.onnx: Any = require("onnx", "onnx")
-        self.shared, self.names = dict(shared), names
+        self.shared: dict[Any, str] = dict(shared)
+        self.names = names
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -191,7 +192,9 @@ class _Form:
             return tape.cast(tape.constant(part.reshape(-1)), np.int32)
         offsets = np.arange(0, 8, bits)
         if "BitShift" in self.folds:  # away with the higher ones, and then with the lower ones
-            high = tape.add("BitShift", tape.constant(part), tape.constant((8 - bits - offsets).astype(np.uint8)), direction="LEFT")
+            high = tape.add(
+                "BitShift", tape.constant(part), tape.constant((8 - bits - offsets).astype(np.uint8)), direction="LEFT"
+            )
             rows = tape.add("BitShift", high, tape.constant(np.array(8 - bits, np.uint8)), direction="RIGHT")
             return tape.cast(tape.flat(rows), np.int32)
         rows = tape.add("Div", tape.cast(tape.constant(part), np.int32), tape.constant((1 << offsets).astype(np.int32)))

@@ -297,7 +297,11 @@ class Reader(nn.Module):
 
 @pytest.mark.parametrize(
     ("quantize", "most"),
-    [({"type": "dynamic_quantization"}, 0.6), ({"type": "weight_quantization", "weights": {"bits": 4}}, 0.7), (None, 0.45)],
+    [
+        ({"type": "dynamic_quantization"}, 0.6),
+        ({"type": "weight_quantization", "weights": {"bits": 4}}, 0.7),
+        (None, 0.45),
+    ],
     ids=["integers", "half bytes", "floats"],
 )
 def test_all_weights_are_packed_and_each_layer_is_computed_as_before(tmp_path, quantize, most):
