@@ -148,7 +148,8 @@ def export(
 
     Raises:
         ExportError: packed files are not written for the engine; the engine is unknown or not installed, something
-            cannot be written, the file computes something else (it stays, for a look into it), or is slower than the float model.
+            cannot be written, the file computes something else (it stays, for a look into it), or is slower than the
+            float model.
     """
     program, path = engine_called(engine), Path(path)
     if packed:

@@ -94,8 +94,8 @@ def _packed(engine: Engine, path: Path, target: Path, plain: Session) -> tuple[i
         engine.pack(path, target, left)
         if not _as_plain(engine.open(target), plain):
             raise ExportError(
-                f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, which "
-                f"stays ({'; '.join(constants[name] for name in left)}); leave packed out"
+                f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, "
+                f"which stays ({'; '.join(constants[name] for name in left)}); leave packed out"
             )
     told = f"stays as it is in the file: {engine.name} {engine.version} would not unpack it once, when it opens it"
     return len(names) - len(left), tuple(f"{constants[name]} {told}" for name in left)
