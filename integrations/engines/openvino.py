@@ -43,8 +43,8 @@ NOT_RECOGNISED = "OpenVINO does not recognise inputs that are quantized as they 
 
 
 class OpenVino(Engine):
-    """OpenVINO on the CPU: an ``.xml`` with its weights in a ``.bin``, or an ``.onnx``; integer convolutions, products and
-    sums.
+    """OpenVINO on the CPU: an ``.xml`` with its weights in a ``.bin``, or an ``.onnx``; integer convolutions, products
+    and sums.
 
     Inputs that are quantized as they come (dynamic_quantization) are computed in floating point there, and then only
     the weights are rounded. It computes in float32 also where the processor has bfloat16.

@@ -22,8 +22,8 @@ def limited_pairs(codes: Any, axis: int) -> tuple[Any, Any] | None:
     """Codes whose pairs of neighbours do not overflow, and how many times larger the scale of each output channel is
     for them, at most twice; None: they do not overflow as they are.
 
-    Neighbours are so in the order of the codes, or with the inputs innermost, also where an odd number of these is filled
-    up at each place of a kernel.
+    Neighbours are so in the order of the codes, or with the inputs innermost, also where an odd number of these is
+    filled up at each place of a kernel.
 
     Args:
         codes: int8, an array of two or more dimensions.

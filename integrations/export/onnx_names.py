@@ -10,7 +10,7 @@ import numpy as np
 
 from paredown.integrations.export.calling import require
 
-__all__ = ["leave_out_defaults", "leave_out_notes", "shorten_names", "short_names"]
+__all__ = ["leave_out_defaults", "leave_out_notes", "short_names", "shorten_names"]
 
 
 def short_names(taken: Collection[str], first: str = "") -> Iterator[str]:
@@ -44,11 +44,7 @@ def leave_out_defaults(model: Any) -> None:
         known = onnx.defs.get_schema(node.op_type, opset).attributes
         for name, attribute in list(node.attributes.items()):
             default = known[name].default_value if name in known else None
-            if (
-                default is not None
-                and default.type
-                and _same(onnx.helper.get_attribute_value(default), attribute.value)
-            ):
+            if default and default.type and _same(onnx.helper.get_attribute_value(default), attribute.value):
                 del node.attributes[name]
 
 

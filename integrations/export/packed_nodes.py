@@ -28,7 +28,8 @@ class Tape:
 
     def __init__(self, shared: Mapping[Any, str], names: Iterator[str]) -> None:
         self.onnx: Any = require("onnx", "onnx")
-        self.shared, self.names = dict(shared), names
+        self.shared: dict[Any, str] = dict(shared)
+        self.names = names
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Vectors of a file that are another one times a number that is there too: scales of biases, of weights times inputs."""
+"""Vectors of a file that are another one times a number that is there too, as the scales of biases are."""
 
 from __future__ import annotations
 

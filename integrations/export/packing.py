@@ -1,9 +1,9 @@
-"""A file of ONNX with each constant in the fewest bytes: what unpacks it is part of the graph, reads constants alone, and
-is computed once, when an engine opens the file.
+"""A file of ONNX with each constant in the fewest bytes: what unpacks it is part of the graph, reads constants alone,
+and is computed once, when an engine opens the file.
 
 Zeros and few different values, which pruning and clustering leave, take no bytes of the file then, as in Deep
-Compression (Han et al., arXiv:1510.00149, sections 2 and 3), whose gaps between entries these are. Huffman's code is left
-to whoever zips the file.
+Compression (Han et al., arXiv:1510.00149, sections 2 and 3), whose gaps between entries these are. Huffman's code is
+left to whoever zips the file.
 """
 
 from __future__ import annotations

@@ -24,6 +24,12 @@ def test_from_a_run_to_a_file_and_its_table(folder, paredown):
     assert told["zip_bytes"] == (folder / "new" / "m.onnx.zip").stat().st_size
     assert zipfile.ZipFile(folder / "new" / "m.onnx.zip").namelist() == ["m.onnx"]
 
+    code, out, err = paredown(
+        "export", "out", "--task", "job:task", "--output", "new/p.onnx", "--packed", "--json", "--allow-slower"
+    )
+    assert code == 0, err
+    assert json.loads(out)["plain_bytes"] == told["bytes"] >= json.loads(out)["bytes"]
+
     code, out, err = paredown("compare", "out", "--task", "job:task")
     assert code == 0, err
     assert "simulated" in out
@@ -35,6 +41,7 @@ def test_from_a_run_to_a_file_and_its_table(folder, paredown):
     [
         (("export", ".", "--task", "job:task", "--output", "m.onnx"), "holds no checkpoint.pt"),
         (("run", "recipe.yaml", "--task", "job:task", "--export", "onnxruntim"), "did you mean 'onnxruntime'?"),
+        (("run", "recipe.yaml", "--task", "job:task", "--export", "torch", "--packed"), "packed=True: torch computes"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_done(folder, paredown, arguments, message):

@@ -61,7 +61,9 @@ def test_what_it_does_not_fold_stays_and_is_named(path, unfolded):
     packed = [name for name in "abc" if name not in unfolded]
     assert made.constants == len(packed)
     assert path.read_text() == " ".join(packed)
-    assert [remark.split(":")[0] for remark in made.remarks] == [f"layer {name} stays as it is in the file" for name in unfolded]
+    assert [remark.split(":")[0] for remark in made.remarks] == [
+        f"layer {name} stays as it is in the file" for name in unfolded
+    ]
 
 
 @pytest.mark.parametrize(("extra", "message"), [(" Gather", "another graph"), (" other", "other outputs")])

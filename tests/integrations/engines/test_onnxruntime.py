@@ -282,3 +282,48 @@ def test_a_weight_keeps_its_shape_and_a_fixed_batch_is_said(tmp_path):
     made = paredown.export(model, (tokens,), tmp_path / "m.onnx", repetitions=0)
     assert decibels(model(tokens).detach(), outputs(made.path, tokens)) > 60
     assert any("the batch is fixed at 2" in remark for remark in made.remarks)
+
+
+class Reader(nn.Module):
+    """An embedding, an LSTM, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.lstm, self.head = nn.Embedding(200, 32), nn.LSTM(32, 48, batch_first=True), nn.Linear(48, 5)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.table(x))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("quantize", "most"),
+    [
+        ({"type": "dynamic_quantization"}, 0.6),
+        ({"type": "weight_quantization", "weights": {"bits": 4}}, 0.7),
+        (None, 0.45),
+    ],
+    ids=["integers", "half bytes", "floats"],
+)
+def test_all_weights_are_packed_and_each_layer_is_computed_as_before(tmp_path, quantize, most):
+    torch.manual_seed(0)
+    model, data = Reader().eval(), [(torch.randint(200, (16, 6)),) for _ in range(2)]
+    prune = {"type": "magnitude_pruning", "final_sparsity": 0.9, "scope": "local"}
+    modifiers = {"prune": prune, **({} if quantize is None else {"quantize": quantize})}
+    manager = ScheduledManager({"recipe": 1, "run": {"engine": "onnxruntime"}, "modifiers": modifiers})
+    manager.apply(model, data=data, example_inputs=data[0])
+    before = manager.export(tmp_path / "plain.onnx", repetitions=0)
+    made = manager.export(tmp_path / "packed.onnx", repetitions=2, packed=True, allow_slower=True)
+    assert made.bytes == (tmp_path / "packed.onnx").stat().st_size < most * before.bytes
+    assert made.packed.plain_bytes == before.bytes
+    assert made.operators == before.operators
+    assert [(row.name, row.computed) for row in made.layers] == [(row.name, row.computed) for row in before.layers]
+    assert f"packed: {before.bytes:,} bytes before" in str(made)
+
+
+def test_a_plan_foresees_the_packed_file():
+    model, x = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 8)), torch.randn(8, 64)
+    prune = {"type": "magnitude_pruning", "final_sparsity": 0.95, "scope": "local"}
+    manager = ScheduledManager({"recipe": 1, "run": {"engine": "onnxruntime"}, "modifiers": {"prune": prune}})
+    plain, packed = (manager.plan(model, example_inputs=(x,), packed=each).file.bytes for each in (False, True))
+    assert packed[0] == plain[0]
+    assert packed[1] < 0.2 * plain[1]

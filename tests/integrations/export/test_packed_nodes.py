@@ -13,7 +13,7 @@ TYPES = frozenset({"int8", "uint8", "int32", "int64", "float32"})
 #: forms of unpacking: with bytes that are shifted and sums, and in 32 bits without both
 FORMS = {
     "shifts and sums": {"BitShift": TYPES, "CumSum": TYPES, "ScatterElements": TYPES},
-    "products": {name: TYPES for name in ("Div", "Mod", "MatMul", "NonZero")}
+    "products": dict.fromkeys(("Div", "Mod", "MatMul", "NonZero"), TYPES)
     | {"ScatterElements": frozenset({"int32", "int64", "float32"})},
 }
 
