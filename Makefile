@@ -51,6 +51,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/engines.py --refusals
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/quantization_accuracy.py
+	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/gptq.py
 	$(BIN)/python benchmarks/sparsegpt.py
 	$(BIN)/python benchmarks/sparseml.py
