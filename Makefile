@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/quantization_accuracy.py
+	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/gptq.py
 	$(BIN)/python benchmarks/sparsegpt.py
 	$(BIN)/python benchmarks/sparseml.py

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from paredown.framework.distributed.shards import own_part, sum_of_parts
 from paredown.framework.measure.products import count_products
@@ -16,12 +17,18 @@ from paredown.framework.model.targets import named_modules, unwrap
 
 __all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
 
+#: a matrix of so many elements or more whose values are that few is counted as indices into them
+LEAST, FEW = 1024, 256
+#: elements that are looked at first
+SAMPLE = 4096
+
 
 @dataclass(frozen=True)
 class LayerMeasures:
     """One module that owns parameters. A parameter that several modules share counts at the first.
 
-    ``bits`` is what its parameters take when each is stored at its own width, zeros included; ``macs`` the
+    ``bits`` is what its parameters take when each is stored at its own width, zeros included, and matrices of at most
+    256 different values as indices into these; ``macs`` the
     multiply-accumulates with weights in one forward of the example inputs, without those of modules inside that have
     parameters themselves; None where no inputs were given.
     """
@@ -79,6 +86,15 @@ def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward
     return ModelMeasures(tuple(layers), counted.total, counted.with_weights)
 
 
+def _width(values: Tensor, width: int) -> int:
+    """The bits of an index into the different values of a matrix where these are few, else the given width, as also
+    where that is less than a byte."""
+    if width < 8 or values.dim() < 2 or values.numel() < LEAST or len(torch.unique(values.flatten()[:SAMPLE])) > FEW:
+        return width
+    different = len(torch.unique(values))
+    return width if different > FEW else min(width, max(different - 1, 1).bit_length())
+
+
 def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | None) -> LayerMeasures:
     codes = stored_codes(module)
     count = nonzeros = bits = 0
@@ -89,5 +105,6 @@ def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | Non
         stored, width = codes.get(key, (None, parameter.element_size() * 8))
         count += parameter.numel()
         nonzeros += int(sum_of_parts(own_part(parameter).count_nonzero(), parameter))
-        bits += (parameter.numel() if stored is None else stored.numel()) * width
+        kept = own_part(parameter).detach() if stored is None else stored
+        bits += (parameter.numel() if stored is None else stored.numel()) * _width(kept, width)
     return LayerMeasures(name, base_class(module).__name__, count, nonzeros, bits, macs)

@@ -297,8 +297,8 @@ class TargetedModifier(Modifier):
         return False
 
     def check(self, training: Training) -> None:
-        reasons = {name: self.refusal(training, name, module) for name, module in training.targets().items()}
-        if all(reasons.values()):
+        reasons = self.refusals(training)
+        if len(reasons) == len(training.targets()):
             raise TargetError(
                 f"{training.label} would treat nothing, all that it is meant for is left alone: "
                 + "; ".join(f"{name or 'the model'}: {reason}" for name, reason in reasons.items())
@@ -307,6 +307,11 @@ class TargetedModifier(Modifier):
     def refusal(self, training: Training, name: str, module: nn.Module) -> str | None:
         """Why a target is left alone, as far as that is known beforehand; None: it is treated."""
         return None
+
+    def refusals(self, training: Training) -> dict[str, str]:
+        """The targets that are left alone, with the reasons."""
+        reasons = {name: self.refusal(training, name, module) for name, module in training.targets().items()}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def claimed(self, training: Training) -> Sequence[nn.Parameter]:
         weights = (module._parameters.get("weight") for module in training.targets().values())

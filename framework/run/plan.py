@@ -219,7 +219,7 @@ def _bits_after(model: nn.Module, before: dict[str, int], lines: Sequence[Forese
         if not own or not before[name]:
             continue
         width = next(module.parameters(recurse=False)).element_size() * 8
-        bits = next((line.bits for line in reversed(own) if line.bits is not None), width)
+        bits = min((line.bits for line in own if line.bits is not None), default=width)
         density = min((line.density for line in own if line.density is not None), default=1.0)
         total += round(counts[name] * density * bits) - before[name] * width
     return total

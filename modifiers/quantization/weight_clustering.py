@@ -71,7 +71,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
     """Distance between updates, at which values that became free are given to others. Default: a fiftieth of the
     window, at least one step."""
     gradients: Literal["shared", "own"] = "shared"
-    """``shared``: elements that share a value move together, by the mean of their gradients; ``own``: for three quarters
+    """``shared``: elements that share a value move together, by the mean of their gradients; ``own``: for 3 quarters
     of the window each follows its own gradient in a copy that is kept beside the weight, values are the means of their
     elements' copies, and at updates elements change to nearer values (LUT-Q, arXiv:1811.05355). More accurate for 16
     values and fewer, and takes the memory of the weights again; 4 bytes each."""
@@ -117,7 +117,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
         return reason
 
     def foresee(self, training: Training) -> Sequence[Foreseen]:
-        targets, refused = training.targets(), self._refused(training)
+        targets, refused = training.targets(), self.refusals(training)
         grids = grids_beside(training, targets)
         return [
             Foreseen(name, refused[name], refused=True) if name in refused else self._foreseen(name, grids.get(name))
@@ -128,16 +128,15 @@ class WeightClustering(Recalibrating, TargetedModifier):
         among = "values" if grid is None else f"codes among those of {grid.owner}"
         return Foreseen(name, f"at most {self.clusters} {among}", bits=math.ceil(math.log2(self.clusters)))
 
-    def _refused(self, training: Training) -> dict[str, str]:
-        """Why targets are left alone, by name."""
-        targets = training.targets()
-        reasons = {name: self.refusal(training, name, module) for name, module in targets.items()}
+    def refusals(self, training: Training) -> dict[str, str]:
+        targets, reasons = training.targets(), super().refusals(training)
         grids = grids_beside(training, targets)
         folded = folded_after(training) if any(_per_tensor(grid) for grid in grids.values()) else {}
         for name, grid in grids.items():
             reason = MOVING if name in folded and _per_tensor(grid) else grid.refusal
-            reasons[name] = reasons[name] or reason
-        return {name: reason for name, reason in reasons.items() if reason is not None}
+            if reason is not None:
+                reasons.setdefault(name, reason)
+        return reasons
 
     def _refuse_to_be_undone(self, training: Training) -> None:
         """Raise ScheduleError where a modifier that acts later writes the weights that share values."""
@@ -155,7 +154,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
     def on_start(self, training: Training) -> Clusters:
         self.check(training)
-        training.refuse(self._refused(training))
+        training.refuse(self.refusals(training))
         return Clusters()
 
     def attach(self, training: Training, state: Clusters) -> None:
@@ -226,7 +225,7 @@ class WeightClustering(Recalibrating, TargetedModifier):
 
     def _found(self, training: Training) -> list[WeightInLayer]:
         """The weights that are clustered, each once."""
-        refused = self._refused(training)
+        refused = self.refusals(training)
         found: dict[int, WeightInLayer] = {}
         for name, module in training.targets().items():
             for key in () if name in refused else weight_names(module):

@@ -111,3 +111,13 @@ def test_the_fused_encoder_layer_is_counted_as_what_it_does():
 def test_a_weight_that_is_computed_stays_one():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
     assert measure_model(layer, torch.randn(3, 8)).weight_macs == 3 * 64
+
+
+def test_few_values_of_a_matrix_are_counted_as_indices():
+    layer = nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        layer.weight.mul_(10).round_().clamp_(-4, 3)
+    assert measure_model(layer).layers[0].bits == 64 * 64 * 2
+    small = nn.Linear(4, 4, bias=False)
+    nn.init.ones_(small.weight)
+    assert measure_model(small).layers[0].bits == 16 * 32

@@ -8,6 +8,7 @@ from torch import nn
 import paredown
 from paredown import Recipe, RecipeError, ScheduledManager, ScheduleError
 from paredown.framework.modifier.curves import share_of
+from paredown.framework.run.schedule import in_order
 
 STEPS = 4
 DATA = batches(STEPS)
@@ -191,3 +192,19 @@ def test_forward_references():
 def test_references_in_a_circle_are_an_error():
     with pytest.raises(RecipeError, match=r"variables\.a.*variables\.b"):
         Recipe.load({"recipe": 1, "variables": {"a": "${variables.b}", "b": "${variables.a}"}, "modifiers": {}})
+
+
+def test_of_those_due_at_once_who_follows_others_comes_after_them_wherever_it_stands():
+    quantize = {"type": "static_quantization"}
+    modifiers = {
+        "q": quantize,
+        "c": {"type": "weight_clustering"},
+        "g": {"type": "gptq"},
+        "p": {"type": "magnitude_pruning", "final_sparsity": 0.5},
+    }
+    ordered = [
+        modifier.name for modifier in in_order(Recipe.load({"recipe": 1, "modifiers": modifiers}).modifiers, None)
+    ]
+    assert ordered == ["g", "p", "c", "q"]
+    later = recipe_of(4, **modifiers, late={"type": "weight_clustering", "start": 1})
+    assert [modifier.name for modifier in in_order(Recipe.load(later).modifiers, None)][-1] == "late"

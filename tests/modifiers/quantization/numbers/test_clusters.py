@@ -38,7 +38,7 @@ def test_few_numbers_get_the_best_values_that_there_are(clusters):
     assert error(values, centers, importance) == pytest.approx(brute_force(values, clusters, importance))
 
 
-@pytest.mark.parametrize("size, clusters", [(700, 7), (5000, 15), (5000, 63), (100_000, 15)])
+@pytest.mark.parametrize(("size", "clusters"), [(700, 7), (5000, 15), (5000, 63), (100_000, 15)])
 def test_no_worse_than_scikit_learn(size, clusters):
     torch.manual_seed(0)
     values = torch.randn(size) * torch.rand(size).exp()
