@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from paredown.framework.errors import ScheduleError
 from paredown.framework.model.weights import refuse_not_finite
 from paredown.framework.modifier.base import Foreseen, Recalibrating, TargetedModifier
+from paredown.framework.modifier.proposals import Proposal
 from paredown.framework.modifier.time import Time
 from paredown.framework.modifier.training import Training
 from paredown.modifiers.quantization.grids_beside import GridBeside, folded_after, grids_beside
@@ -63,6 +64,12 @@ class WeightClustering(Recalibrating, TargetedModifier):
     after: ClassVar = frozenset({"zeros", "structure", "weights", "scale between layers"})
     kinds: ClassVar = LAYERS
     state_type: ClassVar = Clusters
+
+    proposals: ClassVar = tuple(
+        Proposal("values", f"{clusters} values a layer", {"clusters": clusters}, trained, healed=0.2)
+        for trained in (True, False)
+        for clusters in (32, 16)
+    )
 
     type: Literal["weight_clustering"] = "weight_clustering"
     clusters: Annotated[int, Strict(), Field(ge=2, le=256)] = 16
