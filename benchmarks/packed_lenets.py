@@ -85,7 +85,7 @@ def _train(model: nn.Module, epochs: int, recipe: Recipe | None) -> None:
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels)).split(BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
             optimizer.step()
             schedule.step()
     if manager is not None:
