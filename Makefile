@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/engines.py --refusals
+	$(BIN)/python benchmarks/sparse_layers.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/quantization_accuracy.py
 	$(BIN)/python benchmarks/gptq.py
