@@ -146,6 +146,18 @@ class Engine(ABC):
             results: of `Written`: what `Session.run_inside` is to hand out.
         """
 
+    def zeros_pay(self, model: nn.Module, example_inputs: Any, forward: Forward | None = None) -> str:
+        """What zeros in a model's weights are worth in time here, in words.
+
+        Args: see `write`.
+        """
+        return "zeros are not skipped"
+
+    def packed_bytes(self, path: Path) -> int | None:
+        """The size of a file that this engine wrote where zeros and few bits are stored as such; None: it reads no such
+        file."""
+        return None
+
     def files(self, path: Path) -> list[Path]:
         """The file, and those beside it that belong to it; of a folder all that are in it."""
         if path.is_dir():
