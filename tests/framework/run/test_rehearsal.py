@@ -85,7 +85,7 @@ def test_what_zeros_pay_is_told_where_there_are_some():
     model, x = mlp(256), torch.randn(16, 16)
     plans = []
     for share in (0.9, None):
-        prune = {} if share is None else {"p": pruning(share, scope="local")}
+        prune = {} if share is None else {"p": pruning(share, end=1, scope="local")}
         recipe = {
             **recipe_of(1, q={"type": "static_quantization"}, **prune),
             "run": {"epochs": 1, "engine": "onnxruntime"},
