@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/engines.py --refusals
 	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/sparse_layers.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/quantization_accuracy.py
 	$(BIN)/python benchmarks/clustering.py

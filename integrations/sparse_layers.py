@@ -24,7 +24,7 @@ from paredown.framework.model.temporary import buffers_kept, evaluating
 from paredown.integrations.sparse.choosing import Trial, fault, in_turns
 from paredown.integrations.sparse.layers import is_sparse, put_dense_, put_sparse_
 
-__all__ = ["Conversion", "LayerForm", "convert", "restore"]
+__all__ = ["Conversion", "LayerForm", "convert", "is_converted", "restore"]
 
 #: the dense layer must take so many times as long
 MARGIN = 1.1
@@ -151,6 +151,11 @@ def restore(model: nn.Module) -> list[str]:
         put_dense_(module)
     restore_fast_path(inner, found)
     return list(found)
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Whether any layer of a model is converted."""
+    return any(is_sparse(module) for module in model.modules())
 
 
 def _form(name: str, layer: Any, reason: str | None, trial: Trial | None) -> LayerForm:

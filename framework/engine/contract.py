@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,6 +164,23 @@ class Engine(ABC):
             threads: in which it computes.
             results: of `Written`: what `Session.run_inside` is to hand out.
         """
+
+    def zeros_pay(self, model: nn.Module, example_inputs: Any, forward: Forward | None = None) -> str:
+        """What zeros in a model's weights are worth in time here, in words.
+
+        Args: see `write`.
+        """
+        return "zeros are not skipped"
+
+    def packed_bytes(self, path: Path) -> int | None:
+        """The size of a file that this engine wrote where zeros and few bits are stored as such; None: it reads no such
+        file."""
+        if not self.profile.folds:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / path.name
+            self.pack(path, target)
+            return self.bytes(target)
 
     def files(self, path: Path) -> list[Path]:
         """The file, and those beside it that belong to it; of a folder all that are in it."""

@@ -34,7 +34,7 @@ class Profile:
         rounded: the results that are rounded although no quantized layer reads them.
         widths: of weights that are computed in integers beside 8-bit inputs; narrower than 8 they are stored as int8.
         granularities: of weights that are computed in integers.
-        symmetric_inputs: whether inputs must have the zero point 0.
+        symmetric_inputs: whether quantized layers' inputs must have the zero point 0.
         scales: of weights, as the file stores them; "float": as they are.
         folds_constants: whether weights that are stored as integers and used in floating point are unpacked once, when
             the file is opened.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from paredown.framework.errors import ArgumentError
 from paredown.framework.experiments.task import Task
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.checkpoint import load
+from paredown.framework.storage.archive import zip_files
 
 __all__ = ["export_run", "zipped"]
 
@@ -44,7 +44,5 @@ def export_run(task: Task, source: Path, path: Path, engine: str | None = None, 
 def zipped(made: Exported) -> Path:
     """Pack the files of an export into an archive beside them, ``<name>.zip``: zeros and few bits are small only so."""
     archive = made.path.with_name(f"{made.path.name}.zip")
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
-        for each in engine_called(made.engine).files(made.path):
-            packed.write(each, each.name)
+    zip_files(engine_called(made.engine).files(made.path), archive)
     return archive

@@ -87,6 +87,8 @@ class Modifier(Options):
     state_type: ClassVar[type | None] = None
     #: changes modules or shapes: what `ScheduledManager.prepare` does before an optimizer is built
     structural: ClassVar[bool] = False
+    #: whether what it finds to be worth nothing leaves the model, so that every engine is faster without it
+    removes: ClassVar[bool] = False
     #: cannot work in `ScheduledManager.apply`
     needs_training: ClassVar[bool] = False
     #: how `paredown recommend` may use it; none: it does not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -14,6 +14,7 @@ from paredown.framework.errors import ExportError, ParedownError, first_line
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.batches import Batches
 from paredown.framework.modifier.base import Foreseen, Modifier
+from paredown.framework.modifier.registry import registry
 from paredown.framework.modifier.run import Run
 from paredown.framework.modifier.training import Training
 from paredown.framework.recipe import Recipe
@@ -100,11 +101,22 @@ class Plan:
             rows.append(("multiply-accumulates", *self.macs))
         if self.file is not None:
             rows.append((f"bytes of the file for {self.file.engine}", *self.file.bytes))
+            if self.file.packed is not None:
+                rows.append(("bytes of it, packed", self.file.bytes[0], self.file.packed))
+            rows.append(("bytes of it, zipped", *self.file.zipped))
         told = [_row(name, f"{before:,}", f"{after:,}", after / max(before, 1)) for name, before, after in rows]
         if self.file is not None and self.file.latency is not None:
             before, after = self.file.latency
             told.append(_row(f"milliseconds in {self.file.engine}", f"{before:.3g}", f"{after:.3g}", after / before))
-        return told
+        return told + ([] if self.file is None or not self.file.zeros else [_zeros_pay(self.file.zeros)])
+
+
+def _zeros_pay(words: Mapping[str, str]) -> str:
+    """What zeros are worth, in the engines that say so, and by the modifiers that take out what is worth nothing."""
+    removing = [name for name, kind in registry().types.items() if kind.removes]
+    told = [f"{name}: {text}" for name, text in words.items()]
+    told += [f"{' and '.join(removing)} remove weights for every engine"] if removing else []
+    return f"  zeros in time: {'; '.join(told)}"
 
 
 def _row(name: str, before: str, after: str, ratio: float) -> str:

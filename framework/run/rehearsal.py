@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from paredown.framework.engine.contract import Engine
 from paredown.framework.engine.exporting import export
 from paredown.framework.engine.plain import plain_copy
+from paredown.framework.engine.registry import engines
 from paredown.framework.engine.timing import latencies
 from paredown.framework.errors import ExportError, first_line
 from paredown.framework.model.batches import Batches, Inputs
@@ -24,6 +25,7 @@ from paredown.framework.modifier.base import Modifier
 from paredown.framework.modifier.run import Run
 from paredown.framework.recipe import Recipe
 from paredown.framework.run.schedule import Schedule
+from paredown.framework.storage.archive import zip_files
 
 __all__ = ["ForeseenFile", "rehearse", "rehearsed"]
 
@@ -40,18 +42,26 @@ class ForeseenFile:
     Attributes:
         engine: its name.
         bytes: of the files.
+        zipped: bytes of archives of them.
         latency: CPU time of one run of the example inputs in one thread, in milliseconds; None where the engine's own
             time is not measured.
         left_out: the names of the modifiers that were left out: they leave nothing in a file, or need training.
+        packed: bytes of the compressed file where zeros and few bits are stored as such; None: the engine reads no such
+            file.
+        zeros: what zeros are worth in time, by the name of an engine: of this one, and of others that are installed and
+            skip them; empty where the weights have none.
         estimated: the names of those that change the model's structure after it was trained for a while, and may choose
             otherwise then.
     """
 
     engine: str
     bytes: tuple[int, int]
+    zipped: tuple[int, int]
     latency: tuple[float, float] | None
     left_out: tuple[str, ...] = ()
     estimated: tuple[str, ...] = ()
+    packed: int | None = None
+    zeros: Mapping[str, str] = field(default_factory=dict)
 
 
 def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine, packed: bool = False) -> ForeseenFile:
@@ -70,12 +80,16 @@ def rehearse(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine, p
     kept = _permanent(recipe)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         try:
+            example = _example(inputs)
             compressed = rehearsed(recipe, model, inputs, engine)
-            size, latency = _measured(compressed, model, _example(inputs), engine, Path(folder), packed)
+            measured = _measured(compressed, model, example, engine, Path(folder), packed)
+            zeros = _zeros_pay(compressed, example, engine)
         except Exception as error:  # of any modifier that wants other data, and of any engine
             raise ExportError(f"its file is not foreseen: {first_line(error)}") from error
     left_out = tuple(name for name in recipe.modifiers if name not in kept)
-    return ForeseenFile(engine.name, size, latency, left_out, tuple(name for name in kept if _later(kept[name])))
+    return replace(
+        measured, left_out=left_out, estimated=tuple(name for name in kept if _later(kept[name])), zeros=zeros
+    )
 
 
 def rehearsed(recipe: Recipe, model: nn.Module, inputs: Inputs, engine: Engine | None) -> nn.Module:
@@ -118,17 +132,30 @@ def _trained_forward(model: nn.Module, example: Example) -> None:
 
 def _measured(
     compressed: nn.Module, model: nn.Module, example: Example, engine: Engine, folder: Path, packed: bool
-) -> tuple[tuple[int, int], tuple[float, float] | None]:
+) -> ForeseenFile:
     """Bytes and milliseconds of the files of the model and of the compressed one."""
     given, forward = example
     before, after = (folder / f"{name}{engine.suffix}" for name in ("before", "after"))
     engine.write(plain_copy(model), given, before, forward=forward)
     export(compressed, given, after, engine=engine.name, forward=forward, repetitions=0, packed=packed)
     sizes = engine.bytes(before), engine.bytes(after)
+    archives = tuple(zip_files(engine.files(path), folder / f"{path.name}.zip") for path in (before, after))
+    smaller = None if packed else engine.packed_bytes(after)
+    found = ForeseenFile(engine.name, sizes, (archives[0], archives[1]), None, packed=smaller)
     if engine.untimed is not None:
-        return sizes, None
+        return found
     times = latencies({"before": engine.open(before), "after": engine.open(after)}, given, REPETITIONS)
-    return sizes, (times["before"].median, times["after"].median)
+    return replace(found, latency=(times["before"].median, times["after"].median))
+
+
+def _zeros_pay(model: nn.Module, example: Example, engine: Engine) -> dict[str, str]:
+    """What zeros in weights are worth in time, by engine."""
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    if not any(bool((weight == 0).any()) for weight in weights):
+        return {}
+    skipping = (each for each in engines().values() if each.zeros_pay is not Engine.zeros_pay)
+    others = [each() for each in skipping if each.name != engine.name and each.missing() is None]
+    return {each.name: each.zeros_pay(model, *example) for each in (engine, *others)}
 
 
 def _example(inputs: Inputs) -> Example:

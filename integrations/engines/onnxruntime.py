@@ -48,7 +48,8 @@ class OnnxRuntime(Engine):
     without VNNI products of unsigned inputs and signed weights overflow in 16 bits; where that shows, weights are
     written as uint8, which does not, and is slower there.
 
-    Options: ``opset`` [21], ``dynamic_shapes``, ``input_names``, ``output_names`` as of `torch.onnx.export`.
+    Options: ``opset`` [21], 13 or newer; ``dynamic_shapes``, ``input_names``, ``output_names`` as of
+    `torch.onnx.export`.
     """
 
     name: ClassVar = "onnxruntime"

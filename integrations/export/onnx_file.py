@@ -45,6 +45,7 @@ def write_onnx(
     recurrent: bool = True,
     narrow: bool = True,
     integer_bias: bool = True,
+    signed: bool = False,
 ) -> Written:
     """Write a model; it stays as it is.
 
@@ -60,6 +61,7 @@ def write_onnx(
         recurrent: whether LSTMs may become an operator of onnxruntime's own.
         narrow: whether groups of narrow weights are left for the runtime to multiply by.
         integer_bias: whether biases behind quantized inputs are int32.
+        signed: whether codes of symmetric inputs are int8; else they are uint8, with the zero point 128.
 
     Raises:
         ExportError: a package is missing, or something cannot be exported.
@@ -68,7 +70,7 @@ def write_onnx(
 
     require("onnxscript", "onnx")
     refuse_unknown(opset)
-    written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent, narrow, integer_bias))
+    written = export_copy(model, example_inputs, forward, OnnxSpelling(recurrent, narrow, integer_bias, signed))
     layers = [name for name, module in written.model.named_modules() if _is_layer(module)]
     trace = traced(written.model, example_inputs, forward, dynamic, dynamic_shapes)
     named = {"input_names": input_names, "output_names": output_names}

@@ -73,11 +73,12 @@ def unpack_when_opened(model: Any, blocks: bool = False) -> None:
     ir: Any = require("onnx_ir", "onnx")
     graph = model.graph
     for node in list(graph):
-        constant = CONSTANT in (node.inputs[0].name or "") or (blocks and "block_size" in node.attributes)
-        if node.op_type != "DequantizeLinear" or not constant:
+        if node.op_type != "DequantizeLinear":
             continue
         codes, scale, zero = (*node.inputs, None)[:3]
         axis, block = (node.attributes[key].as_int() if key in node.attributes else 0 for key in ("axis", "block_size"))
+        if CONSTANT not in (codes.name or "") and not (blocks and block):
+            continue
         shape = [int(size) for size in codes.shape]
         parts = [None if part is None else _spread(ir, graph, part, shape, axis, block) for part in (scale, zero)]
         tape = _Tape(ir, graph, node)

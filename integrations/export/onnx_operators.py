@@ -23,13 +23,13 @@ __all__ = ["OnnxSpelling", "translations"]
 
 #: onnx.TensorProto's numbers of types
 FLOAT, FLOAT8E4M3FN, FLOAT8E5M2, UINT4, INT4 = 1, 17, 19, 21, 22
-#: all codes of uint8
-WHOLE = (0, 255)
+#: all codes of uint8, and of int8
+WHOLE, SIGNED = (0, 255), (-128, 127)
 
 
 @torch.library.custom_op("paredown::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
-    """To uint8 codes from lowest to highest, and back."""
+    """To uint8 codes (int8, where the zero point is) from lowest to highest, and back."""
     offset = zero_point.to(x.dtype)
     return ((torch.round(x / scale) + offset).clamp(lowest, highest) - offset) * scale
 
@@ -95,23 +95,35 @@ class OnnxSpelling(Spelling):
         recurrent: whether LSTMs may become an operator of onnxruntime's own.
         narrow: whether groups of narrow weights are left for the runtime to multiply by; else they are unpacked.
         integer_bias: whether biases behind quantized inputs are int32.
+        signed: whether codes of symmetric inputs are int8, with the zero point 0.
     """
 
-    def __init__(self, recurrent: bool = True, narrow: bool = True, integer_bias: bool = True) -> None:
+    def __init__(
+        self, recurrent: bool = True, narrow: bool = True, integer_bias: bool = True, signed: bool = False
+    ) -> None:
         self.recurrent = recurrent
         self.narrow = narrow
         self.integer_bias = integer_bias
+        self.signed = signed
 
     def zero_point(self, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
-        """In uint8; of signed codes 128 more (onnxruntime 1.32 fails on int8 inputs of three dimensions)."""
+        """In int8 where that is wanted; else in uint8, of signed codes 128 more: onnxruntime 1.32 fails on int8 inputs
+        of three dimensions."""
+        if self._is_signed(scheme):
+            return zero_point.to(torch.int8)
         return (zero_point + (128 if scheme.symmetric else 0)).to(torch.uint8)
+
+    def _is_signed(self, scheme: ActivationScheme) -> bool:
+        return self.signed and scheme.symmetric
 
     def fixed(self, x: Tensor, scale: Tensor, zero_point: Tensor, scheme: ActivationScheme) -> Tensor:
         if scheme.format != "int":
             rounded: Tensor = torch.ops.paredown.round_to_float8(x / scale, scheme.format == "fp8_e5m2")
             return rounded * scale
-        offset = 128 if scheme.symmetric else 0
-        codes = (scheme.lowest + offset, scheme.highest + offset) if scheme.bits < 8 else WHOLE
+        signed = self._is_signed(scheme)
+        offset = 128 if scheme.symmetric and not signed else 0
+        whole = SIGNED if signed else WHOLE
+        codes = (scheme.lowest + offset, scheme.highest + offset) if scheme.bits < 8 else whole
         values: Tensor = torch.ops.paredown.quantize_dequantize(x, scale, zero_point, *codes)
         return values
 
@@ -188,8 +200,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
     def to_quantize(x: Any, scale: Any, zero_point: Any, lowest: int, highest: int) -> Any:
         codes = op.QuantizeLinear(x, scale, zero_point)
-        if (lowest, highest) != WHOLE:  # onnxruntime leaves out a Clip before QuantizeLinear, as if it ended uint8
-            codes = op.Clip(codes, *(op.Constant(value=_code(end)) for end in (lowest, highest)))
+        if (lowest, highest) not in (WHOLE, SIGNED):  # onnxruntime leaves out a Clip before QuantizeLinear, as if uint8
+            codes = op.Clip(codes, *(op.Constant(value=_code(end, lowest < 0)) for end in (lowest, highest)))
         return op.DequantizeLinear(codes, scale, zero_point)
 
     def to_float8(x: Any, wide: bool) -> Any:
@@ -220,9 +232,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
     }
 
 
-def _code(value: int) -> Any:
-    """A uint8 constant."""
-    return require("onnx", "onnx").numpy_helper.from_array(np.array(value, dtype=np.uint8))
+def _code(value: int, signed: bool) -> Any:
+    """A constant in uint8 or int8."""
+    return require("onnx", "onnx").numpy_helper.from_array(np.array(value, dtype=np.int8 if signed else np.uint8))
 
 
 def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

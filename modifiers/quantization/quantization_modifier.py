@@ -48,10 +48,10 @@ from paredown.modifiers.quantization.layers.rounded_results import rounded_resul
 from paredown.modifiers.quantization.layers.schemes import (
     LayerSchemes,
     Override,
+    for_engine,
     merged,
     misfit_of,
     overrides_by_layer,
-    with_scales,
 )
 from paredown.modifiers.quantization.layers.stored import (
     Grid,
@@ -423,7 +423,10 @@ class QuantizationModifier(TargetedModifier):
             raise TargetError(f"{self.name}: {error}") from None
         for name, module in targets.items():
             schemes = merged(LayerSchemes(self.weights, self.activations), different.get(name, ()))
-            schemes = with_scales(schemes, training.profile.scales)
+            try:
+                schemes = for_engine(schemes, training.profile)
+            except ValueError as error:
+                raise TargetError(f"{self.name}: {name}: {error}") from None
             weights_alone = takes_indices(module) or parent_attention(training.model, name) is not None
             if weights_alone or self._float_reason(training, module, schemes) is not None:
                 schemes = LayerSchemes(schemes.weights, None)

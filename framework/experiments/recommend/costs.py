@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from paredown.framework.experiments.recommend.budgets import COSTS
 from paredown.framework.experiments.recommend.mixtures import Mixture
 from paredown.framework.measure.counts import measure_model
 from paredown.framework.model.batches import Inputs
+from paredown.framework.storage.archive import zip_files
 
 __all__ = ["CostTable", "Costs", "costs_of", "file_costs"]
 
@@ -52,11 +52,8 @@ def costs_of(model: nn.Module, inputs: Inputs, engine: Engine, reference: Path |
 def file_costs(engine: Engine, path: Path) -> dict[str, float]:
     """The bytes of a file, and of a zip archive with it."""
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "model.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
-            for each in engine.files(path):
-                packed.write(each, each.name)
-        return {"bytes": float(engine.bytes(path)), "zipped": float(archive.stat().st_size)}
+        zipped = zip_files(engine.files(path), Path(folder) / "model.zip")
+        return {"bytes": float(engine.bytes(path)), "zipped": float(zipped)}
 
 
 def _latency(engine: Engine, path: Path, inputs: Inputs, reference: Path | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +20,7 @@ from paredown.framework.report.metrics import Measured, Metric
 __all__ = ["Candidate", "Search"]
 
 #: mixtures in short runs, in longer ones, and the shares of a full run that these take
-FIRST, SECOND = 4, 2
+FIRST, SECOND = 5, 2
 SHORT, LONGER = 1 / 8, 1 / 4
 #: optimizer steps that a short run has at least
 LEAST_STEPS = 24
@@ -106,11 +107,11 @@ class Search:
     # -- without training ----------------------------------------------------------------------------------------
 
     def _priced(self) -> list[Choice]:
-        """The choices that pay, after each was measured alone: of a modifier the largest amount first, and no other
+        """The choices that pay, after each was measured alone: of each modifier the largest amount first, and no other
         one where that does not pay."""
         useful: list[Choice] = []
         idle: set[str] = set()
-        for choice in reversed(self.choices):
+        for choice in _strongest_first(self.choices):
             if choice.type in idle or not self._may_price(choice):
                 continue
             alone = Mixture((choice,))
@@ -127,7 +128,7 @@ class Search:
                 idle.add(choice.type)
                 continue
             useful.append(choice)
-        return useful[::-1]
+        return [choice for choice in self.choices if choice in useful]
 
     def _may_price(self, choice: Choice) -> bool:
         """Whether there is time to measure a choice alone."""
@@ -275,6 +276,16 @@ class Search:
 
     def _has_time(self, seconds: float) -> bool:
         return time.monotonic() + seconds <= self.deadline
+
+
+def _strongest_first(choices: Sequence[Choice]) -> list[Choice]:
+    """The last choice of each modifier, then those before the last, and so on."""
+    ranks: Counter[str] = Counter()
+    ranked = []
+    for choice in reversed(choices):
+        ranks[choice.type] += 1
+        ranked.append((ranks[choice.type], choice))
+    return [choice for _, choice in sorted(ranked, key=lambda each: each[0])]
 
 
 def _kind(mixture: Mixture) -> tuple[str, ...]:

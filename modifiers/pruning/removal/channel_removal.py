@@ -62,6 +62,7 @@ class ChannelRemoval(StructuredPruning):
     """Base: units of low worth leave the model; a subclass picks the groups of units."""
 
     state_type: ClassVar = RemovalState
+    removes: ClassVar = True
 
     final_sparsity: Share | Literal["dead"] | None = Field(None, validate_default=True)
     """Share of the channels or heads that is removed from the end of the window on; ``dead``: those that contribute

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 from torch import nn
 
-from paredown.framework.engine.profile import Scales
+from paredown.framework.engine.profile import Profile
 from paredown.framework.errors import TargetError, did_you_mean
 from paredown.framework.model.targets import match
 from paredown.framework.model.weights import WeightLayout
@@ -19,7 +19,7 @@ from paredown.modifiers.quantization.layers.kinds import weight_names
 from paredown.modifiers.quantization.numbers.scheme import SIZES, ActivationScheme, QuantizationScheme, WeightScheme
 from paredown.modifiers.quantization.numbers.weight_layout import misfit
 
-__all__ = ["LayerSchemes", "Override", "merged", "misfit_of", "overrides_by_layer", "with_scales"]
+__all__ = ["LayerSchemes", "Override", "for_engine", "merged", "misfit_of", "overrides_by_layer"]
 
 S = TypeVar("S", bound=QuantizationScheme)
 
@@ -75,12 +75,21 @@ def overrides_by_layer(
     return found
 
 
-def with_scales(schemes: LayerSchemes, scales: Scales) -> LayerSchemes:
-    """The schemes with weights' scales as an engine stores them, where the recipe does not restrict them further."""
-    weights = schemes.weights
-    if weights is None or weights.scales != "float" or scales == "float":
-        return schemes
-    return LayerSchemes(weights.model_copy(update={"scales": scales}), schemes.activations)
+def for_engine(schemes: LayerSchemes, profile: Profile) -> LayerSchemes:
+    """The schemes with weights' scales as an engine stores them, and with inputs of the zero point 0 where it has no
+    other, as far as the recipe leaves that open.
+
+    Raises:
+        ValueError: the recipe asks for other inputs than the engine has.
+    """
+    weights, inputs = schemes.weights, schemes.activations
+    if weights is not None and weights.scales == "float" and profile.scales != "float":
+        weights = weights.model_copy(update={"scales": profile.scales})
+    if inputs is not None and profile.symmetric_inputs and not inputs.symmetric:
+        if "symmetric" in inputs.model_fields_set:
+            raise ValueError("activations.symmetric is false, and the engine has inputs of the zero point 0 alone")
+        inputs = inputs.model_copy(update={"symmetric": True})
+    return LayerSchemes(weights, inputs)
 
 
 def misfit_of(module: nn.Module, scheme: WeightScheme | None) -> str | None:

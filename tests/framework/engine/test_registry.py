@@ -10,7 +10,7 @@ from paredown.framework.errors import ExportError
 
 
 def test_the_built_in_engines():
-    assert {"executorch", "gguf", "inductor", "onnxruntime", "openvino", "torch"} <= set(engines())
+    assert {"executorch", "gguf", "inductor", "onnxruntime", "openvino", "tensorrt", "torch"} <= set(engines())
     assert all(engine.name == name for name, engine in engines().items())
 
 

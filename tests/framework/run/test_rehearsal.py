@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from sample_models import conv_net, recipe_of
+from sample_models import conv_net, mlp, pruning, recipe_of
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -78,3 +78,26 @@ def test_what_cannot_be_foreseen_is_said_and_data_helps():
     assert plan.file is None
     assert "its file is not foreseen: prune needs the loss" in str(plan)
     assert manager.plan(model, steps_per_epoch=4, example_inputs=x, data=batches()).file is not None
+
+
+def test_what_zeros_pay_is_told_where_there_are_some():
+    """In bytes, as the file lies and zipped; in time, by what each engine says of itself."""
+    model, x = mlp(256), torch.randn(16, 16)
+    plans = []
+    for share in (0.9, None):
+        prune = {} if share is None else {"p": pruning(share, end=1, scope="local")}
+        recipe = {
+            **recipe_of(1, q={"type": "static_quantization"}, **prune),
+            "run": {"epochs": 1, "engine": "onnxruntime"},
+        }
+        plans.append(ScheduledManager(Recipe.load(recipe)).plan(model, steps_per_epoch=4, example_inputs=x))
+    zeros, without = plans
+    assert zeros.file.zipped[1] < 0.6 * without.file.zipped[1]
+    assert zeros.file.bytes[1] == pytest.approx(without.file.bytes[1], rel=0.02)
+    assert not without.file.zeros
+    assert zeros.file.zeros["onnxruntime"] == "zeros are not skipped"
+    assert "sparse_layers" in zeros.file.zeros["torch"]
+    assert "bytes of it, zipped" in str(zeros)
+    assert "zeros in time: onnxruntime: zeros are not skipped; " in str(zeros)
+    assert "channel_pruning and head_pruning remove weights for every engine" in str(zeros)
+    assert "zeros in time" not in str(without)
