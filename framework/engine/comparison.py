@@ -26,8 +26,8 @@ __all__ = [
     "LayerComparison",
     "LayerErrors",
     "Results",
-    "first_parting",
     "layer_results",
+    "parting",
     "table",
 ]
 
@@ -259,14 +259,15 @@ class LayerErrors:
 def table(layers: Sequence[LayerComparison]) -> str:
     """The rows as text, and the first layer that parts."""
     head = f"{'layer':<32} {'kind':<20} {'computed':<8} {'simulated':>9} {'engine':>9}"
-    first = first_parting(layers)
+    first = next(iter(parting(layers)), None)
     end = [] if first is None else [f"the first layer that parts is {first or 'the model'}"]
     return "\n".join([head, *map(str, layers), *end])
 
 
-def first_parting(layers: Sequence[LayerComparison]) -> str | None:
-    """The first layer whose result in the file is much further from the unquantized model's than the simulation's."""
-    return next((row.name for row in layers if _parts(row)), None)
+def parting(layers: Sequence[LayerComparison]) -> list[str]:
+    """The layers whose results in the file are much further from the unquantized model's than the simulation's, in
+    their order."""
+    return [row.name for row in layers if _parts(row)]
 
 
 def decibels(signal: float, noise: float) -> float:

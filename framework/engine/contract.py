@@ -126,12 +126,12 @@ class Engine(ABC):
             ExportError: something cannot be written; the message names the layer.
         """
 
-    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+    def mend(self, path: Path, samples: Sequence[Any], layers: Sequence[str]) -> str | None:
         """Rewrite a file that this engine wrote and that computes something else on this machine.
 
         Args:
             samples: arguments of the model with which that was seen.
-            layer: the first one whose result parts from the simulation's, where it is known.
+            layers: those whose results part from the simulation's, in their order, where they are known.
 
         Returns:
             What a user must know of it; None: there is nothing to mend.

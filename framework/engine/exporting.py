@@ -16,8 +16,8 @@ from paredown.framework.engine.comparison import (
     LayerComparison,
     LayerErrors,
     Results,
-    first_parting,
     layer_results,
+    parting,
     table,
 )
 from paredown.framework.engine.contract import Engine, Written
@@ -192,7 +192,7 @@ class _Making:
             result, fault = self._compared(written, models, tolerance, mended)
             if fault is None:
                 return result
-            remark = self.engine.mend(self.path, self.samples, first_parting(result.layers))
+            remark = self.engine.mend(self.path, self.samples, parting(result.layers))
             if remark is None:
                 raise ExportError(f"{self.path}: {fault}\n{table(result.layers)}")
             written, mended = replace(written, remarks=(*remarks, remark)), True

@@ -99,7 +99,7 @@ class Inductor(Engine):
         decomposed()
         return InductorSession(load_program(path), path)
 
-    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+    def mend(self, path: Path, samples: Sequence[Any], layers: Sequence[str]) -> str | None:
         decomposed()
         if torch.cpu._is_vnni_supported():
             return None

@@ -80,7 +80,7 @@ class OnnxRuntime(Engine):
     ) -> Written:
         return write_onnx(model, example_inputs, path, forward=forward, dynamic=dynamic, **options)
 
-    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+    def mend(self, path: Path, samples: Sequence[Any], layers: Sequence[str]) -> str | None:
         opened = OnnxSession(path, 1, {})
         feeds = [arrays_by_name(each, opened.names) for each in samples]
 

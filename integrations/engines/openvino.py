@@ -85,14 +85,14 @@ class OpenVino(Engine):
             self._sources[path] = source.read_bytes(), tuple(written.results.values())
         return Written(path, written.results, written.modules, written.dynamic, written.remarks)
 
-    def mend(self, path: Path, samples: Sequence[Any], layer: str | None) -> str | None:
+    def mend(self, path: Path, samples: Sequence[Any], layers: Sequence[str]) -> str | None:
         if _is_onnx(path):
-            return LIMITED if layer is not None and limit_pairs(path, layer) else None
+            return LIMITED if _limited(path, layers) else None
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             content, results = self._sources[path]
             source.write_bytes(content)
-            if layer is None or not limit_pairs(source, layer):
+            if not _limited(source, layers):
                 return None
             _convert(source, path, results)
             self._sources[path] = source.read_bytes(), results
@@ -190,6 +190,11 @@ def _convert(source: Path, path: Path, results: Collection[str], unpacked: bool 
 
 def _is_onnx(path: Path) -> bool:
     return path.suffix == ".onnx"
+
+
+def _limited(path: Path, layers: Sequence[str]) -> bool:
+    """Limit the weights of the first layer in which there is anything to limit; whether there was one."""
+    return any(limit_pairs(path, layer) for layer in layers)
 
 
 def _info(node: Any, key: str) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from paredown.framework.engine.comparison import Agreements, LayerComparison, decibels, first_parting, table
+from paredown.framework.engine.comparison import Agreements, LayerComparison, decibels, parting, table
 from paredown.framework.errors import ExportError
 
 SAMPLES = 64
@@ -104,9 +104,9 @@ def test_the_table_names_the_first_layer_that_parts():
         LayerComparison("c", "Linear", "float", 40.0, 20.0),
         LayerComparison("d", "Linear", "integer", 40.0, 19.0),
     ]
-    assert first_parting(rows) == "c"
+    assert parting(rows) == ["c", "d"]
     assert table(rows).endswith("the first layer that parts is c")
-    assert first_parting(rows[:2]) is None
+    assert not parting(rows[:2])
 
 
 def test_decibels():

@@ -5,6 +5,7 @@ onnx = pytest.importorskip("onnx")
 
 import numpy as np  # noqa: E402
 
+from paredown.integrations.engines.openvino import OpenVino  # noqa: E402
 from paredown.integrations.export.limited_pairs import LARGEST_PAIR  # noqa: E402
 from paredown.integrations.export.onnx_overflow import limit_pairs  # noqa: E402
 
@@ -52,3 +53,16 @@ def test_pairs_are_limited_and_nothing_else_changes(tmp_path, shared):
     assert limit_pairs(path, "second") == (not shared)
     again, _ = unpacked(path)
     assert (again["first|0"] == after["first|0"]).all()
+
+
+def test_where_the_first_layer_cannot_overflow_the_next_is_limited(tmp_path):
+    codes = torch.randint(-127, 128, (2, 4, 6), generator=torch.Generator().manual_seed(0)).to(torch.int8).numpy()
+    path, engine = tmp_path / "model.onnx", OpenVino()
+    written(path, {"first|0": ("first_codes", codes[0] // 4), "second|1": ("second_codes", codes[1])})
+    before, _ = unpacked(path)
+    assert engine.mend(path, [], ["first", "second"]) is not None
+    after, _ = unpacked(path)
+    assert (after["first|0"] == before["first|0"]).all()
+    assert (after["second|1"] != before["second|1"]).any()
+    assert engine.mend(path, [], ["first", "second"]) is None
+    assert engine.mend(path, [], []) is None
