@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -56,7 +57,9 @@ def give_own_zero_points(model: Any) -> None:
     graph, taken = model.graph, set()
     for node, place, zero in _zero_points(graph):
         if zero.name in taken:
-            name = f"{node.inputs[WEIGHTS[place]].name}_zero_point"
+            first = f"{node.inputs[WEIGHTS[place]].name}_zero_point"
+            names = (first if not number else f"{first}_{number}" for number in itertools.count())
+            name = next(each for each in names if each not in graph.initializers)
             copied = ir.Tensor(zero.const_value.numpy(), dtype=zero.dtype, name=name)
             zero = _constant(ir, graph, name, copied)
             node.replace_input_with(place, zero)
