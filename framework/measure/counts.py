@@ -89,7 +89,13 @@ def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward
 def _width(values: Tensor, width: int) -> int:
     """The bits of an index into the different values of a matrix where these are few, else the given width, as also
     where that is less than a byte."""
-    if width < 8 or values.dim() < 2 or values.numel() < LEAST or len(torch.unique(values.flatten()[:SAMPLE])) > FEW:
+    if (
+        width < 8
+        or (width == 8 and values.is_floating_point())
+        or values.dim() < 2
+        or values.numel() < LEAST
+        or len(torch.unique(values.flatten()[:SAMPLE])) > FEW
+    ):
         return width
     different = len(torch.unique(values))
     return width if different > FEW else min(width, max(different - 1, 1).bit_length())
