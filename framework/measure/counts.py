@@ -19,6 +19,8 @@ __all__ = ["LayerMeasures", "ModelMeasures", "measure_model"]
 
 #: a matrix of so many elements or more whose values are that few is counted as indices into them
 LEAST, FEW = 1024, 256
+#: the same of elements of a byte, which are of few values by themselves
+FEW_OF_A_BYTE = 32
 #: elements that are looked at first
 SAMPLE = 4096
 
@@ -89,16 +91,11 @@ def measure_model(model: nn.Module, example_inputs: Any = None, forward: Forward
 def _width(values: Tensor, width: int) -> int:
     """The bits of an index into the different values of a matrix where these are few, else the given width, as also
     where that is less than a byte."""
-    if (
-        width < 8
-        or (width == 8 and values.is_floating_point())
-        or values.dim() < 2
-        or values.numel() < LEAST
-        or len(torch.unique(values.flatten()[:SAMPLE])) > FEW
-    ):
+    few = FEW if width > 8 else FEW_OF_A_BYTE
+    if width < 8 or values.dim() < 2 or values.numel() < LEAST or len(torch.unique(values.flatten()[:SAMPLE])) > few:
         return width
     different = len(torch.unique(values))
-    return width if different > FEW else min(width, max(different - 1, 1).bit_length())
+    return width if different > few else min(width, max(different - 1, 1).bit_length())
 
 
 def _measure_layer(name: str, module: nn.Module, seen: set[int], macs: int | None) -> LayerMeasures:
